@@ -1,0 +1,26 @@
+"""foreshock: a seismograph for training runs. See README.md; the public face is ``watch`` and ``open_store``."""
+
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from .monitor import Monitor, watch
+    from .storage import open_store
+
+__all__ = ["Monitor", "__version__", "open_store", "watch"]
+
+# Everything heavy loads on first use (PEP 562): torch with watch, SQLAlchemy with open_store.
+_HOMES = {"watch": "monitor", "Monitor": "monitor", "open_store": "storage"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

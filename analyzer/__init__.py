@@ -1,0 +1,1 @@
+"""Judge: detectors, rules, diagnosis and alerts. numpy, scipy and pandas only; never torch."""

@@ -1,0 +1,1 @@
+"""Benchmarks behind ``foreshock bench``: paired, reported as ratios, never run as tests."""

@@ -1,0 +1,1 @@
+"""Show: Dash pages as thin callbacks over pure figure functions. Never torch."""

@@ -1,0 +1,1 @@
+"""Measure: probes, taps, the buffer and the governor. torch only; no SQL, no plotting."""

@@ -1,0 +1,25 @@
+"""Keep: records, the Store contract, the SQLAlchemy implementation, migrations. Lazy, so that ``storage.records`` costs nothing."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .base import Store, StoreConfigurationError, StoreError, StoreUnavailableError, UnknownRunError
+    from .opening import open_store
+
+_HOMES = {
+    "Store": "base",
+    "StoreConfigurationError": "base",
+    "StoreError": "base",
+    "StoreUnavailableError": "base",
+    "UnknownRunError": "base",
+    "open_store": "opening",
+}
+__all__ = ["Store", "StoreConfigurationError", "StoreError", "StoreUnavailableError", "UnknownRunError", "open_store"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

@@ -1,0 +1,244 @@
+"""The contract every store keeps. Implementations stay bare; the promises stand here.
+
+Threads: every method may be called from any thread; calls from several threads at once are safe and are serialised per
+connection where the engine needs it. A store that crossed a fork must not be used in the child except for ``abandon()``.
+
+Durability: when a writing method returns, what it wrote survives a kill of the process. When it raises, nothing of it is kept.
+
+Idempotence: every record carries a client-made id. Writing the same record again changes nothing, so a caller that
+does not know whether a write arrived repeats it.
+
+Ordering: batches of one run become visible in the order in which one writer wrote them; ``changes`` never skips one.
+
+Errors: ``StoreConfigurationError`` for what only the user can mend (URL, driver, schema), ``StoreUnavailableError`` for what may
+pass (server away, file locked or read-only, disk full), ``UnknownRunError`` for a run that is not there. Nothing else is raised.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .records import (
+    Alert,
+    AlertState,
+    Batch,
+    Changes,
+    Event,
+    Histogram,
+    Notification,
+    Run,
+    RunStatus,
+    Segment,
+    Series,
+    SeriesKey,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class StoreError(Exception):
+    """Base of everything a store raises."""
+
+
+class StoreConfigurationError(StoreError, ValueError):
+    """The URL, the driver or the schema is wrong; the message says what was given, what is allowed and what mends it."""
+
+
+class StoreUnavailableError(StoreError):
+    """The store cannot be reached or written just now. Trying again later may work."""
+
+
+class UnknownRunError(StoreError, KeyError):
+    """No such run, or several match; the message lists what there is."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesData:
+    """Points of one series in order of (segment, step). ``values`` has nan and infinities as themselves.
+
+    ``decimated`` says that points were left out to stay under the asked-for number; extremes and non-finite values are kept.
+    """
+
+    key: SeriesKey
+    segments: Sequence[int]
+    steps: Sequence[int]
+    values: Sequence[float]
+    decimated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StepHistogram:
+    """A histogram with the place where it was measured."""
+
+    segment: int
+    step: int
+    histogram: Histogram
+
+
+class Store(ABC):
+    """Keeps runs, samples, histograms, alerts, events and the notification outbox. See the module's docstring for the promises."""
+
+    url: str
+    """The address with any password replaced by ``***``; safe to print."""
+
+    # -- runs and segments ---------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def create_run(self, run: Run) -> None:
+        """Add a run. A run of that id that is already there is left as it is."""
+
+    @abstractmethod
+    def update_run(
+        self,
+        run_id: str,
+        *,
+        status: RunStatus | None = None,
+        heartbeat_at: float | None = None,
+        ended_at: float | None = None,
+        meta: dict[str, Any] | None = None,
+    ) -> None:
+        """Change the given fields; ``meta`` is merged key by key. A run set to ``running`` again loses its ``ended_at``.
+
+        Raises:
+            UnknownRunError: no run has that id.
+        """
+
+    @abstractmethod
+    def runs(self, *, project: str | None = None, limit: int | None = None) -> list[Run]:
+        """Return runs, newest first, with ``last_step`` filled in."""
+
+    @abstractmethod
+    def run(self, reference: str) -> Run:
+        """Return the run with that id, else the newest with that name, else the one whose id starts with it (8 or more letters).
+
+        Raises:
+            UnknownRunError: none matches, or a prefix matches several.
+        """
+
+    @abstractmethod
+    def open_segment(self, run_id: str, start_step: int, started_at: float) -> int:
+        """Begin the run's next segment and return its number: 0 for the first, then one more than the highest there is."""
+
+    @abstractmethod
+    def segments(self, run_id: str) -> list[Segment]:
+        """Return the run's segments in order."""
+
+    # -- samples -------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def write(self, batch: Batch) -> None:
+        """Write a batch in one transaction. A (segment, step, series) seen before takes the newer value; a batch id seen
+        before is skipped whole. Also moves the run's ``last_step`` and heartbeat forward.
+
+        Raises:
+            UnknownRunError: the batch's run was never created.
+            StoreUnavailableError: nothing was written; keep the batch and write it again.
+        """
+
+    @abstractmethod
+    def series(self, run_id: str, *, signal: str | None = None, module: str | None = None) -> list[Series]:
+        """Return the run's series in order of first appearance, narrowed to a signal and module (both exact)."""
+
+    @abstractmethod
+    def read(
+        self,
+        series: Sequence[Series],
+        *,
+        start: int | None = None,
+        stop: int | None = None,
+        segment: int | None = None,
+        max_points: int | None = None,
+    ) -> list[SeriesData]:
+        """Return the points of each series, in the order given, with ``start <= step < stop``.
+
+        Args:
+            max_points: decimate each series to about this many points by MinMaxLTTB over the finite values. Non-finite
+                points are always kept. None reads everything.
+        """
+
+    @abstractmethod
+    def changes(self, run_id: str, after: int = 0) -> Changes:
+        """Return the ranges written after a cursor (0: from the beginning). Cheap when nothing was written."""
+
+    @abstractmethod
+    def step_times(self, run_id: str, *, max_points: int | None = None) -> list[tuple[int, int, float]]:
+        """Return (segment, step, wall-clock time), in order."""
+
+    @abstractmethod
+    def histograms(
+        self, run_id: str, signal: str, module: str, *, start: int | None = None, stop: int | None = None, limit: int | None = None
+    ) -> list[StepHistogram]:
+        """Return the histograms of a module in order; with ``limit`` at most that many, evenly spread, first and last kept."""
+
+    @abstractmethod
+    def batches(self, run_id: str, *, steps_per_batch: int = 1000) -> Iterator[Batch]:
+        """Yield the run's whole history in order of (segment, step), for replay. Batch ids are derived, not the original ones."""
+
+    @abstractmethod
+    def frame(self, run: Run | str, signal: str | None = None, module: str | None = None) -> "pd.DataFrame":
+        """Return samples as a frame with the columns step, segment, signal, module, head, rank, value, kind (by name, such as ``nan``).
+
+        Raises:
+            UnknownRunError: see ``run``.
+        """
+
+    # -- alerts, events, outbox ----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def save_alerts(self, alerts: Sequence[Alert], notifications: Sequence[Notification] = ()) -> None:
+        """Insert or update alerts, and add notifications not yet there, in one transaction.
+
+        What a person decided stays: a stored ``acknowledged`` or ``silenced`` is overwritten by ``resolved`` only.
+        An alert whose (run, rule, module, episode) is there under another id is not doubled.
+        """
+
+    @abstractmethod
+    def alerts(self, run: Run | str | None = None, *, states: Sequence[AlertState] | None = None, limit: int | None = None) -> list[Alert]:
+        """Return alerts, oldest first within a run (by first step); of all runs when ``run`` is None, newest ``created_at`` first."""
+
+    @abstractmethod
+    def set_alert_state(self, alert_id: str, state: AlertState, *, at: float, by: str = "") -> None:
+        """A person's decision about an alert. Recorded as an event of the run.
+
+        Raises:
+            KeyError: no such alert.
+        """
+
+    @abstractmethod
+    def add_event(self, event: Event) -> None:
+        """Add an event."""
+
+    @abstractmethod
+    def events(self, run_id: str, *, kind: str | None = None) -> list[Event]:
+        """Return the run's events in order of time."""
+
+    @abstractmethod
+    def due_notifications(self, now: float, *, limit: int = 20) -> list[Notification]:
+        """Return waiting notifications whose next attempt is due."""
+
+    @abstractmethod
+    def settle_notification(self, notification: Notification) -> None:
+        """Store a notification's new state, attempts, next attempt and error."""
+
+    # -- the store itself ----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def check(self) -> None:
+        """Prove that the store can be read and written (a write that is rolled back).
+
+        Raises:
+            StoreConfigurationError, StoreUnavailableError: with the reason.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release connections. May be called twice; afterwards every method raises StoreUnavailableError."""
+
+    @abstractmethod
+    def abandon(self) -> None:
+        """Forget inherited connections without touching them: what a forked child calls."""

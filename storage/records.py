@@ -1,0 +1,262 @@
+"""What is kept: the plain records that pass between the rooms. Standard library only, immutable, no behaviour beyond checks.
+
+Keys never hold None: ``''`` and ``-1`` stand where a module, head or rank does not apply, because a NULL in a unique key lets
+duplicates in. Times are seconds since the epoch, UTC (``time.time()``).
+"""
+
+import math
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from typing import Any
+
+
+class Kind(IntEnum):
+    """What a stored value is. Non-finite values are kept as themselves: in an unstable run they are the signal."""
+
+    FINITE = 0
+    POSITIVE_INFINITY = 1
+    NEGATIVE_INFINITY = 2
+    NAN = 3
+
+    @classmethod
+    def of(cls, value: float) -> "Kind":
+        """Return the kind of ``value``."""
+        if math.isfinite(value):
+            return cls.FINITE
+        if math.isnan(value):
+            return cls.NAN
+        return cls.POSITIVE_INFINITY if value > 0 else cls.NEGATIVE_INFINITY
+
+
+class RunStatus(StrEnum):
+    """State of a run as its own process last reported it. A *lost* run is one still ``running`` whose heartbeat stopped."""
+
+    RUNNING = "running"
+    FINISHED = "finished"
+    CRASHED = "crashed"
+    TERMINATED = "terminated"
+
+
+class Severity(StrEnum):
+    """How bad a finding is; ``Severity.WARNING.rank`` orders them (0, 1, 2)."""
+
+    INFO = "info"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+    @property
+    def rank(self) -> int:
+        return list(Severity).index(self)
+
+
+class AlertState(StrEnum):
+    """Lifecycle of an alert. Acknowledged and silenced alerts still count as open."""
+
+    PENDING = "pending"
+    FIRING = "firing"
+    ACKNOWLEDGED = "acknowledged"
+    SILENCED = "silenced"
+    RESOLVED = "resolved"
+
+
+class NotificationState(StrEnum):
+    """State of an outbox entry."""
+
+    WAITING = "waiting"
+    SENT = "sent"
+    FAILED = "failed"
+
+
+def new_id() -> str:
+    """Return a fresh 32-character id. Ids are made by the client so that every retry is harmless."""
+    return uuid.uuid4().hex
+
+
+def derived_id(*parts: object) -> str:
+    """Return the 32-character id that always belongs to these parts (the same alert of two analyzers, say)."""
+    return uuid.uuid5(uuid.NAMESPACE_OID, "\x1f".join(str(part) for part in parts)).hex
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesKey:
+    """Names one series within a run: signal (SIGNALS name), module path, attention head, rank."""
+
+    signal: str
+    module: str = ""
+    head: int = -1
+    rank: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Counts over equal bins of [low, high]; values outside fall in the outermost bins."""
+
+    key: SeriesKey
+    low: float
+    high: float
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """Everything measured in one step. ``keys[i]`` names ``values[i]``; steps share one ``keys`` tuple where they can,
+    so that the store resolves it to row ids once.
+
+    Raises:
+        ValueError: ``keys`` and ``values`` differ in length.
+    """
+
+    step: int
+    time: float
+    keys: tuple[SeriesKey, ...]
+    values: Sequence[float]
+    histograms: tuple[Histogram, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.keys) != len(self.values):
+            raise ValueError(f"step {self.step}: {len(self.keys)} keys for {len(self.values)} values")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The unit of writing: some steps of one segment of one run, under a client-made id. Writing it twice equals once."""
+
+    id: str
+    run_id: str
+    segment: int
+    steps: tuple[StepRecord, ...]
+
+    @property
+    def points(self) -> int:
+        """Number of scalar samples in the batch."""
+        return sum(len(step.values) for step in self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One training run. ``meta`` holds facts for people (host, pid, torch version, model size), JSON-serialisable."""
+
+    id: str
+    name: str
+    project: str = ""
+    status: RunStatus = RunStatus.RUNNING
+    created_at: float = 0.0
+    heartbeat_at: float = 0.0
+    ended_at: float | None = None
+    last_step: int = -1
+    tags: tuple[str, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of a run between two (re)starts. Steps seen again after a resume or roll-back belong to a higher segment."""
+
+    run_id: str
+    segment: int
+    start_step: int
+    started_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The series around an alert's first step, as drawn beside it. ``threshold`` and ``baseline`` are n/a when None."""
+
+    key: SeriesKey
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+    threshold: float | None = None
+    baseline: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """A possible cause with its reasons. ``confidence`` (0 to 1) ranks causes; ``doc`` is the page's name in docs/causes."""
+
+    name: str
+    title: str
+    confidence: float
+    reasons: tuple[str, ...]
+    remedy: str
+    doc: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One explained warning: at most one per (run, rule, module, episode). ``id`` is ``derived_id`` of those four."""
+
+    id: str
+    run_id: str
+    rule: str
+    module: str
+    episode: int
+    severity: Severity
+    state: AlertState
+    segment: int
+    first_step: int
+    last_step: int
+    created_at: float
+    updated_at: float
+    message: str
+    value: float | None = None
+    threshold: float | None = None
+    evidence: tuple[Evidence, ...] = ()
+    diagnosis: tuple[Cause, ...] = ()
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a run: resume, intervention, failing probe, lost samples, a store that came back."""
+
+    id: str
+    run_id: str
+    segment: int
+    step: int
+    time: float
+    kind: str
+    message: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """An outbox entry: one alert to one channel (an Apprise URL), delivered off the training thread with retries."""
+
+    id: str
+    alert_id: str
+    channel: str
+    title: str
+    body: str
+    state: NotificationState = NotificationState.WAITING
+    attempts: int = 0
+    next_attempt_at: float = 0.0
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """A series as listed by the store: its key and the store's own number for it."""
+
+    id: int
+    run_id: str
+    key: SeriesKey
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A range of steps of one segment in which something was written after a cursor."""
+
+    segment: int
+    first_step: int
+    last_step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What was written after a cursor. Pass ``cursor`` to the next call; ranges may overlap what was read before."""
+
+    cursor: int
+    ranges: tuple[Change, ...]
