@@ -1,0 +1,286 @@
+"""The command ``foreshock``. Commands are thin and import what they need when they run, so that ``--help`` costs next to nothing.
+
+Exit status: 0 fine, 1 trouble found, 2 wrong usage or configuration. Data goes to stdout, everything else to stderr.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from .storage import Store
+    from .storage.records import Alert, Run
+
+app = typer.Typer(
+    help="Early warning for training runs: signals, alerts with reasons, a live page.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+bench = typer.Typer(help="Measure what foreshock costs on this machine.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
+StoreOption = Annotated[
+    str | None, typer.Option("--store", metavar="URL", help="SQLAlchemy URL; else FORESHOCK_STORE, else foreshock.toml.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print data as JSON, and nothing else.")]
+PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0 takes a free one.")]
+
+SEVERITY_STYLES = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
+LEVEL_STYLES = {"ok": "green", "warn": "yellow", "problem": "bold red"}
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"foreshock {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _foreshock(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="Example: foreshock demo --scenario healthy --exit --json")
+def demo(
+    scenario: Annotated[
+        Literal["low-precision-attention", "healthy"], typer.Option(help="What to train.")
+    ] = "low-precision-attention",
+    exit_: Annotated[bool, typer.Option("--exit", help="End with the training instead of leaving the page up.")] = False,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
+    seed: Annotated[int, typer.Option(help="Seed of the training run.")] = 0,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads to train with.")] = None,
+    port: PortOption = 8050,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a small GPT into trouble, watch it live, and see the alert come first. Takes about two minutes."""
+    from .zoo.demo import run_demo
+
+    raise typer.Exit(
+        run_demo(scenario=scenario, json=as_json, exit=exit_, browser=browser, store=store, seed=seed, threads=threads, port=port)
+    )
+
+
+@app.command(epilog="Example: foreshock dashboard --store sqlite:///foreshock.db --port 8050")
+def dashboard(
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: PortOption = 8050,
+    store: StoreOption = None,
+) -> None:
+    """Serve the live page over a store until interrupted."""
+    from .config import load_settings
+    from .dashboard.server import serve
+
+    serve(load_settings(store=store).store, host=host, port=port)
+
+
+@app.command(epilog="Example: foreshock runs --project gpt2 --json")
+def runs(
+    project: Annotated[str | None, typer.Option(help="Only runs of this project.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most this many, newest first.")] = 20,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List runs, newest first, with their open alerts."""
+    from .storage.records import AlertState
+
+    with _opened(store) as opened:
+        listed = opened.runs(project=project, limit=limit)
+        open_states = [state for state in AlertState if state is not AlertState.RESOLVED]
+        alarms = Counter((alert.run_id, str(alert.severity)) for alert in opened.alerts(states=open_states))
+    if as_json:
+        _print_json([_plain(run) | {"open_alerts": _by_severity(alarms, run.id)} for run in listed])
+    elif listed:
+        _print(_run_table(listed, alarms))
+    else:
+        _note(f"No runs in {opened.url} yet. `foreshock demo` makes one; `foreshock.watch(model, optimizer)` makes yours.")
+
+
+@app.command(epilog="Example: foreshock alerts gpt2-bf16 --open")
+def alerts(
+    run: Annotated[
+        str | None, typer.Argument(help="A run's name, id, or first letters of the id; without it, alerts of all runs.")
+    ] = None,
+    only_open: Annotated[bool, typer.Option("--open", help="Leave out resolved alerts.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="At most this many.")] = 50,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List alerts with what was seen, the likely cause and the remedy."""
+    from .storage.records import AlertState
+
+    states = [state for state in AlertState if state is not AlertState.RESOLVED] if only_open else None
+    with _opened(store) as opened:
+        chosen = opened.run(run) if run is not None else None
+        found = opened.alerts(chosen, states=states, limit=limit)
+        names = {} if as_json else {each.id: each.name for each in ([chosen] if chosen else opened.runs())}
+    if as_json:
+        _print_json([_plain(alert) for alert in found])
+    elif found:
+        for alert in found:
+            _print(_alert_text(alert, names.get(alert.run_id, alert.run_id)))
+    else:
+        _note(f"No {'open ' if only_open else ''}alerts{f' in run {chosen.name}' if chosen else ''}.")
+
+
+@app.command(epilog="Example: foreshock doctor --store postgresql+psycopg://host/db")
+def doctor(store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """Check what is installed, whether the store can be written, and what went wrong lately."""
+    from .doctor import examine
+
+    checks = examine(store)
+    if as_json:
+        _print_json([dataclasses.asdict(check) for check in checks])
+    else:
+        from rich.text import Text
+
+        for check in checks:
+            line = Text.assemble((f"{check.level:<8}", LEVEL_STYLES[check.level]), (f"{check.name}: ", "bold"), check.message)
+            _print(line if not check.remedy else line.append(f"\n        -> {check.remedy}"))
+    raise typer.Exit(1 if any(check.level == "problem" for check in checks) else 0)
+
+
+@bench.command(epilog="Example: foreshock bench overhead --json")
+def overhead(as_json: JsonOption = False) -> None:
+    """Compare step times with and without the monitor, in paired, alternating runs of a small GPT."""
+    from .benchmarks.overhead import main as measure
+
+    raise typer.Exit(measure(json=as_json))
+
+
+def main() -> int:
+    """Run the command line; expected errors become one line on stderr."""
+    try:
+        app(prog_name="foreshock")
+    except Exception as error:  # noqa: BLE001 - the outermost boundary: known errors are told in a line, others raised again
+        return _tell(error)
+    return 0
+
+
+def _tell(error: Exception) -> int:
+    from .config import ConfigurationError
+    from .storage import StoreError, StoreUnavailableError
+
+    if isinstance(error, ModuleNotFoundError) and error.name in ("torch", "triton"):
+        _note(f"This command needs {error.name}: pip install 'foreshock[train]'")
+        return 2
+    if not isinstance(error, ConfigurationError | StoreError):
+        raise error
+    _note(f"Error: {error}")
+    return 1 if isinstance(error, StoreUnavailableError) else 2
+
+
+@contextmanager
+def _opened(store: str | None) -> "Iterator[Store]":
+    from .config import load_settings
+    from .storage import open_store
+
+    with closing(open_store(load_settings(store=store).store)) as opened:
+        yield opened
+
+
+def _console() -> "Console":
+    """Return a console that shows names as they are. What is piped is not cut at 80 columns."""
+    from rich.console import Console
+
+    console = Console(markup=False, highlight=False, emoji=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 160
+    return console
+
+
+def _print(content: "RenderableType") -> None:
+    _console().print(content)
+
+
+def _note(message: str) -> None:
+    typer.echo(message, err=True)
+
+
+def _print_json(data: object) -> None:
+    typer.echo(json.dumps(data, indent=2, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    """Turn records into what JSON has; non-finite numbers, which JSON has not, into ``"nan"``, ``"inf"``, ``"-inf"``."""
+    if dataclasses.is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _by_severity(alarms: Counter[tuple[str, str]], run_id: str) -> dict[str, int]:
+    return {severity: count for severity in SEVERITY_STYLES if (count := alarms[run_id, severity])}
+
+
+def _ago(moment: float) -> str:
+    """Say how long ago something was, in its largest unit."""
+    seconds = max(0.0, time.time() - moment)
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
+
+
+def _run_table(runs: "list[Run]", alarms: Counter[tuple[str, str]]) -> "RenderableType":
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("run", overflow="fold", min_width=8)
+    table.add_column("id", no_wrap=True)
+    table.add_column("status")
+    table.add_column("step", justify="right")
+    table.add_column("heard from", justify="right")
+    table.add_column("open alerts")
+    for run in runs:
+        parts = ((f"{count} {severity}", SEVERITY_STYLES[severity]) for severity, count in _by_severity(alarms, run.id).items())
+        table.add_row(
+            run.name,
+            run.id[:8],
+            str(run.status),
+            str(run.last_step) if run.last_step >= 0 else "-",
+            _ago(run.heartbeat_at),
+            Text(", ").join(Text(*part) for part in parts) or "-",
+        )
+    return table
+
+
+def _alert_text(alert: "Alert", run_name: str) -> "RenderableType":
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.text import Text
+
+    head = Text.assemble(
+        (f"{alert.severity} ", SEVERITY_STYLES[alert.severity]),
+        (alert.rule, "bold"),
+        f" · step {alert.first_step} · {alert.module or 'whole model'} · {alert.state} · run {run_name}",
+    )
+    body = [alert.message]
+    if alert.diagnosis:
+        cause = alert.diagnosis[0]
+        body.append(f"Likely cause: {cause.title} ({cause.confidence:.0%}). {' '.join(cause.reasons)}")
+    if alert.remedy:
+        body.append(f"Remedy: {alert.remedy}")
+    return Group(head, Padding(Text("\n".join(body)), (0, 0, 1, 2)))

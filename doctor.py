@@ -1,0 +1,182 @@
+"""What ``foreshock doctor`` looks at: installation, GPU, settings, the store, and what went wrong lately.
+
+Each check is a function that returns lines; a line says ok, warn or problem, and what mends it. Run as a module
+(``python -m foreshock.doctor``) this file reports on torch and Triton instead: in a process of its own, because torch takes
+seconds to import, and a broken driver may take the process with it.
+"""
+
+import importlib.util
+import json
+import os
+import platform
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from ._version import __version__
+
+REQUIRED = (
+    "alembic",
+    "apprise",
+    "dash",
+    "dash-mantine-components",
+    "fastapi",
+    "numpy",
+    "pandas",
+    "plotly",
+    "pydantic-settings",
+    "rich",
+    "scipy",
+    "sqlalchemy",
+    "tsdownsample",
+    "typer",
+)
+DEVICE_TIMEOUT_SECONDS = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the report. ``remedy`` is empty where nothing needs mending."""
+
+    level: Literal["ok", "warn", "problem"]
+    name: str
+    message: str
+    remedy: str = ""
+
+
+def examine(store: str | None = None) -> list[Check]:
+    """Run every check; ``store`` is a URL to look at instead of the configured one."""
+    return [*_packages(), *_device(), *_drivers(), *_paths(), *_settings(store)]
+
+
+def _version_of(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _packages() -> Iterator[Check]:
+    yield Check("ok", "foreshock", f"{__version__} on Python {platform.python_version()}, {platform.platform(terse=True)}")
+    found = {package: _version_of(package) for package in REQUIRED}
+    yield Check("ok", "packages", ", ".join(f"{package} {version}" for package, version in found.items() if version))
+    if missing := [package for package, version in found.items() if version is None]:
+        yield Check("problem", "packages", f"missing: {', '.join(missing)}", f"pip install {' '.join(missing)}")
+
+
+def _device() -> Iterator[Check]:
+    """Ask a second process about torch, GPU and Triton."""
+    if importlib.util.find_spec("torch") is None:
+        yield Check("warn", "torch", "not installed; fine for a dashboard, needed for training", "pip install 'foreshock[train]'")
+        return
+    command = [sys.executable, "-P", "-m", f"{__package__}.doctor"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=DEVICE_TIMEOUT_SECONDS, check=True)
+        facts = json.loads(answer.stdout)
+    except subprocess.TimeoutExpired:
+        yield Check("problem", "torch", f"not imported within {DEVICE_TIMEOUT_SECONDS} s", "python -X importtime -c 'import torch'")
+    except (subprocess.CalledProcessError, json.JSONDecodeError) as error:
+        lines = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
+        yield Check("problem", "torch", f"cannot be imported: {lines[-1]}", "install torch anew for this machine")
+    else:
+        yield from _device_lines(facts)
+
+
+def _device_lines(facts: dict[str, Any]) -> Iterator[Check]:
+    yield Check("ok", "torch", f"{facts['torch']}, {facts['threads']} threads")
+    yield Check("ok", "GPU", ", ".join(facts["gpus"]) or "none; training and the demo run on the CPU")
+    if facts["triton"] is None:
+        yield Check("warn", "Triton", "not installed; its kernels are off", "pip install 'foreshock[train]' on Linux")
+    elif facts["kernel"] == "ok":
+        yield Check("ok", "Triton", f"{facts['triton']}, ran a kernel on {facts['kernel_device']}")
+    elif facts["gpus"]:
+        yield Check(
+            "warn",
+            "Triton",
+            f"{facts['triton']} cannot run a kernel: {facts['kernel']}",
+            "install a C compiler and a matching CUDA driver",
+        )
+    else:
+        yield Check("ok", "Triton", f"{facts['triton']}; without a GPU its kernels run only under TRITON_INTERPRET=1")
+
+
+def _drivers() -> Iterator[Check]:
+    yield Check("ok", "SQLite", sqlite3.sqlite_version)
+    psycopg = _version_of("psycopg")
+    yield Check("ok", "PostgreSQL", f"psycopg {psycopg}" if psycopg else "no driver (pip install 'foreshock[postgres]')")
+
+
+def _paths() -> Iterator[Check]:
+    """Look for our own root on the import path, where its folders stand in for other libraries."""
+    root = Path(__file__).resolve().parent
+    exposed = [entry for entry in sys.path if Path(entry or ".").resolve() == root]
+    if exposed or (Path.cwd() == root and not sys.flags.safe_path):
+        yield Check(
+            "warn",
+            "import path",
+            f"{root} is on sys.path when a script is run from there: its folders hide libraries of the same names (kernels)",
+            "export PYTHONSAFEPATH=1, or run from another folder",
+        )
+
+
+def _settings(store: str | None) -> Iterator[Check]:
+    from .config import ConfigurationError, load_settings, unknown_variables
+
+    for name, near in unknown_variables().items():
+        yield Check(
+            "warn", "environment", f"{name} means nothing to foreshock", f"did you mean {near}?" if near else f"unset {name}"
+        )
+    try:
+        settings = load_settings(store=store)
+    except ConfigurationError as error:
+        yield Check("problem", "settings", str(error), "correct it")
+        return
+    given = sorted(name for name in os.environ if name.startswith("FORESHOCK_"))
+    yield Check(
+        "ok",
+        "settings",
+        f"from {', '.join([*given, 'foreshock.toml'] if Path('foreshock.toml').exists() else given) or 'defaults'}",
+    )
+    if settings.disable:
+        yield Check("warn", "settings", "FORESHOCK_DISABLE is set: watch() measures nothing", "unset FORESHOCK_DISABLE")
+
+
+def device_facts() -> dict[str, Any]:
+    """Import torch and run a Triton kernel of a few lines. Takes seconds; called in a process of its own."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    facts: dict[str, Any] = {"torch": torch.__version__, "threads": torch.get_num_threads(), "gpus": gpus}
+    facts["triton"] = _version_of("triton")
+    if facts["triton"] is None:
+        return facts
+    facts["kernel_device"] = "cuda" if gpus else "cpu"
+    try:
+        facts["kernel"] = _run_kernel(facts["kernel_device"])
+    except Exception as error:  # noqa: BLE001 - compilers and drivers fail in ways of their own, and each is worth telling
+        facts["kernel"] = f"{type(error).__name__}: {error}".splitlines()[0]
+    return facts
+
+
+def _run_kernel(device: str) -> str:
+    import torch
+    import triton
+    import triton.language as tl
+
+    @triton.jit  # type: ignore[untyped-decorator]
+    def double(pointer: Any, size: tl.constexpr) -> None:
+        offsets = tl.arange(0, size)
+        tl.store(pointer + offsets, 2.0 * tl.load(pointer + offsets))
+
+    values = torch.ones(16, device=device)
+    double[(1,)](values, 16)
+    return "ok" if bool((values == 2.0).all()) else "wrong result"
+
+
+if __name__ == "__main__":
+    print(json.dumps(device_facts()))
