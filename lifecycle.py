@@ -1,0 +1,80 @@
+"""How a process ends: signals, interpreter exit, forks. A run must say how it ended, and a forked child must keep its hands off."""
+
+import atexit
+import logging
+import os
+import signal
+import sys
+import threading
+import weakref
+from types import FrameType
+from typing import Any, Protocol
+
+from .storage.records import RunStatus
+
+log = logging.getLogger("foreshock")
+
+
+class Closeable(Protocol):
+    """What is kept alive until the process ends."""
+
+    def close(self, status: RunStatus | str = RunStatus.FINISHED) -> None:
+        """Write everything out and mark the run; may be called twice."""
+
+    def abandon(self) -> None:
+        """Forget threads and connections: they belong to the parent process."""
+
+
+_open: "weakref.WeakSet[Any]" = weakref.WeakSet()
+_previous_handler: Any = None
+_placed = False
+
+
+def keep(monitor: Closeable) -> None:
+    """Close ``monitor`` when the process ends, however it ends, and abandon it in forked children."""
+    global _placed, _previous_handler
+    _open.add(monitor)
+    if _placed:
+        return
+    _placed = True
+    atexit.register(_at_exit)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_in_child)
+    # Only the main thread may place handlers; elsewhere interpreter exit still flushes.
+    if threading.current_thread() is threading.main_thread():
+        _previous_handler = signal.getsignal(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, _on_sigterm)
+
+
+def release(monitor: Closeable) -> None:
+    """Forget a monitor that was closed."""
+    _open.discard(monitor)
+
+
+def _at_exit() -> None:
+    # Python leaves the exception that ended the script here; 3.12 renamed it.
+    failed = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
+    _close_all(RunStatus.CRASHED if failed is not None else RunStatus.FINISHED)
+
+
+def _on_sigterm(number: int, frame: FrameType | None) -> None:
+    _close_all(RunStatus.TERMINATED)
+    if callable(_previous_handler):
+        _previous_handler(number, frame)
+    elif _previous_handler != signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _close_all(status: RunStatus) -> None:
+    for monitor in list(_open):
+        try:
+            monitor.close(status)
+        except Exception:  # noqa: BLE001 - the process is ending; the next monitor must still be closed
+            log.exception("closing a monitor failed")
+
+
+def _in_child() -> None:
+    for monitor in list(_open):
+        monitor.abandon()
+    _open.clear()

@@ -1,0 +1,88 @@
+"""Attention seen from inside: logits, entropy, the common shift of the logits, and the shift-invariance residual.
+
+Trouble it reveals: logits that grow without bound and rows that collapse onto one key (entropy near 0), both of which come well
+before the loss turns; and the low-precision bias of arXiv 2510.04212, whose gradient error shows as a gradient of the one
+direction that softmax cannot feel, a common shift of all keys.
+
+Cost: on a sampled step, per call one (2, H, 64, S) matrix of scores and copies of k and v of two sequences.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ..storage.records import SeriesKey
+from .attention_statistics import forward_statistics, key_shift_statistics
+from .attention_tap import AttentionCalls
+from .base import Counts, Probe, Scalars
+from .model import WatchedModel
+from .taps import RunningModules
+
+
+class AttentionProbe(Probe):
+    """Per head: max logit, entropy (mean, minimum), common logit shift, key-shift residual and its excess over rounding."""
+
+    name = "attention"
+    presets = frozenset({"default", "full"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._model: WatchedModel | None = None
+        self._running = RunningModules(self._enter, self._leave)
+        self._mode: AttentionCalls | None = None
+        self._entered = False
+
+    def attach(self, model: WatchedModel) -> None:
+        self._model = model
+
+    def arm(self, step: int) -> None:
+        assert self._model is not None
+        self._mode = AttentionCalls(lambda: self._running.innermost, self.guard)
+        self._running.place(self._model.roots.values(), self._model.named_modules())
+
+    def tell(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        *,
+        name: str,
+        is_causal: bool = False,
+        attn_mask: Tensor | None = None,
+        scale: float | None = None,
+    ) -> None:
+        """Report a hand-written attention call; does nothing on a step that is not sampled, or without gradients."""
+        if self._mode is not None and torch.is_grad_enabled():
+            self._mode.report(name, q, k, v, out, is_causal=is_causal, attn_mask=attn_mask, scale=scale)
+
+    @torch.no_grad()
+    def collect(self, step: int) -> Iterator[Scalars | Counts]:
+        for call in self._mode.calls if self._mode else ():
+            for signal, values in forward_statistics(call.sample).items():
+                yield _per_head(f"attention.{signal}", call.name, values)
+            # Gradient accumulation and recomputation may pass several times; the first belongs to the sampled forward.
+            if call.key_gradients and call.grad_out:
+                found = key_shift_statistics(call.sample, call.key_gradients[0], call.grad_out[0])
+                for signal, values in found.items():
+                    yield _per_head(f"rounding.{signal}", call.name, values)
+
+    def disarm(self) -> None:
+        self._leave()
+        self._running.remove()
+        self._mode = None
+
+    def _enter(self) -> None:
+        if self._mode is not None and not self._entered:
+            self._mode.__enter__()
+            self._entered = True
+
+    def _leave(self) -> None:
+        if self._mode is not None and self._entered:
+            self._entered = False
+            self._mode.__exit__(None, None, None)
+
+
+def _per_head(signal: str, module: str, values: Tensor) -> Scalars:
+    return Scalars(tuple(SeriesKey(signal, module, head) for head in range(values.shape[0])), values)

@@ -1,0 +1,93 @@
+"""What a probe is, and the step on one page.
+
+    watch()                       optimizer hooks are placed, for good; on modules, nothing yet
+
+    ┌─ one training step ──────────────────────────────────────────────────────────────────────────────────────────────
+    │ forward                     on a sampled step only:
+    │                               module pre-hooks          probe taps see the layer inputs        (taps.py)
+    │                               attention calls           q, k, v and the output are subsampled  (attention_tap.py)
+    │ backward                    on a sampled step only:
+    │                               tensor hooks              gradients of attention outputs and keys
+    │ clip_grad_norm_             every step: the norm it computes anyway is the gradient.norm       (gradients.py)
+    │ optimizer.step              every step, pre-hook: gradient.norm where nothing was clipped
+    │ monitor.step(loss)          every step: loss and norms start towards the host                  (buffer.py)
+    │                             on a sampled step: probe.collect() for every probe, ONE copy to the host, hooks removed
+    │                             the governor decides                                               (governor.py)
+    │                             if the next step is sampled: probe.arm() - weights are what the next forward will use
+    └──────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+A probe yields blocks of device tensors and never waits for the device: no ``.item()``, no ``.cpu()``, no branch on a
+tensor's value. It never draws from the global random generators and never writes to a tensor that is not its own.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from ..storage.records import SeriesKey
+from .model import WatchedModel
+
+
+Guard = Callable[[Callable[[], None]], object]
+"""Runs a piece of measuring; what it raises is counted and never reaches the model."""
+
+
+def unguarded(work: Callable[[], None]) -> None:
+    """Run ``work`` and let its exceptions pass: what tests of a single probe want."""
+    work()
+
+
+@dataclass(frozen=True, slots=True)
+class Scalars:
+    """Measured values: ``values[i]``, a float tensor of shape (len(keys),) on any device, belongs to ``keys[i]``."""
+
+    keys: tuple[SeriesKey, ...]
+    values: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Histograms: ``counts`` of shape (len(keys), bins) over equal bins of [low, high]; outliers lie in the end bins."""
+
+    keys: tuple[SeriesKey, ...]
+    low: float
+    high: float
+    counts: Tensor
+
+
+class Probe(ABC):
+    """Measures one thing on sampled steps. A new probe is one file in this folder: it is found by its ``name``.
+
+    Every method may raise: the collector counts the fault, says so once, and training goes on.
+    """
+
+    name: ClassVar[str]
+    """What users write in ``watch(probes=[...])``."""
+    presets: ClassVar[frozenset[str]]
+    """The presets it belongs to: of ``light``, ``default``, ``full``."""
+
+    def __init__(self) -> None:
+        self.guard: Guard = unguarded
+        """Set by the collector; every callback placed in the model runs inside it."""
+
+    @abstractmethod
+    def attach(self, model: WatchedModel) -> None:
+        """Learn the model's layers. Called once; places no hook."""
+
+    @abstractmethod
+    def arm(self, step: int) -> None:
+        """Prepare for the sampled step to come: place hooks; weights are those the next forward pass uses."""
+
+    @abstractmethod
+    def collect(self, step: int) -> Iterator[Scalars | Counts]:
+        """Yield what the sampled step showed. Called once, after the optimizer step."""
+
+    @abstractmethod
+    def disarm(self) -> None:
+        """Remove every hook and let go of every tensor of the step. Called also after a fault, and twice without harm."""
+
+    def rebind(self) -> None:  # noqa: B027 - most probes keep nothing that outlives a step
+        """Forget what was learned of the weights (they were replaced from outside)."""

@@ -1,0 +1,123 @@
+"""From device tensors to host numbers with one asynchronous copy, read by the writer thread when it has arrived."""
+
+import functools
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..storage.records import Histogram, SeriesKey, StepRecord
+from .base import Counts, Scalars
+from .not_applicable import is_not_applicable
+
+
+class HostCopy:
+    """A float32 vector on its way to the host. On a GPU: pinned memory, a non-blocking copy and an event; never a sync.
+
+    Args:
+        parts: tensors of any shape and real dtype on one device; they are flattened and joined.
+    """
+
+    __slots__ = ("_event", "_host")
+
+    def __init__(self, parts: Sequence[Tensor]) -> None:
+        flat = [part.detach().reshape(-1).float() for part in parts]
+        # Joined even when single: the host vector must be ours, whatever becomes of the tensor given.
+        joined = torch.cat(flat) if len(flat) > 1 else flat[0].clone()
+        self._event: torch.cuda.Event | None = None
+        if joined.device.type == "cuda":
+            self._host = torch.empty(joined.shape, dtype=torch.float32, pin_memory=True)
+            self._host.copy_(joined, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+        else:
+            self._host = joined.cpu()
+
+    def ready(self) -> bool:
+        """Tell whether the copy has arrived, without waiting."""
+        return self._event is None or self._event.query()
+
+    def numpy(self) -> "np.ndarray[tuple[int], np.dtype[np.float32]]":
+        """Return the values; call only when ``ready``."""
+        return self._host.numpy()
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBlocks:
+    """Everything of a sampled step in one copy: scalars first, then the histogram counts (exact up to 2^24)."""
+
+    keys: tuple[SeriesKey, ...]
+    counts: tuple[Counts, ...]
+    copy: HostCopy
+
+
+def pack(blocks: Sequence[Scalars | Counts]) -> PackedBlocks | None:
+    """Join the blocks into one copy; None when there are none. Blocks of another device than the first's are moved to it."""
+    scalars = [block for block in blocks if isinstance(block, Scalars)]
+    counts = tuple(block for block in blocks if isinstance(block, Counts))
+    parts = [block.values for block in scalars] + [block.counts for block in counts]
+    if not parts:
+        return None
+    keys = tuple(key for block in scalars for key in block.keys)
+    return PackedBlocks(keys, counts, HostCopy([part.to(parts[0].device, non_blocking=True) for part in parts]))
+
+
+@dataclass(frozen=True, slots=True)
+class PendingStep:
+    """A step on its way to the writer thread, which makes the record once the device values have arrived.
+
+    Attributes:
+        host_keys, host_values: known on the host already.
+        away_keys, away: per-step values on a device (loss, norms).
+        packed: what the probes measured, on a sampled step.
+    """
+
+    step: int
+    time: float
+    host_keys: tuple[SeriesKey, ...]
+    host_values: tuple[float, ...]
+    away_keys: tuple[SeriesKey, ...]
+    away: HostCopy | None
+    packed: PackedBlocks | None
+
+    def ready(self) -> bool:
+        """Tell whether every copy has arrived, without waiting."""
+        return (self.away is None or self.away.ready()) and (self.packed is None or self.packed.copy.ready())
+
+    def resolve(self) -> StepRecord:
+        """Build the record. Values that do not apply are left out; every other NaN is kept."""
+        if self.away is None and self.packed is None:
+            return StepRecord(self.step, self.time, self.host_keys, self.host_values)
+        keys, values = list(self.host_keys + self.away_keys), list(self.host_values)
+        if self.away is not None:
+            values.extend(self.away.numpy().tolist())
+        histograms: tuple[Histogram, ...] = ()
+        if self.packed is not None:
+            host = self.packed.copy.numpy()
+            scalars = host[: len(self.packed.keys)]
+            applies = ~is_not_applicable(scalars)
+            keys.extend(itertools.compress(self.packed.keys, applies))
+            values.extend(scalars[applies].tolist())
+            histograms = tuple(_histograms(self.packed.counts, host[len(self.packed.keys) :]))
+        return StepRecord(self.step, self.time, _one_copy(tuple(keys)), values, histograms)
+
+
+@functools.lru_cache(maxsize=64)
+def _one_copy(keys: tuple[SeriesKey, ...]) -> tuple[SeriesKey, ...]:
+    """Return the first tuple equal to ``keys``: records that share a tuple are resolved by the store once."""
+    return keys
+
+
+def _histograms(counts: Sequence[Counts], host: "np.ndarray[tuple[int], np.dtype[np.float32]]") -> list[Histogram]:
+    found: list[Histogram] = []
+    place = 0
+    for block in counts:
+        bins = block.counts.shape[1]
+        for key in block.keys:
+            row = host[place : place + bins]
+            found.append(Histogram(key, block.low, block.high, tuple(row.astype(np.int64).tolist())))
+            place += bins
+    return found

@@ -1,0 +1,73 @@
+"""Counts what goes wrong inside the monitor. Nothing raised here ever reaches the training loop."""
+
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+
+from .base import Guard
+
+log = logging.getLogger("foreshock")
+
+FAULTS_UNTIL_OFF = 3
+
+
+class Faults:
+    """Catches, counts and reports the monitor's own faults, by source ("probe spectral", "gradient norm", ...).
+
+    A source that fails three times in a row is switched off for the rest of the run.
+
+    Args:
+        report: told once per source of its first fault, and once when it is switched off.
+    """
+
+    def __init__(self, report: Callable[[str, str], None] | None = None) -> None:
+        self.total = 0
+        self.seconds = 0.0
+        """Time spent inside guarded work so far."""
+        self._in_a_row: dict[str, int] = {}
+        self._told: set[str] = set()
+        self._off: set[str] = set()
+        self.report = report
+
+    def guard(self, source: str) -> Guard:
+        """Return ``run`` for one source, as probes and taps take it."""
+        return partial(self.run, source)
+
+    def is_off(self, source: str) -> bool:
+        """Tell whether the source was switched off."""
+        return source in self._off
+
+    def run(self, source: str, work: Callable[[], None]) -> bool:
+        """Run ``work``; return whether it succeeded."""
+        started = time.perf_counter()
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 - the law: a fault of ours is counted, never raised into training
+            self.note(source, error)
+            return False
+        finally:
+            self.seconds += time.perf_counter() - started
+        return True
+
+    def succeeded(self, source: str) -> None:
+        """Note a clean sample: the run of faults in a row ends."""
+        self._in_a_row.pop(source, None)
+
+    def note(self, source: str, error: Exception) -> None:
+        """Count a fault."""
+        self.total += 1
+        in_a_row = self._in_a_row[source] = self._in_a_row.get(source, 0) + 1
+        what = f"{type(error).__name__}: {error}"
+        if source not in self._told:
+            self._told.add(source)
+            log.warning("%s failed and was skipped; training goes on. %s", source, what, exc_info=error)
+            self._tell(source, f"{source} failed: {what}")
+        if in_a_row == FAULTS_UNTIL_OFF:
+            self._off.add(source)
+            log.warning("%s failed %d times in a row and is switched off for this run", source, in_a_row)
+            self._tell(source, f"{source} switched off after {in_a_row} faults in a row: {what}")
+
+    def _tell(self, source: str, message: str) -> None:
+        if self.report is not None:
+            self.report(source, message)

@@ -1,0 +1,145 @@
+"""Spectral alignment of every linear layer, with sigma_1 and its growth (arXiv 2510.04202).
+
+For ``y = x W^T`` and the principal right singular vector v_1 of W, a token's alignment is ``SA = <x, v_1> / |x|``. While its sign
+differs from token to token, the contributions of a step to sigma_1 cancel; once nearly all tokens share one sign they add up,
+sigma_1 grows step after step, outputs align with u_1, representations collapse, and the loss explodes.
+
+Cost: per layer 5 reads of the weight (two iterations and the Ritz step, see subspace.py) and a matrix-vector product with at
+most 256 tokens. Memory: 2 * in floats a layer.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ..storage.records import SeriesKey
+from .base import Counts, Probe, Scalars
+from .model import LinearLayer, WatchedModel
+from .not_applicable import not_applicable
+from .subspace import LeadingPair, leading_pair, starting_basis
+from .taps import InputTap
+from .tokens import sample_tokens
+
+TOKENS = 256
+BINS = 64
+# Range of asinh(sqrt(d) * SA): random tokens lie within +-1.8, a fully aligned one at d = 16,384 reaches 5.6.
+HISTOGRAM_RANGE = 6.0
+# Passes over the weight at a layer's first samples, from a random start, and once warm.
+ITERATIONS_COLD = (64, 16, 8)
+ITERATIONS_WARM = 2
+
+_WEIGHT_SIGNALS = ("weight.spectral_norm", "spectral_alignment.gap", "spectral_alignment.turn")
+_ALIGNMENT_SIGNALS = tuple(
+    f"spectral_alignment.{name}" for name in ("mean", "std", "mean_abs", "positive_fraction", "sign_diversity")
+)
+
+
+class SpectralProbe(Probe):
+    """Alignment of inputs with v_1: mean, spread, sign diversity, histogram; sigma_1, its growth, gap and turn."""
+
+    name = "spectral"
+    presets = frozenset({"light", "default", "full"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._layers: list[LinearLayer] = []
+        self._tap = InputTap()
+        self._basis: dict[str, Tensor] = {}
+        self._samples = 0
+        self._pairs: dict[str, LeadingPair] = {}
+        self._turns: list[Tensor] = []
+        self._previous: tuple[int, Tensor] | None = None
+        self._cosines: dict[str, tuple[Tensor, int]] = {}
+
+    def attach(self, model: WatchedModel) -> None:
+        self._layers = model.linear_layers()
+
+    def rebind(self) -> None:
+        self._basis.clear()
+        self._samples = 0
+        self._previous = None
+
+    @torch.no_grad()
+    def arm(self, step: int) -> None:
+        iterations = ITERATIONS_COLD[self._samples] if self._samples < len(ITERATIONS_COLD) else ITERATIONS_WARM
+        self._turns = []
+        for layer in self._layers:
+            weight = layer.weight()
+            before = self._basis.get(layer.name)
+            if before is None or before.device != weight.device:
+                before = starting_basis(layer.name, weight.shape[1], weight.device)
+            pair = leading_pair(weight, before, iterations)
+            self._pairs[layer.name] = pair
+            self._turns.append(1.0 - (pair.basis[:, 0] * before[:, 0]).sum().abs())
+            self._basis[layer.name] = pair.basis
+        self._samples += 1
+        by_module: dict[torch.nn.Module, list[LinearLayer]] = {}
+        for layer in self._layers:
+            by_module.setdefault(layer.module, []).append(layer)
+
+        def on_input(module: torch.nn.Module, x: Tensor) -> None:
+            with torch.no_grad():
+                tokens = sample_tokens(x, TOKENS)
+                norms = tokens.norm(dim=1)
+                for layer in by_module[module]:
+                    # Zero tokens have no direction: they are marked with 2, outside the range of a cosine.
+                    cosine = torch.where(norms != 0, (tokens @ self._pairs[layer.name].basis[:, 0]) / norms, 2.0)
+                    self._cosines[layer.name] = cosine, tokens.shape[1]
+
+        self._tap.place(by_module, on_input, self.guard)
+
+    @torch.no_grad()
+    def collect(self, step: int) -> Iterator[Scalars | Counts]:
+        if not self._pairs:
+            return
+        yield from self._weight_scalars(step)
+        # Layers with the same number of tokens are reduced together: one kernel for all instead of one each.
+        groups: dict[tuple[int, int], list[str]] = {}
+        for name, (cosine, width) in self._cosines.items():
+            groups.setdefault((cosine.shape[0], width), []).append(name)
+        for (_, width), names in groups.items():
+            yield from _alignment(names, torch.stack([self._cosines[name][0] for name in names]), width)
+
+    def disarm(self) -> None:
+        self._tap.remove()
+        self._pairs.clear()
+        self._cosines.clear()
+
+    def _weight_scalars(self, step: int) -> Iterator[Scalars]:
+        names = list(self._pairs)
+        sigma = torch.stack([pair.sigma for pair in self._pairs.values()])
+        tiny = torch.finfo(torch.float32).tiny
+        values = torch.stack([sigma[:, 0], sigma[:, 0] / sigma[:, 1].clamp_min(tiny), torch.stack(self._turns)])
+        # A layer of width one has no second singular value, and a first sample nothing to have turned from.
+        signals = _WEIGHT_SIGNALS if self._samples > 1 else _WEIGHT_SIGNALS[:2]
+        yield Scalars(_keys(signals, names), values[: len(signals)].flatten())
+        if self._previous is not None and step > self._previous[0]:
+            before_step, before = self._previous
+            growth = (sigma[:, 0] - before) / sigma[:, 0].clamp_min(tiny) / (step - before_step)
+            yield Scalars(_keys(("weight.spectral_growth",), names), growth)
+        self._previous = step, sigma[:, 0]
+
+
+def _alignment(names: list[str], cosines: Tensor, width: int) -> Iterator[Scalars | Counts]:
+    """Statistics of ``cosines`` (layers, tokens); entries of 2 mark tokens without a direction."""
+    present = cosines != 2.0
+    counted = torch.where(present, cosines, 0.0)
+    n = present.sum(1)
+    mean = counted.sum(1) / n
+    spread = (torch.where(present, cosines - mean[:, None], 0.0).square().sum(1) / n).sqrt()
+    # NaN is neither positive nor negative: it must make the fraction NaN, not count as negative.
+    positive = torch.where(torch.isnan(counted), counted, ((counted > 0) & present).float()).sum(1) / n
+    values = torch.stack([mean, spread, counted.abs().sum(1) / n, positive, 1.0 - (2.0 * positive - 1.0).abs()])
+    values = torch.where(n == 0, not_applicable(values.device), values)
+    yield Scalars(_keys(_ALIGNMENT_SIGNALS, names), values.flatten())
+    place = torch.asinh(counted * width**0.5) / HISTOGRAM_RANGE
+    bins = ((place + 1.0) * (BINS / 2)).nan_to_num().long().clamp(0, BINS - 1)
+    bins = torch.where(present & ~torch.isnan(place), bins, -1)
+    # Comparison and sum, not scatter: deterministic on every device.
+    counts = (bins[:, :, None] == torch.arange(BINS, device=bins.device)).sum(1)
+    yield Counts(_keys(("spectral_alignment.histogram",), names), -HISTOGRAM_RANGE, HISTOGRAM_RANGE, counts)
+
+
+def _keys(signals: tuple[str, ...], names: list[str]) -> tuple[SeriesKey, ...]:
+    return tuple(SeriesKey(signal, name) for signal in signals for name in names)

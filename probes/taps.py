@@ -1,0 +1,98 @@
+"""Hooks that exist only during a sampled step: layer inputs, and which module is running. They hand over and get out of the way."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from .base import Guard
+
+
+class InputTap:
+    """Calls back with the first input of chosen modules, once per module and sampled step, while training with gradients on.
+
+    The first forward pass of the step is the one seen: further micro-batches, validation passes and the recomputation of
+    activation checkpoints add nothing.
+    """
+
+    def __init__(self) -> None:
+        self._handles: list[RemovableHandle] = []
+
+    def place(self, modules: Iterable[nn.Module], callback: Callable[[nn.Module, Tensor], None], guard: Guard) -> None:
+        """Hook the modules; ``callback(module, input)`` must neither keep nor change the input."""
+        seen: set[nn.Module] = set()
+
+        def on_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if torch.compiler.is_compiling() or module in seen or not module.training or not torch.is_grad_enabled():
+                return
+            given = args[0] if args else next(iter(kwargs.values()), None)
+            if isinstance(given, Tensor):
+                seen.add(module)
+                guard(lambda: callback(module, given))
+
+        for module in dict.fromkeys(modules):
+            self._handles.append(module.register_forward_pre_hook(on_input, with_kwargs=True))
+
+    def remove(self) -> None:
+        """Remove the hooks."""
+        while self._handles:
+            self._handles.pop().remove()
+
+
+class RunningModules:
+    """Knows the innermost module that is running its forward pass, so that a call deep inside can be named.
+
+    Args:
+        on_enter: called when a root's forward begins, training with gradients on.
+        on_leave: called when that root's forward ends, also by an exception.
+    """
+
+    def __init__(self, on_enter: Callable[[], None], on_leave: Callable[[], None]) -> None:
+        self._on_enter, self._on_leave = on_enter, on_leave
+        self._handles: list[RemovableHandle] = []
+        self._stack: list[str] = []
+
+    @property
+    def innermost(self) -> str | None:
+        """Name of the innermost running module, None outside the roots' forward passes."""
+        return self._stack[-1] if self._stack else None
+
+    def place(self, roots: Iterable[nn.Module], named_modules: Iterable[tuple[str, nn.Module]]) -> None:
+        """Hook roots and every module below them that has children or no parameters of its own to offer a better name."""
+        names = dict((module, name) for name, module in named_modules)
+        root_set = set(roots)
+        for module, name in names.items():
+            is_root = module in root_set
+            if not is_root and not any(True for _ in module.children()):
+                continue
+            self._handles.append(module.register_forward_pre_hook(self._entering(name, is_root)))
+            self._handles.append(module.register_forward_hook(self._leaving(is_root), always_call=True))
+
+    def remove(self) -> None:
+        """Remove the hooks."""
+        while self._handles:
+            self._handles.pop().remove()
+        self._stack.clear()
+
+    def _entering(self, name: str, is_root: bool) -> Callable[..., None]:
+        def enter(module: nn.Module, args: Any) -> None:
+            if torch.compiler.is_compiling():  # hooks traced into a graph would fire on every later step
+                return
+            if not self._stack:
+                if not (is_root and module.training and torch.is_grad_enabled()):
+                    return
+                self._on_enter()
+            self._stack.append(name)
+
+        return enter
+
+    def _leaving(self, is_root: bool) -> Callable[..., None]:
+        def leave(module: nn.Module, args: Any, output: Any) -> None:
+            if self._stack and not torch.compiler.is_compiling():
+                self._stack.pop()
+                if not self._stack and is_root:
+                    self._on_leave()
+
+        return leave

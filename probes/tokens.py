@@ -1,0 +1,28 @@
+"""Which tokens of a layer's input are looked at: a bounded, evenly scattered, reproducible subsample."""
+
+import functools
+
+import torch
+from torch import Tensor
+
+_GOLDEN_RATIO = 0.6180339887498949
+
+
+@functools.lru_cache(maxsize=256)
+def scattered_rows(count: int, limit: int, device: torch.device) -> Tensor | None:
+    """Return ``limit`` row numbers below ``count``, scattered by the golden ratio, or None for "take all".
+
+    Not a fixed stride: that may hit the same position of every sequence, and positions differ (attention sinks, the first token).
+    """
+    if count <= limit:
+        return None
+    rows = (torch.arange(limit, dtype=torch.float64) * _GOLDEN_RATIO % 1.0 * count).long()
+    return rows.unique().to(device)
+
+
+def sample_tokens(x: Tensor, limit: int) -> Tensor:
+    """Return at most ``limit`` tokens of ``x`` (..., d) as float32 (n, d), detached; a copy, so later in-place changes do no harm."""
+    tokens = x.detach().reshape(-1, x.shape[-1])
+    rows = scattered_rows(tokens.shape[0], limit, tokens.device)
+    picked = tokens if rows is None else tokens.index_select(0, rows)
+    return picked.float() if picked.dtype != torch.float32 else picked.clone() if rows is None else picked
