@@ -60,8 +60,8 @@ class Settings(BaseSettings):
     """Fixed number of steps from one sample to the next; without it the governor decides."""
     budget: float = Field(default=0.01, gt=0, le=1)
     """Share of step time that probes may cost."""
-    rules: Annotated[Path, AfterValidator(Path.expanduser)] | None = None
-    """TOML file whose rules override the built-in ones."""
+    rules: Annotated[Path, AfterValidator(Path.expanduser)] | dict[str, Any] | None = None
+    """TOML file whose rules override the built-in ones, or such tables; in ``foreshock.toml`` also ``[rules.NAME]``."""
     notify: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = ()
     """Apprise URLs that alerts are sent to."""
     disable: bool = False
@@ -110,9 +110,11 @@ def load_settings(config: str | Path | None = None, **overrides: Any) -> Setting
         raise ConfigurationError(f"{file}: cannot be read: {error.strerror}") from None
     except ValidationError as error:
         raise ConfigurationError("; ".join(_explain(problem, given, file) for problem in error.errors())) from None
-    if settings.rules is not None and _source("rules", given, file) == str(file):
-        return settings.model_copy(update={"rules": file.parent / settings.rules})
-    return settings
+    return (
+        settings
+        if _source("rules", given, file) != str(file)
+        else settings.model_copy(update={"rules": _placed(settings.rules, file)})
+    )
 
 
 def unknown_variables() -> dict[str, str]:
@@ -121,6 +123,13 @@ def unknown_variables() -> dict[str, str]:
         name for name in os.environ if name.startswith(PREFIX) and name.removeprefix(PREFIX).lower() not in Settings.model_fields
     ]
     return {name: PREFIX + near.upper() if (near := _nearest(name.removeprefix(PREFIX).lower())) else "" for name in unknown}
+
+
+def _placed(rules: Path | dict[str, Any] | None, file: Path) -> Path | dict[str, Any] | None:
+    """Resolve what a settings file says about rules: tables in ``foreshock.toml`` are left to whoever reads rules, by line."""
+    if isinstance(rules, Path):
+        return file.parent / rules
+    return file if rules is not None and file.name == CONFIG_FILE else rules
 
 
 def _nearest(key: str) -> str:

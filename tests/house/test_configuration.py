@@ -81,6 +81,8 @@ def test_a_named_file_must_exist_and_brings_its_folder(here: Path) -> None:
     (here / "conf").mkdir()
     (here / "conf" / "other.toml").write_text('rules = "mine.toml"\n')
     assert load_settings(config="conf/other.toml").rules == Path("conf/mine.toml")
+    (here / "foreshock.toml").write_text("[rules.loss_spike]\nenabled = false\n")
+    assert load_settings().rules == Path("foreshock.toml")
 
 
 def test_misspelt_variables_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
