@@ -1,0 +1,205 @@
+"""The alerts of one run: opened with evidence and a message, kept up to date, explained, resolved."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..storage.records import Alert, AlertState, StepRecord, derived_id
+from .diagnosis import changed_materially, diagnose
+from .episodes import Watcher
+from .facts import Facts, Observation
+from .states import alert_from_plain, alert_to_plain
+from .tracks import Feed, Track
+from .wording import fill, place
+
+_REDIAGNOSE_STEPS = 50
+_REPORT_STEPS = 100
+_MOST_REWRITES = 20
+_MEMORY_STEPS = 500
+_CAME_BACK_STEPS = 60
+
+
+@dataclass(slots=True)
+class _Entry:
+    """An alert and what is not written into it at every step."""
+
+    alert: Alert
+    last_step: int
+    updated_at: float
+    rewrites: int = 0
+
+    def now(self) -> Alert:
+        """Return the alert as it stands now."""
+        if self.last_step == self.alert.last_step:
+            return self.alert
+        return replace(self.alert, last_step=self.last_step, updated_at=self.updated_at)
+
+
+class AlertBook:
+    """Keeps a run's alerts. Rewriting is limited: an open alert is reported again when its diagnosis changes materially, and else
+    at ever longer distances.
+    """
+
+    def __init__(self, run_id: str) -> None:
+        self._run_id = run_id
+        self._entries: dict[str, _Entry] = {}
+        self._open: dict[tuple[str, str], _Entry] = {}
+        self._changed: dict[str, None] = {}
+        self._stale = False
+        self._diagnosed_step = 0
+
+    def alerts(self) -> list[Alert]:
+        """Return all alerts, oldest first."""
+        return [entry.now() for entry in list(self._entries.values())]
+
+    def open(self, feed: Feed, segment: int, record: StepRecord) -> None:
+        """A watcher's alert fired."""
+        watcher, rule, finding = feed.watcher, feed.watcher.rule, feed.watcher.finding
+        assert finding is not None
+        shown = feed.shown()
+        driver = shown[0].key
+        evidence = tuple(
+            track.evidence(finding.threshold, finding.baseline) if count == 0 else track.evidence()
+            for count, track in enumerate(shown)
+        )
+        facts = {
+            "place": place(watcher.module, driver.head if rule.reduce != "mean" else -1),
+            "module": watcher.module or "the run",
+            "signal": driver.signal,
+            "step": record.step,
+            "value": finding.value,
+            **{name: value for name in ("threshold", "baseline") if (value := getattr(finding, name)) is not None},
+            **finding.facts,
+        }
+        alert = Alert(
+            id=derived_id(self._run_id, rule.name, watcher.module, watcher.episode),
+            run_id=self._run_id,
+            rule=rule.name,
+            module=watcher.module,
+            episode=watcher.episode,
+            severity=rule.severity,
+            state=AlertState.FIRING,
+            segment=segment,
+            first_step=record.step,
+            last_step=record.step,
+            created_at=record.time,
+            updated_at=record.time,
+            message=_sentence(fill(rule.message, facts)),
+            value=finding.value,
+            threshold=finding.threshold,
+            evidence=evidence,
+            remedy=rule.remedy,
+        )
+        entry = _Entry(alert, record.step, record.time)
+        self._entries[alert.id] = entry
+        self._open[rule.name, watcher.module] = entry
+        self._changed[alert.id] = None
+        self._stale = True
+
+    def resolve(self, watcher: Watcher, record: StepRecord) -> None:
+        """A watcher's alert is over."""
+        entry = self._open.pop((watcher.rule.name, watcher.module), None)
+        if entry is None:
+            return
+        entry.last_step, entry.updated_at = record.step, record.time
+        entry.alert = replace(entry.alert, state=AlertState.RESOLVED, last_step=record.step, updated_at=record.time)
+        self._changed[entry.alert.id] = None
+        self._stale = True
+
+    def advance(
+        self, record: StepRecord, watchers: Mapping[tuple[str, str], Watcher], facts: Facts, tracks: Iterable[Track]
+    ) -> None:
+        """A step is over: move open alerts on, and explain them anew where something fired, resolved, or time has passed."""
+        if not self._open and not self._stale:
+            return
+        step = record.step
+        for at, entry in self._open.items():
+            if watchers[at].last_step == step:
+                entry.last_step, entry.updated_at = step, record.time
+                reported = entry.alert.last_step
+                if step - reported >= max(_REPORT_STEPS, (reported - entry.alert.first_step) // 2):
+                    entry.alert = entry.now()
+                    self._changed[entry.alert.id] = None
+        if self._stale or step - self._diagnosed_step >= _REDIAGNOSE_STEPS:
+            self._explain(step, facts, tracks)
+
+    def settle(self, time: float) -> None:
+        """The run ended: bring what is stored up to date."""
+        for entry in self._open.values():
+            if entry.last_step != entry.alert.last_step:
+                entry.alert = replace(entry.now(), updated_at=max(time, entry.updated_at))
+                self._changed[entry.alert.id] = None
+
+    def rewind(self, step: int) -> None:
+        """The run resumed at ``step``: distances are counted from there."""
+        self._diagnosed_step = min(self._diagnosed_step, step)
+        for entry in self._open.values():
+            entry.last_step = max(entry.last_step, entry.alert.last_step)
+
+    def take_changed(self) -> list[Alert]:
+        """Return the alerts new or changed since the last call."""
+        changed = [self._entries[identity].now() for identity in self._changed]
+        self._changed.clear()
+        return changed
+
+    def _explain(self, step: int, facts: Facts, tracks: Iterable[Track]) -> None:
+        """Rank causes by what is open now or was lately, and write them into the open alerts where that changes much."""
+        self._stale = False
+        self._diagnosed_step = step
+        causes = diagnose([*self._findings(step), *facts.observations(step, tracks)])
+        for entry in self._open.values():
+            alert = entry.alert
+            if entry.rewrites >= _MOST_REWRITES or not changed_materially(alert.diagnosis, causes):
+                continue
+            entry.rewrites += 1
+            entry.alert = replace(entry.now(), diagnosis=causes)
+            self._changed[alert.id] = None
+
+    def _findings(self, step: int) -> list[Observation]:
+        recent = [
+            entry.alert
+            for entry in self._entries.values()
+            if entry.alert.state is not AlertState.RESOLVED or 0 <= step - entry.last_step <= _MEMORY_STEPS
+        ]
+        found = [Observation(alert.rule, alert.message, alert.first_step, alert.module) for alert in recent]
+        for alert in recent:
+            if (
+                alert.rule == "loss_spike"
+                and alert.state is AlertState.RESOLVED
+                and alert.last_step - alert.first_step <= _CAME_BACK_STEPS
+            ):
+                text = f"the loss came back within {alert.last_step - alert.first_step} steps"
+                found.append(Observation("loss_came_back", text, alert.last_step))
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all alerts and their bookkeeping as plain data."""
+        return {
+            "entries": [
+                {
+                    "alert": alert_to_plain(entry.alert),
+                    "last_step": entry.last_step,
+                    "updated_at": entry.updated_at,
+                    "rewrites": entry.rewrites,
+                }
+                for entry in self._entries.values()
+            ],
+            "changed": list(self._changed),
+            "stale": self._stale,
+            "diagnosed_step": self._diagnosed_step,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``state_dict``."""
+        for saved in state["entries"]:
+            entry = _Entry(alert_from_plain(saved["alert"]), saved["last_step"], saved["updated_at"], saved["rewrites"])
+            self._entries[entry.alert.id] = entry
+            if entry.alert.state is not AlertState.RESOLVED:
+                self._open[entry.alert.rule, entry.alert.module] = entry
+        self._changed = dict.fromkeys(state["changed"])
+        self._stale, self._diagnosed_step = state["stale"], state["diagnosed_step"]
+
+
+def _sentence(text: str) -> str:
+    """Begin with a capital letter unless the text begins with a name."""
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,86 @@
+"""Exponential growth: a value that rises faster than a healthy run's slow drift, and when it will reach a limit."""
+
+import math
+from typing import ClassVar
+
+from .base import Detector, Fact, Finding, Parameter
+from .rolling import Milestones, Trend
+
+
+class Growth(Detector, name="growth"):
+    """Fits a line to log(value) over the last samples and sees a value above ``level`` whose growth is fast for the run's age.
+
+    Fast is free of scale: ``exponent = growth rate per step * steps since the series began``. Weights under a bounded update drift
+    at most linearly with time, exponent 1 or below; exponential growth has an exponent that rises without bound.
+    """
+
+    PARAMETERS: ClassVar = {
+        "window": Parameter(12, "samples", "length of the fit", 4, 512),
+        "level": Parameter(0.0, "units of the signal", "smaller values are not judged", 0.0),
+        "exponent": Parameter(1.0, "growth rate times age", "slower growth is not flagged", 0.0),
+        "min_rise": Parameter(0.1, "log units over the window", "a smaller rise is not flagged", 0.0, 50.0),
+        "min_fit": Parameter(0.6, "R squared", "growth less steady than this is not flagged", 0.0, 1.0),
+        "limit": Parameter(0.0, "units of the signal", "the time to reach this value is told; 0 for none", 0.0),
+    }
+    FACTS: ClassVar = {
+        "start_value": "value where the growth began",
+        "start_step": "step where the growth began",
+        "factor": "value over start_value",
+        "doubling": "steps to double at this rate",
+        "rate": "growth per 100 steps, in percent",
+        "exponent": "growth rate times age",
+        "limit": "the limit",
+        "limit_step": "step at which the limit is reached at this rate; n/a beyond it",
+    }
+    STATE: ClassVar = ("trend", "past")
+
+    def reset(self) -> None:
+        """Forget all samples."""
+        self.trend = Trend(self.count("window"))
+        self.past = Milestones()
+        self._level, self._exponent = self.number("level"), self.number("exponent")
+        self._min_rise, self._min_fit = self.number("min_rise"), self.number("min_fit")
+        self._limit = self.number("limit")
+
+    def rewind(self, step: int) -> None:
+        """Forget samples at or after ``step``."""
+        self.trend.rewind(step)
+        self.past.rewind(step)
+
+    def feed(self, step: int, value: float, *others: float) -> Finding | None:
+        """Add the sample; fit only where level and rise already say that it could matter."""
+        trend = self.trend
+        trend.push(step, value)
+        self.past.push(step, value)
+        if value < self._level or not trend.full or trend.rise() < self._min_rise:
+            return self._band(value)
+        rate, fit = trend.fit()
+        exponent = rate * (step - self.origin)
+        if fit < self._min_fit or exponent < self._exponent:
+            return self._band(value)
+        return Finding(value, self._level or None, self._start(value)[1], facts=self._facts(step, value, rate, exponent))
+
+    def _band(self, value: float) -> Finding | None:
+        """Stay open while the value is still near or above its level, however slowly it moves now."""
+        if self._level and value >= 0.8 * self._level:
+            return Finding(value, self._level, breach=False)
+        return None
+
+    def _start(self, value: float) -> tuple[int, float]:
+        return self.past.last_below(value / 8.0) or (self.origin, value)
+
+    def _facts(self, step: int, value: float, rate: float, exponent: float) -> dict[str, Fact]:
+        start_step, start_value = self._start(value)
+        doubling = max(1, round(math.log(2.0) / rate))
+        facts: dict[str, Fact] = {
+            "start_value": start_value,
+            "start_step": start_step,
+            "factor": value / start_value,
+            "doubling": doubling,
+            "rate": 100.0 * math.expm1(min(100.0 * rate, 50.0)),
+            "exponent": exponent,
+            "limit": self._limit,
+        }
+        if self._limit > value:
+            facts["limit_step"] = step + round(math.log(self._limit / value) / rate)
+        return facts

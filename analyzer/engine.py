@@ -1,0 +1,239 @@
+"""The engine: feeds a run's steps to its rules and keeps the alerts. Live and replayed runs go through the same ``feed``.
+
+Plain Python on the hot path: the engine runs on a thread beside training and shares its interpreter lock. Nothing here looks at the
+wall clock; time is what the step records say.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from math import isfinite
+from typing import Any
+
+from ..storage.records import Alert, Batch, SeriesKey, StepRecord
+from .alerts import AlertBook
+from .episodes import Turn, Watcher
+from .facts import Facts
+from .rules import RuleSet
+from .tracks import Feed, Plan, Track, matches, positions
+
+_MOST_PLANS = 64
+_STATE_VERSION = 1
+
+
+class Engine:
+    """Judges one run. Not thread-safe: feed it from one thread; ``alerts`` may be read from any.
+
+    Args:
+        run_id: the run; batches of another are refused.
+        rules: the rules; the package's defaults when None.
+    """
+
+    def __init__(self, run_id: str, rules: RuleSet | None = None) -> None:
+        self.run_id = run_id
+        self.rules = rules if rules is not None else RuleSet.default()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything, alerts too."""
+        self._segment = -1
+        self._watchers: dict[tuple[str, str], Watcher] = {}
+        self._tracks: dict[SeriesKey, Track] = {}
+        self._related: dict[tuple[str, str], list[Track]] = {}
+        self._plans: OrderedDict[int, Plan] = OrderedDict()
+        self._guarding: set[Watcher] = set()
+        self._facts = Facts()
+        self._book = AlertBook(self.run_id)
+
+    @property
+    def alerts(self) -> list[Alert]:
+        """All alerts that have fired so far, oldest first, each as it stands now."""
+        return self._book.alerts()
+
+    def feed(self, batch: Batch) -> list[Alert]:
+        """Take a batch and return the alerts that are new or changed by it, ready to be saved.
+
+        Steps of an earlier segment than the latest, and steps a series has already passed, are ignored.
+
+        Raises:
+            ValueError: the batch belongs to another run.
+        """
+        if batch.run_id != self.run_id:
+            raise ValueError(f"the engine of run {self.run_id!r} was given a batch of run {batch.run_id!r}")
+        if batch.segment < self._segment or not batch.steps:
+            return []
+        if batch.segment > self._segment:
+            if self._segment >= 0:
+                self._rewind(batch.steps[0].step)
+            self._segment = batch.segment
+        for record in batch.steps:
+            self._feed_record(record)
+        return self._book.take_changed()
+
+    def finish(self, time: float) -> list[Alert]:
+        """End the run: what was pending is dropped. Returns alerts whose last step was not yet reported."""
+        for watcher in self._watchers.values():
+            watcher.drop_pending()
+        self._guarding = {watcher for watcher in self._guarding if watcher.open}
+        self._book.settle(time)
+        return self._book.take_changed()
+
+    @classmethod
+    def replay(cls, run_id: str, batches: Iterable[Batch], rules: RuleSet | None = None) -> "Engine":
+        """Return an engine that has seen a stored run, as ``Store.batches`` yields it."""
+        engine = cls(run_id, rules)
+        for batch in batches:
+            engine.feed(batch)
+        return engine
+
+    # -- one step ------------------------------------------------------------------------------------------------
+
+    def _feed_record(self, record: StepRecord) -> None:
+        plan = self._plan(record.keys)
+        step, values = record.step, record.values
+        clean = isfinite(sum(values))  # one pass in C; a false alarm (overflowing sum) only takes the slower way
+        if plan.loss >= 0:
+            self._facts.feed_loss(step, values[plan.loss])
+        if plan.learning_rate >= 0:
+            self._facts.feed_rate(step, values[plan.learning_rate])
+        for place, track in plan.tracks:
+            if track.last_step is None or step > track.last_step:
+                track.points.append((step, values[place]))
+                track.last_step = step
+        if clean:
+            for watch, place, feed in plan.single:
+                if (turn := watch(step, values[place])) is not None:
+                    self._turned(turn, feed, record)
+        else:
+            for _, place, feed in plan.single:
+                if isfinite(values[place]) and (turn := feed.watcher.feed(step, values[place])) is not None:
+                    self._turned(turn, feed, record)
+        for feed in plan.joined:
+            inputs = feed.inputs(values)
+            if inputs is not None and (turn := feed.watcher.feed(step, *inputs)) is not None:
+                self._turned(turn, feed, record)
+        if not clean or self._guarding:
+            self._guard(plan, record)
+        self._book.advance(record, self._watchers, self._facts, self._tracks.values())
+
+    def _guard(self, plan: Plan, record: StepRecord) -> None:
+        """Feed the rules that look for non-finite values: only where there is one, or one was seen lately."""
+        for feed in plan.guards:
+            found = [record.values[place] for place in feed.places[0]]
+            value = next((value for value in found if not isfinite(value)), found[0])
+            turn = feed.watcher.feed(record.step, value)
+            (self._guarding.add if feed.watcher.busy else self._guarding.discard)(feed.watcher)
+            if turn is not None:
+                self._turned(turn, feed, record)
+
+    def _turned(self, turn: Turn, feed: Feed, record: StepRecord) -> None:
+        if turn is Turn.FIRED:
+            self._book.open(feed, self._segment, record)
+        else:
+            self._book.resolve(feed.watcher, record)
+
+    def _rewind(self, step: int) -> None:
+        """A new segment begins at ``step``: what lay at or after it will come again."""
+        for watcher in self._watchers.values():
+            watcher.rewind(step)
+        for track in self._tracks.values():
+            track.rewind(step)
+        self._facts.rewind(step)
+        self._book.rewind(step)
+
+    # -- plans ---------------------------------------------------------------------------------------------------
+
+    def _plan(self, keys: tuple[SeriesKey, ...]) -> Plan:
+        """Return the plan for this very tuple; equal tuples get equal plans, the identical one gets it at once."""
+        plan = self._plans.get(id(keys))
+        if plan is None or plan.keys is not keys:
+            plan = self._make_plan(keys)
+            self._plans[id(keys)] = plan
+            if len(self._plans) > _MOST_PLANS:
+                self._plans.popitem(last=False)
+        return plan
+
+    def _make_plan(self, keys: tuple[SeriesKey, ...]) -> Plan:
+        plan = Plan(keys)
+        places = positions(keys)
+        plan.loss = places.get(("loss", ""), [-1])[0]
+        plan.learning_rate = places.get(("learning_rate", ""), [-1])[0]
+        watched: set[int] = set()
+        for rule in self.rules.active:
+            inputs = list(rule.signals.values())
+            for module in dict.fromkeys(module for signal, module in places if signal in inputs[0] and matches(rule, module)):
+                feed = self._make_feed(rule.name, module, inputs, places, keys)
+                watched.update(place for group in feed.places for place in group)
+                if feed.watcher.detector.SEES_NON_FINITE:
+                    plan.guards.append(feed)
+                elif len(feed.places) == 1 and len(feed.places[0]) == 1:
+                    plan.single.append((feed.watcher.feed, feed.places[0][0], feed))
+                else:
+                    plan.joined.append(feed)
+        plan.tracks = [(place, self._track(keys[place])) for place in sorted(watched)]
+        return plan
+
+    def _make_feed(
+        self,
+        rule: str,
+        module: str,
+        inputs: list[tuple[str, ...]],
+        places: Mapping[tuple[str, str], list[int]],
+        keys: tuple[SeriesKey, ...],
+    ) -> Feed:
+        watcher = self._watchers.get((rule, module))
+        if watcher is None:
+            watcher = self._watchers[rule, module] = Watcher(self.rules[rule], module)
+        groups = tuple(tuple(place for signal in signals for place in places.get((signal, module), ())) for signals in inputs)
+        tracks = tuple(tuple(self._track(keys[place]) for place in group) for group in groups)
+        known = tuple(
+            self._related.setdefault((signals[0], module), []) if signals and not group else ()
+            for group, signals in zip(groups, inputs, strict=True)
+        )
+        return Feed(watcher, groups, tracks, known)
+
+    def _track(self, key: SeriesKey) -> Track:
+        track = self._tracks.get(key)
+        if track is None:
+            track = self._tracks[key] = Track(key)
+            self._related.setdefault((key.signal, key.module), []).append(track)
+        return track
+
+    # -- state ---------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything learned and every alert as plain data (numbers, texts, lists, dicts), fit for a checkpoint."""
+        return {
+            "version": _STATE_VERSION,
+            "segment": self._segment,
+            "watchers": [watcher.state_dict() for watcher in self._watchers.values()],
+            "tracks": [track.state_dict() for track in self._tracks.values()],
+            "facts": self._facts.state_dict(),
+            "book": self._book.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``state_dict``. Rules that are gone are left out; a rule changed since keeps its episodes and learns anew.
+
+        Raises:
+            ValueError: the state was written by a newer version.
+        """
+        if state.get("version") != _STATE_VERSION:
+            raise ValueError(
+                f"analyzer state of version {state.get('version')!r} given; this foreshock reads version {_STATE_VERSION}"
+            )
+        self.reset()
+        self._segment = state["segment"]
+        for saved in state["tracks"]:
+            track = Track.from_state(saved)
+            self._tracks[track.key] = track
+            self._related.setdefault((track.key.signal, track.key.module), []).append(track)
+        active = {rule.name: rule for rule in self.rules.active}
+        for saved in state["watchers"]:
+            if saved["rule"] in active:
+                watcher = Watcher(active[saved["rule"]], saved["module"])
+                watcher.load_state_dict(saved)
+                self._watchers[saved["rule"], saved["module"]] = watcher
+                if watcher.detector.SEES_NON_FINITE and watcher.busy:
+                    self._guarding.add(watcher)
+        self._facts.load_state_dict(state["facts"])
+        self._book.load_state_dict(state["book"])

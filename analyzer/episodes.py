@@ -1,0 +1,139 @@
+"""The life of an alert: warm-up, persistence, hysteresis, cooldown. The same for every detector, with the rule's numbers."""
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+from .detectors import Finding
+from .rules import Rule
+
+_MOST_DOUBLINGS = 6
+
+
+class Turn(Enum):
+    """What a sample did to a watcher's alert."""
+
+    FIRED = "fired"
+    RESOLVED = "resolved"
+
+
+class Watcher:
+    """One rule on one module: a detector and the state of its alert.
+
+    A rule that keeps firing falls quiet by itself: every episode doubles the cooldown before the next (up to 64 times).
+    """
+
+    __slots__ = (
+        "_detect",
+        "_hits",
+        "_quiet",
+        "_ready",
+        "_start",
+        "detector",
+        "episode",
+        "finding",
+        "last_step",
+        "module",
+        "open",
+        "rule",
+    )
+
+    def __init__(self, rule: Rule, module: str) -> None:
+        self.rule = rule
+        self.module = module
+        self.detector = rule.build()
+        self._detect = self.detector.feed
+        self.open = False
+        self.episode = -1
+        self.finding: Finding | None = None
+        self.last_step: int | None = None
+        self._start = 0
+        self._ready = 0
+        self._hits = 0
+        self._quiet = 0
+
+    @property
+    def pending(self) -> bool:
+        """Whether something stands out that has not lasted long enough to fire."""
+        return self._hits > 0 and not self.open
+
+    @property
+    def busy(self) -> bool:
+        """Whether an alert is open or pending."""
+        return self.open or self._hits > 0
+
+    def feed(self, step: int, value: float, *others: float) -> Turn | None:
+        """Take one sample; say whether an alert fired or resolved. Samples of steps already seen are ignored."""
+        if self.last_step is None:
+            self.detector.origin = step
+            self._start = step + self.rule.warmup
+        elif step <= self.last_step:
+            return None
+        self.last_step = step
+        if step < self._start:
+            return None
+        finding = self._detect(step, value, *others)
+        if finding is None and not self._hits and not self.open:
+            return None
+        return self._advance(step, finding)
+
+    def _advance(self, step: int, finding: Finding | None) -> Turn | None:
+        if finding is None:
+            self._hits = 0
+            self._quiet += 1
+            if self.open and self._quiet >= self.rule.clear:
+                self.open = False
+                self._ready = step + self.rule.cooldown * 2 ** min(self.episode, _MOST_DOUBLINGS)
+                return Turn.RESOLVED
+            return None
+        self._quiet = 0
+        if not finding.breach:
+            self._hits = max(0, self._hits - 1)
+            return None
+        self._hits += 1
+        if self.open or self._hits < self.rule.persistence or step < self._ready:
+            return None
+        self.open = True
+        self.episode += 1
+        self.finding = finding
+        return Turn.FIRED
+
+    def rewind(self, step: int) -> None:
+        """The run resumed at ``step``: steps from there on come again."""
+        if self.last_step is None:
+            return
+        self.last_step = min(self.last_step, step - 1)
+        self._ready = min(self._ready, step + self.rule.cooldown)
+        self._hits = 0
+        self.detector.rewind(step)
+
+    def drop_pending(self) -> None:
+        """The run ended: what has not fired by now never will."""
+        if not self.open:
+            self._hits = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of detector and alert as plain data."""
+        return {
+            "rule": self.rule.name,
+            "module": self.module,
+            "fingerprint": self.rule.fingerprint,
+            "detector": self.detector.state_dict(),
+            "origin": self.detector.origin,
+            "open": self.open,
+            "episode": self.episode,
+            "last_step": self.last_step,
+            "start": self._start,
+            "ready": self._ready,
+            "hits": self._hits,
+            "quiet": self._quiet,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``state_dict``; a rule changed since keeps its episodes but learns anew."""
+        self.open, self.episode, self.last_step = state["open"], state["episode"], state["last_step"]
+        self._start, self._ready = state["start"], state["ready"]
+        self.detector.origin = state["origin"]
+        if state["fingerprint"] == self.rule.fingerprint:
+            self._hits, self._quiet = state["hits"], state["quiet"]
+            self.detector.load_state_dict(state["detector"])

@@ -1,0 +1,113 @@
+"""What is known of a run beside its findings: the course of the learning rate, and signals that were measured and are healthy."""
+
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .tracks import Track
+from .wording import number, step_number
+
+_LEARNING_RATE_POINTS = 64
+_JUMP = 2.5
+_RECENT_STEPS = 200
+_HEALTHY_EXCESS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """Something seen in a run that speaks for or against a cause: a finding (``name`` is its rule) or a fact."""
+
+    name: str
+    text: str
+    step: int
+    module: str = ""
+
+
+class Facts:
+    """Follows loss and learning rate. O(1) memory; a learning rate that does not change costs one comparison a step."""
+
+    def __init__(self) -> None:
+        self.first_step: int | None = None
+        self.step = -1
+        self.loss = math.nan
+        self.rates: deque[tuple[int, float]] = deque(maxlen=_LEARNING_RATE_POINTS)
+        self.first_rate = math.nan
+        self.highest_rate = 0.0
+        self.jump: tuple[int, float, float] | None = None
+
+    def feed_loss(self, step: int, loss: float) -> None:
+        """Take the loss of a step."""
+        self.step, self.loss = step, loss
+
+    def feed_rate(self, step: int, rate: float) -> None:
+        """Take the learning rate of a step; only changes are kept, thinned to a ring."""
+        if self.first_step is None:
+            self.first_step, self.first_rate = step, rate
+        last = self.rates[-1][1] if self.rates else rate
+        if rate == last and self.rates:
+            return
+        if last > 0.0 and rate > _JUMP * last and step > self.first_step + 10:
+            self.jump = (step, last, rate)
+        self.rates.append((step, rate))
+        self.highest_rate = max(self.highest_rate, rate)
+
+    def observations(self, step: int, tracks: Iterable[Track]) -> list[Observation]:
+        """Return what the facts say at ``step``."""
+        found = self._of_learning_rate(step)
+        excesses = [
+            track.points[-1][1]
+            for track in tracks
+            if track.key.signal == "rounding.key_shift_excess" and track.points and math.isfinite(track.points[-1][1])
+        ]
+        if excesses and max(excesses) < _HEALTHY_EXCESS:
+            worst = number(max(excesses))
+            text = f"rounding errors in attention cancel as they should (at most {worst} times what random rounding leaves)"
+            found.append(Observation("key_shift_healthy", text, step))
+        return found
+
+    def _of_learning_rate(self, step: int) -> list[Observation]:
+        if not self.rates or self.first_step is None:
+            return []
+        found: list[Observation] = []
+        last = self.rates[-1][1]
+        if self.jump and step - self.jump[0] <= _RECENT_STEPS:
+            at, before, after = self.jump
+            text = f"the learning rate rose from {number(before)} to {number(after)} at step {step_number(at)}"
+            found.append(Observation("learning_rate_jump", text, at))
+        elif (
+            len(self.rates) > 3 and last >= self.highest_rate and last > 1.02 * self.rates[0][1] and step - self.rates[-1][0] <= 10
+        ):
+            text = f"the learning rate is still rising: {number(last)} at step {step_number(step)}, its highest so far"
+            found.append(Observation("learning_rate_rising", text, step))
+        if self.first_step <= 5 and self.first_rate >= 0.9 * self.highest_rate > 0.0:
+            text = f"the learning rate started at its highest value, {number(self.first_rate)}, without a warm-up"
+            found.append(Observation("no_warmup", text, self.first_step))
+        return found
+
+    def rewind(self, step: int) -> None:
+        """The run resumed at ``step``."""
+        while self.rates and self.rates[-1][0] >= step:
+            self.rates.pop()
+        if self.jump and self.jump[0] >= step:
+            self.jump = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything as plain data."""
+        return {
+            "first_step": self.first_step,
+            "step": self.step,
+            "loss": self.loss,
+            "rates": [list(point) for point in self.rates],
+            "first_rate": self.first_rate,
+            "highest_rate": self.highest_rate,
+            "jump": list(self.jump) if self.jump else None,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``state_dict``."""
+        self.first_step, self.step, self.loss = state["first_step"], state["step"], state["loss"]
+        self.rates = deque(((step, rate) for step, rate in state["rates"]), maxlen=_LEARNING_RATE_POINTS)
+        self.first_rate, self.highest_rate = state["first_rate"], state["highest_rate"]
+        self.jump = tuple(state["jump"]) if state["jump"] else None

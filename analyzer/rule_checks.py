@@ -1,0 +1,168 @@
+"""Checks on rule tables: every key known, every value allowed, every message fillable. Errors name what mends them."""
+
+import re
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from ..storage.records import Severity
+from .detectors import COMMON_FACTS, Detector
+from .wording import placeholders
+
+Problem = tuple[str, str, str]
+"""(rule, key, what is wrong); rule and key may be empty."""
+
+REDUCTIONS = ("max", "min", "mean")
+# key: (smallest allowed, default)
+_COUNTS = {"warmup": (0, 0), "persistence": (1, 1), "clear": (1, 10), "cooldown": (0, 200)}
+_TEXTS = ("title", "message", "remedy")
+_KEYS = (*_TEXTS, "detector", "signals", "severity", "reduce", "modules", *_COUNTS, "parameters", "links", "enabled")
+
+
+class RuleError(ValueError):
+    """Rules that cannot be used. ``problems`` lists (rule, key, what is wrong)."""
+
+    def __init__(self, problems: Sequence[Problem], *, source: str = "", text: str = "") -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(_sentence(problem, source, text) for problem in self.problems))
+
+
+def _sentence(problem: Problem, source: str, text: str) -> str:
+    rule, key, wrong = problem
+    line = line_of(text, rule, key) if text else None
+    where = f"{source}, line {line}: " if line else f"{source}: " if source else ""
+    what = f"[rules.{rule}] " if rule else ""
+    return f"{where}{what}{f'{key}: ' if key else ''}{wrong}"
+
+
+def line_of(text: str, rule: str, key: str) -> int | None:
+    """Return the line (from 1) of a rule's key in a TOML text, of the rule's table when the key is not found."""
+    table, last = "", key.rpartition(".")[2]
+    found = None
+    for count, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[([^\[\]]+)\]", line):
+            table = header[1].replace('"', "").replace(" ", "")
+            if not rule and table.partition(".")[0] == key:
+                return count
+            if found is None and (table == f"rules.{rule}" or table.startswith(f"rules.{rule}.")):
+                found = count
+        inside = table == f"rules.{rule}" or table.startswith(f"rules.{rule}.") if rule else table == ""
+        if inside and last and re.search(rf"(^|[\s{{,.]){re.escape(last)}\s*=", line):
+            return count
+    return found
+
+
+def check_rule(name: str, table: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """Return a rule's complete fields and everything that is wrong with it."""
+    problems: list[Problem] = []
+
+    def wrong(key: str, what: str) -> None:
+        problems.append((name, key, what))
+
+    for key in sorted(set(table) - set(_KEYS)):
+        wrong(key, f"unknown key{_meant(key, _KEYS)}; allowed: {', '.join(sorted(_KEYS))}")
+    kind = table.get("detector")
+    if kind not in Detector.registry:
+        wrong("detector", f"got {kind!r}; allowed: {', '.join(sorted(Detector.registry))}")
+        return {}, problems
+    detector = Detector.registry[str(kind)]
+    fields: dict[str, Any] = {"detector": kind}
+    fields["title"] = table.get("title", name.replace("_", " ").capitalize())
+    fields["message"] = table.get("message", "{signal} of {place} is {value}[, against {threshold}].")
+    fields["remedy"] = table.get("remedy", "")
+    for key in _TEXTS:
+        if not isinstance(fields[key], str):
+            wrong(key, f"got {fields[key]!r}; allowed: text")
+    if isinstance(fields["message"], str):
+        problems += [(name, "message", what) for what in _message_problems(fields["message"], detector)]
+    severity = table.get("severity", "warning")
+    if severity in list(Severity):
+        fields["severity"] = Severity(severity)
+    else:
+        wrong("severity", f"got {severity!r}; allowed: {', '.join(Severity)}")
+    fields["reduce"] = table.get("reduce", "max")
+    if fields["reduce"] not in REDUCTIONS:
+        wrong("reduce", f"got {fields['reduce']!r}; allowed: {', '.join(REDUCTIONS)}")
+    fields["enabled"] = table.get("enabled", True)
+    if not isinstance(fields["enabled"], bool):
+        wrong("enabled", f"got {fields['enabled']!r}; allowed: true, false")
+    for key, default in (("modules", ["*"]), ("links", [])):
+        value = table.get(key, default)
+        if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
+            wrong(key, f"got {value!r}; allowed: a list of texts")
+        else:
+            fields[key] = tuple(value)
+    for key, (smallest, otherwise) in _COUNTS.items():
+        count = table.get(key, otherwise)
+        if isinstance(count, bool) or not isinstance(count, int) or count < smallest:
+            wrong(key, f"got {count!r}; allowed: a whole number of at least {smallest}")
+        fields[key] = count
+    fields["signals"], found = _check_signals(table.get("signals"), detector)
+    problems += [(name, "signals", what) for what in found]
+    fields["parameters"], mistakes = _check_parameters(table.get("parameters", {}), detector)
+    problems += [(name, f"parameters.{key}" if key else "parameters", what) for key, what in mistakes]
+    if not problems and "rebaseline" in fields["parameters"] and fields["parameters"]["rebaseline"] < fields["persistence"]:
+        wrong(
+            "parameters.rebaseline", f"must be at least persistence ({fields['persistence']}), or a shift would never be reported"
+        )
+    return fields, problems
+
+
+def _check_signals(given: Any, detector: type[Detector]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    example = (
+        f'a table of inputs, such as {{ {detector.INPUTS[0]} = "loss" }}; inputs of {detector.NAME}: {", ".join(detector.INPUTS)}'
+    )
+    if not isinstance(given, Mapping):
+        return {}, [f"got {given!r}; allowed: {example}"]
+    problems = [
+        f"unknown input {name!r}{_meant(name, detector.INPUTS)}; allowed: {example}"
+        for name in given
+        if name not in detector.INPUTS
+    ]
+    signals: dict[str, tuple[str, ...]] = {}
+    for name in detector.INPUTS:
+        value = given.get(name, () if name in detector.OPTIONAL else None)
+        names = (value,) if isinstance(value, str) else value
+        if not isinstance(names, (list, tuple)) or not all(isinstance(item, str) and item for item in names):
+            problems.append(f"input {name!r}: got {value!r}; allowed: a signal's name, or a list of them")
+        elif not names and name not in detector.OPTIONAL:
+            problems.append(f"input {name!r}: needs at least one signal")
+        else:
+            signals[name] = tuple(names)
+    return signals, problems
+
+
+def _check_parameters(given: Any, detector: type[Detector]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    if not isinstance(given, Mapping):
+        return {}, [("", f"got {given!r}; allowed: a table")]
+    allowed = detector.PARAMETERS
+    problems = [
+        (name, f"unknown parameter of {detector.NAME}{_meant(name, allowed)}; allowed: {', '.join(sorted(allowed)) or 'none'}")
+        for name in given
+        if name not in allowed
+    ]
+    values: dict[str, Any] = {}
+    for name, parameter in allowed.items():
+        try:
+            values[name] = parameter.check(given.get(name, parameter.default))
+        except ValueError as error:
+            problems.append((name, str(error)))
+    return values, problems
+
+
+def _message_problems(template: str, detector: type[Detector]) -> list[str]:
+    try:
+        names = placeholders(template)
+    except ValueError as error:
+        return [f"{error}; placeholders stand in braces, such as {{value}}"]
+    allowed = {**COMMON_FACTS, **detector.FACTS}
+    return [
+        f"unknown placeholder {{{name}}}{_meant(name, allowed)}; allowed: {', '.join(allowed)}"
+        for name in names
+        if name not in allowed
+    ]
+
+
+def _meant(name: str, allowed: Any) -> str:
+    close = get_close_matches(name, list(allowed), 1)
+    return f", did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,200 @@
+"""Rules as data: what is watched, by which detector, how sensitively, and what is said. Defaults stand in ``rules.toml``.
+
+Overrides are merged key by key: change a parameter, disable a rule (``enabled = false``), or add one (give it a ``detector`` and
+``signals``). Nothing misspelt is ever merged silently.
+"""
+
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Union
+
+from ..storage.records import Severity, derived_id
+from .detectors import Detector
+from .detectors.base import Setting
+from .rule_checks import RuleError, check_rule
+
+__all__ = ["Rule", "RuleError", "RuleSet"]
+
+RuleSource = Union["RuleSet", str, Path, Mapping[str, Any], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule, checked and complete.
+
+    Args:
+        name: its name in rules.toml; alerts carry it.
+        title: what it warns of, in a few words.
+        detector: name of the detector.
+        signals: for each detector input the signals that feed it (several signals of a module feed it in turn).
+        severity: of its alerts.
+        message: template of the alert's message.
+        remedy: what to do.
+        reduce: how the heads and ranks of a module become one number: max, min or mean.
+        modules: glob patterns; only matching modules are watched.
+        warmup: steps after a series' first sample in which nothing is judged (nor learned).
+        persistence: samples in a row that must stand out before an alert fires.
+        clear: samples in a row that must be normal before it resolves.
+        cooldown: steps after it resolved before the same module can fire again; doubles with every episode.
+        parameters: of the detector.
+        links: papers or pages.
+        enabled: a disabled rule is listed but not run.
+    """
+
+    name: str
+    title: str
+    detector: str
+    signals: Mapping[str, tuple[str, ...]]
+    severity: Severity
+    message: str
+    remedy: str
+    reduce: str
+    modules: tuple[str, ...]
+    warmup: int
+    persistence: int
+    clear: int
+    cooldown: int
+    parameters: Mapping[str, Setting]
+    links: tuple[str, ...] = ()
+    enabled: bool = True
+
+    def build(self) -> Detector:
+        """Return a fresh detector for one module."""
+        return Detector.registry[self.detector](self.parameters)
+
+    @property
+    def fingerprint(self) -> str:
+        """Identify what decides when the rule fires: learned state is carried over only to a rule with the same one."""
+        deciding = (
+            self.detector,
+            dict(self.signals),
+            self.reduce,
+            self.modules,
+            self.warmup,
+            self.persistence,
+            self.clear,
+            self.cooldown,
+        )
+        return derived_id(json.dumps([*deciding, dict(self.parameters)], sort_keys=True))
+
+
+class RuleSet(Mapping[str, Rule]):
+    """All rules by name. Immutable; ``merged`` returns another one."""
+
+    def __init__(self, tables: Mapping[str, Mapping[str, Any]]) -> None:
+        """Check and complete rule tables as they stand in TOML.
+
+        Raises:
+            RuleError: naming every bad key and what is allowed.
+        """
+        problems: list[tuple[str, str, str]] = []
+        self._tables = {name: dict(table) for name, table in tables.items()}
+        self._rules: dict[str, Rule] = {}
+        for name, table in self._tables.items():
+            fields, found = check_rule(name, table)
+            problems += found
+            if not found:
+                self._rules[name] = Rule(name=name, **fields)
+        if problems:
+            raise RuleError(problems)
+
+    def __getitem__(self, name: str) -> Rule:
+        return self._rules[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rules)
+
+    def __len__(self) -> int:
+        return len(self._rules)
+
+    @property
+    def active(self) -> tuple[Rule, ...]:
+        """The enabled rules."""
+        return tuple(rule for rule in self._rules.values() if rule.enabled)
+
+    @classmethod
+    def default(cls) -> "RuleSet":
+        """Return the rules that come with the package."""
+        return cls(tomllib.loads(files(__package__).joinpath("rules.toml").read_text("utf-8"))["rules"])
+
+    @classmethod
+    def load(cls, source: RuleSource = None) -> "RuleSet":
+        """Return the default rules with ``source`` merged in.
+
+        Args:
+            source: None; a TOML file with ``[rules.NAME]`` tables (a foreshock.toml may hold other tables too); a mapping of such
+                tables by rule name; or a RuleSet, which is returned as it is.
+
+        Raises:
+            RuleError: names file, line, the bad key and what is allowed.
+            OSError: the file cannot be read.
+        """
+        if isinstance(source, RuleSet):
+            return source
+        if source is None:
+            return cls.default()
+        if isinstance(source, Mapping):
+            return cls.default().merged(source)
+        path = Path(source)
+        text = path.read_text("utf-8")
+        try:
+            document = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise RuleError([("", "", str(error))], source=str(path)) from None
+        strangers = [] if path.name == "foreshock.toml" else sorted(set(document) - {"rules"})
+        if strangers:
+            problems = [("", key, f"unknown table {key!r}; allowed: rules tables, such as [rules.loss_spike]") for key in strangers]
+            raise RuleError(problems, source=str(path), text=text)
+        return cls.default().merged(document.get("rules", {}), source=str(path), text=text)
+
+    def merged(self, overrides: Mapping[str, Any], *, source: str = "", text: str = "") -> "RuleSet":
+        """Return these rules with ``overrides`` merged in key by key.
+
+        Args:
+            overrides: tables by rule name, or ``{"rules": tables}``.
+            source: file name for error messages.
+            text: the file's text, to name lines.
+
+        Raises:
+            RuleError: see ``load``.
+        """
+        if set(overrides) == {"rules"} and isinstance(overrides["rules"], Mapping):
+            overrides = overrides["rules"]
+        tables = {name: dict(table) for name, table in self._tables.items()}
+        problems: list[tuple[str, str, str]] = []
+        for name, table in overrides.items():
+            if not isinstance(table, Mapping):
+                problems.append((name, "", f"got {table!r}; allowed: a table, such as [rules.{name}]"))
+            elif name not in tables and "detector" not in table:
+                problems.append(
+                    (
+                        name,
+                        "",
+                        f"no rule has that name; rules: {', '.join(sorted(tables))}. A new rule needs a detector and signals",
+                    )
+                )
+            elif "detector" in table and name in tables and table["detector"] != tables[name]["detector"]:
+                problems.append(
+                    (name, "detector", f"is {tables[name]['detector']!r} and cannot change; add a rule under another name instead")
+                )
+            else:
+                tables[name] = _overlaid(tables.get(name, {}), table)
+        if not problems:
+            try:
+                return RuleSet(tables)
+            except RuleError as error:
+                problems = list(error.problems)
+        raise RuleError(problems, source=source, text=text)
+
+
+def _overlaid(table: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``table`` with ``changes`` laid over it; sub-tables are merged, everything else is replaced."""
+    merged = dict(table)
+    for key, value in changes.items():
+        below = merged.get(key)
+        merged[key] = {**below, **value} if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
