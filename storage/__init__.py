@@ -3,10 +3,11 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .base import Store, StoreConfigurationError, StoreError, StoreUnavailableError, UnknownRunError
+    from .base import InvalidRecordError, Store, StoreConfigurationError, StoreError, StoreUnavailableError, UnknownRunError
     from .opening import open_store
 
 _HOMES = {
+    "InvalidRecordError": "base",
     "Store": "base",
     "StoreConfigurationError": "base",
     "StoreError": "base",
@@ -14,7 +15,15 @@ _HOMES = {
     "UnknownRunError": "base",
     "open_store": "opening",
 }
-__all__ = ["Store", "StoreConfigurationError", "StoreError", "StoreUnavailableError", "UnknownRunError", "open_store"]
+__all__ = [
+    "InvalidRecordError",
+    "Store",
+    "StoreConfigurationError",
+    "StoreError",
+    "StoreUnavailableError",
+    "UnknownRunError",
+    "open_store",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,8 @@ does not know whether a write arrived repeats it.
 Ordering: batches of one run become visible in the order in which one writer wrote them; ``changes`` never skips one.
 
 Errors: ``StoreConfigurationError`` for what only the user can mend (URL, driver, schema), ``StoreUnavailableError`` for what may
-pass (server away, file locked or read-only, disk full), ``UnknownRunError`` for a run that is not there. Nothing else is raised.
+pass (server away, file locked or read-only, disk full, file gone), ``UnknownRunError`` for a run that is not there,
+``InvalidRecordError`` for a record that no retry will bring in. Nothing else is raised but what a method names.
 """
 
 from abc import ABC, abstractmethod
@@ -48,6 +49,10 @@ class StoreConfigurationError(StoreError, ValueError):
 
 class StoreUnavailableError(StoreError):
     """The store cannot be reached or written just now. Trying again later may work."""
+
+
+class InvalidRecordError(StoreError, ValueError):
+    """The record itself cannot be stored (a step beyond 64 bits, a negative count). Writing it again will not help."""
 
 
 class UnknownRunError(StoreError, KeyError):
@@ -90,7 +95,11 @@ class Store(ABC):
 
     @abstractmethod
     def create_run(self, run: Run) -> None:
-        """Add a run. A run of that id that is already there is left as it is."""
+        """Add a run. A run of that id that is already there is left as it is.
+
+        Where the database file was deleted after it was opened, this, and only this, makes a new one: every other method
+        raises StoreUnavailableError until then, so that no file ever holds samples of a run it does not know.
+        """
 
     @abstractmethod
     def update_run(
@@ -125,6 +134,14 @@ class Store(ABC):
         """Begin the run's next segment and return its number: 0 for the first, then one more than the highest there is."""
 
     @abstractmethod
+    def add_segment(self, segment: Segment) -> None:
+        """Add a segment under its own number; one already there is left as it is. For a store that came back without it.
+
+        Raises:
+            UnknownRunError: no such run.
+        """
+
+    @abstractmethod
     def segments(self, run_id: str) -> list[Segment]:
         """Return the run's segments in order."""
 
@@ -137,6 +154,7 @@ class Store(ABC):
 
         Raises:
             UnknownRunError: the batch's run was never created.
+            InvalidRecordError: this batch can never be written.
             StoreUnavailableError: nothing was written; keep the batch and write it again.
         """
 
@@ -181,7 +199,9 @@ class Store(ABC):
 
     @abstractmethod
     def frame(self, run: Run | str, signal: str | None = None, module: str | None = None) -> "pd.DataFrame":
-        """Return samples as a frame with the columns step, segment, signal, module, head, rank, value, kind (by name, such as ``nan``).
+        """Return samples as a frame with the columns step, segment, signal, module, head, rank, value, kind.
+
+        ``kind`` is the lower-case name of ``records.Kind``: finite, positive_infinity, negative_infinity, nan.
 
         Raises:
             UnknownRunError: see ``run``.
@@ -198,8 +218,10 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def alerts(self, run: Run | str | None = None, *, states: Sequence[AlertState] | None = None, limit: int | None = None) -> list[Alert]:
-        """Return alerts, oldest first within a run (by first step); of all runs when ``run`` is None, newest ``created_at`` first."""
+    def alerts(
+        self, run: Run | str | None = None, *, states: Sequence[AlertState] | None = None, limit: int | None = None
+    ) -> list[Alert]:
+        """Return a run's alerts, oldest first (by segment and first step); those of all runs, newest ``created_at`` first."""
 
     @abstractmethod
     def set_alert_state(self, alert_id: str, state: AlertState, *, at: float, by: str = "") -> None:

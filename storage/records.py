@@ -48,6 +48,7 @@ class Severity(StrEnum):
 
     @property
     def rank(self) -> int:
+        """Place in the order of severities: 0, 1, 2."""
         return list(Severity).index(self)
 
 

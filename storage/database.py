@@ -1,0 +1,203 @@
+"""Connections and transactions over one engine, with every driver error translated and SQLite's file watched.
+
+A ``Database`` offers two contexts, ``read()`` and ``write()``, each one transaction on a connection of its own. On SQLite a write
+takes its lock at the start (``BEGIN IMMEDIATE``), so that it waits for others there and cannot fail half-way, and the file is
+compared with the one the connection was opened on, before and after: writing into a file that was deleted raises.
+"""
+
+import contextlib
+import os
+import threading
+import urllib.parse
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.pool import QueuePool, StaticPool
+
+from .base import StoreUnavailableError
+from .faults import translated
+
+LOCK_WAIT = 20.0
+"""Seconds a connection waits for another process's lock (SQLite) before the store counts as unavailable."""
+
+Identity = tuple[int, int]
+
+_abandoned: list[Engine] = []  # engines of forked children: kept, so that nothing closes what belongs to the parent
+
+
+class Database:
+    """One engine with its pool.
+
+    Args:
+        url: where; a SQLite path must be absolute, its file need not exist yet (``create_file`` makes it).
+
+    Raises:
+        ModuleNotFoundError, sqlalchemy.exc.ArgumentError: the driver is missing, the URL is wrong (see ``opening``).
+    """
+
+    def __init__(self, url: URL) -> None:
+        self.address = _printable(url)
+        self.path = sqlite_path(url)
+        self._pid = os.getpid()
+        self._closed = ""
+        self._lock: AbstractContextManager[Any] = contextlib.nullcontext()
+        if url.get_backend_name() != "sqlite":
+            self.engine = create_engine(url, pool_pre_ping=True, isolation_level="READ COMMITTED", connect_args=_connect_args(url))
+        else:
+            if self.path is None:
+                # One connection shared by all threads, so one transaction at a time.
+                self._lock = threading.RLock()
+                self.engine = create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
+            else:
+                self.engine = create_engine(_existing_only(url, self.path), poolclass=QueuePool, connect_args=_connect_args(url))
+            event.listen(self.engine, "connect", self._on_sqlite_connect)
+            event.listen(self.engine, "begin", _on_sqlite_begin)
+        self._writing = self.engine.execution_options(foreshock_write=True)
+
+    @property
+    def dialect(self) -> str:
+        """Name of the SQL dialect: ``sqlite``, ``postgresql``, ``mysql``, ``mariadb``, ..."""
+        return self.engine.dialect.name
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """One reading transaction.
+
+        Raises:
+            StoreUnavailableError, StoreConfigurationError: as ``base`` says.
+        """
+        self._refuse()
+        with self._lock, translated(self.address), self._watched(self.engine) as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """One writing transaction: committed when the block ends, rolled back when it raises.
+
+        Raises:
+            StoreUnavailableError, StoreConfigurationError, InvalidRecordError: as ``base`` says.
+        """
+        self._refuse()
+        with self._lock, translated(self.address):
+            with self._watched(self._writing) as connection:
+                yield connection
+                identity = connection.info.get("identity")
+            if self.path is not None and identity != identity_of(self.path):
+                self._vanished()
+
+    def identity(self) -> Identity | None:
+        """Which file this is (device, inode); None when it is missing, and where there is no file."""
+        return identity_of(self.path) if self.path else None
+
+    def create_file(self) -> None:
+        """Make the empty SQLite file if there is none; else do nothing.
+
+        Raises:
+            StoreUnavailableError: the folder does not let us.
+        """
+        if self.path is None:
+            return
+        try:
+            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o666))
+        except PermissionError:
+            if not self.path.exists():
+                raise StoreUnavailableError(f"Cannot create {self.path}: no permission to write in {self.path.parent}.") from None
+        except OSError as error:
+            if not self.path.exists():
+                raise StoreUnavailableError(f"Cannot create {self.path}: {error.strerror}.") from error
+
+    def close(self) -> None:
+        """Close all connections. May be called twice."""
+        if self._closed or os.getpid() != self._pid:
+            return
+        self._closed = "was closed"
+        with self._lock:
+            self.engine.dispose()
+
+    def abandon(self) -> None:
+        """Forget the connections without touching them: they belong to the parent process."""
+        if not self._closed:
+            self._closed = "was left behind in a forked process"
+            _abandoned.append(self.engine)
+
+    def _refuse(self) -> None:
+        if os.getpid() != self._pid:
+            self.abandon()
+        if self._closed:
+            raise StoreUnavailableError(f"The store {self.address} {self._closed}; open it again with foreshock.open_store().")
+
+    @contextmanager
+    def _watched(self, engine: Engine) -> Iterator[Connection]:
+        identity = identity_of(self.path) if self.path else None
+        if self.path and identity is None:
+            self._vanished()
+        with engine.connect() as connection:
+            if self.path and connection.info.get("identity") != identity:
+                self._vanished()
+            with connection.begin():
+                yield connection
+
+    def _vanished(self) -> None:
+        self.engine.dispose()
+        raise StoreUnavailableError(
+            f"The database file {self.path} was removed or replaced while it was open; what it held went with it. "
+            "A running monitor starts a new file at its next attempt."
+        )
+
+    def _on_sqlite_connect(self, connection: Any, record: Any) -> None:
+        connection.isolation_level = None  # transactions begin where we say, see _on_sqlite_begin
+        if self.path is not None:
+            record.info["identity"] = identity_of(self.path)
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA synchronous = NORMAL")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.execute("PRAGMA cache_size = -32000")
+        cursor.close()
+
+
+def _on_sqlite_begin(connection: Connection) -> None:
+    writing = connection.get_execution_options().get("foreshock_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+
+def sqlite_path(url: URL) -> Path | None:
+    """Return the file a SQLite URL names; None for memory and for other engines."""
+    if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:" or url.query.get("mode") == "memory":
+        return None
+    if not url.database.startswith("file:"):
+        return Path(url.database)
+    name = urllib.parse.unquote(url.database.removeprefix("file:"))
+    return None if name.startswith(":memory:") else Path(name)
+
+
+def identity_of(path: Path) -> Identity | None:
+    """Return device and inode of a file, None when there is no such file."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _existing_only(url: URL, path: Path) -> URL:
+    # mode=rw: a connection never makes an empty file where the store used to be.
+    query = {"mode": "rw", **url.query, "uri": "true"}
+    return url.set(database="file:" + urllib.parse.quote(str(path)), query=query)
+
+
+def _connect_args(url: URL) -> dict[str, Any]:
+    defaults: dict[str, dict[str, Any]] = {
+        "sqlite": {"timeout": LOCK_WAIT, "check_same_thread": False},
+        "postgresql": {"connect_timeout": 5},
+        "mysql": {"connect_timeout": 5},
+        "mariadb": {"connect_timeout": 5},
+    }
+    return {name: value for name, value in defaults.get(url.get_backend_name(), {}).items() if name not in url.query}
+
+
+def _printable(url: URL) -> str:
+    secrets = {name: "***" for name in url.query if "passw" in name.lower()}
+    return url.update_query_dict(secrets).render_as_string(hide_password=True)
