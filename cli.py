@@ -20,6 +20,7 @@ from ._version import __version__
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from .doctor import Check
     from .storage import Store
     from .storage.records import Alert, Run
 
@@ -147,11 +148,7 @@ def doctor(store: StoreOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         _print_json([dataclasses.asdict(check) for check in checks])
     else:
-        from rich.text import Text
-
-        for check in checks:
-            line = Text.assemble((f"{check.level:<8}", LEVEL_STYLES[check.level]), (f"{check.name}: ", "bold"), check.message)
-            _print(line if not check.remedy else line.append(f"\n        -> {check.remedy}"))
+        _print(_check_table(checks))
     raise typer.Exit(1 if any(check.level == "problem" for check in checks) else 0)
 
 
@@ -190,7 +187,7 @@ def _opened(store: str | None) -> "Iterator[Store]":
     from .config import load_settings
     from .storage import open_store
 
-    with closing(open_store(load_settings(store=store).store)) as opened:
+    with closing(open_store(load_settings(store=store).store, create=False)) as opened:
         yield opened
 
 
@@ -242,28 +239,35 @@ def _ago(moment: float) -> str:
     return f"{seconds:.0f} s ago"
 
 
+def _check_table(checks: "list[Check]") -> "RenderableType":
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    table = Table.grid(Column(no_wrap=True), Column(no_wrap=True), Column(overflow="fold"), padding=(0, 1))
+    for check in checks:
+        mending = f"\n-> {check.remedy}" if check.remedy else ""
+        table.add_row(Text(check.level, LEVEL_STYLES[check.level]), Text(check.name, "bold"), check.message + mending)
+    return table
+
+
 def _run_table(runs: "list[Run]", alarms: Counter[tuple[str, str]]) -> "RenderableType":
-    from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("run", overflow="fold", min_width=8)
-    table.add_column("id", no_wrap=True)
-    table.add_column("status")
-    table.add_column("step", justify="right")
-    table.add_column("heard from", justify="right")
+    narrow = _console().width < 66
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("run", overflow="fold")
+    if not narrow:
+        table.add_column("id", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    table.add_column("step", justify="right", no_wrap=True)
+    table.add_column("heard", justify="right", no_wrap=True)
     table.add_column("open alerts")
     for run in runs:
-        parts = ((f"{count} {severity}", SEVERITY_STYLES[severity]) for severity, count in _by_severity(alarms, run.id).items())
-        table.add_row(
-            run.name,
-            run.id[:8],
-            str(run.status),
-            str(run.last_step) if run.last_step >= 0 else "-",
-            _ago(run.heartbeat_at),
-            Text(", ").join(Text(*part) for part in parts) or "-",
-        )
+        parts = [Text(f"{count} {severity}", SEVERITY_STYLES[severity]) for severity, count in _by_severity(alarms, run.id).items()]
+        identity = [] if narrow else [run.id[:8]]
+        step = str(run.last_step) if run.last_step >= 0 else "-"
+        table.add_row(run.name, *identity, str(run.status), step, _ago(run.heartbeat_at), Text(", ").join(parts) or "-")
     return table
 
 
@@ -283,4 +287,4 @@ def _alert_text(alert: "Alert", run_name: str) -> "RenderableType":
         body.append(f"Likely cause: {cause.title} ({cause.confidence:.0%}). {' '.join(cause.reasons)}")
     if alert.remedy:
         body.append(f"Remedy: {alert.remedy}")
-    return Group(head, Padding(Text("\n".join(body)), (0, 0, 1, 2)))
+    return Group(head, Padding(Text("\n".join(body)), (0, 0, 1, 2), expand=False))

@@ -7,18 +7,24 @@ seconds to import, and a broken driver may take the process with it.
 
 import importlib.util
 import json
+import math
 import os
 import platform
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ._version import __version__
+
+if TYPE_CHECKING:
+    from .storage import Store
+    from .storage.records import Run
 
 REQUIRED = (
     "alembic",
@@ -37,6 +43,7 @@ REQUIRED = (
     "typer",
 )
 DEVICE_TIMEOUT_SECONDS = 120
+LATEST_RUNS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +150,67 @@ def _settings(store: str | None) -> Iterator[Check]:
         f"from {', '.join([*given, 'foreshock.toml'] if Path('foreshock.toml').exists() else given) or 'defaults'}",
     )
     if settings.disable:
-        yield Check("warn", "settings", "FORESHOCK_DISABLE is set: watch() measures nothing", "unset FORESHOCK_DISABLE")
+        yield Check(
+            "warn", "settings", "disabled: watch() measures nothing", "unset FORESHOCK_DISABLE, or disable in foreshock.toml"
+        )
+    yield from _store(settings.store)
+
+
+def _store(url: str) -> Iterator[Check]:
+    from .storage import StoreError, open_store
+
+    file = _file_of(url)
+    if file is not None and not file.exists() and file.parent.is_dir():
+        if os.access(file.parent, os.W_OK):
+            yield Check("ok", "store", f"{file} is not there yet; the first run makes it")
+        else:
+            yield Check("problem", "store", f"{file} is not there, and its folder cannot be written", f"chmod u+w {file.parent}")
+        return
+    try:
+        with closing(open_store(url, create=False)) as store:
+            yield from _store_lines(store)
+    except StoreError as error:
+        yield Check("problem", "store", str(error), "mend that, or name another with --store URL or FORESHOCK_STORE")
+
+
+def _file_of(url: str) -> Path | None:
+    """Return the file of a SQLite store, None for every other."""
+    name = url.removeprefix("sqlite:///").partition("?")[0]
+    return None if "://" in name or name in ("", ":memory:") else Path(name).expanduser().resolve()
+
+
+def _store_lines(store: "Store") -> Iterator[Check]:
+    from .storage import StoreError
+    from .storage.schema import HEAD
+
+    listed = store.runs(limit=LATEST_RUNS)
+    try:
+        store.check()
+    except StoreError as error:
+        yield Check("problem", "store", f"can be read, not written: {error}", "make file and folder writable, or free the disk")
+    else:
+        yield Check(
+            "ok",
+            "store",
+            f"{store.url}: can be written, schema {HEAD}, {'no runs yet' if not listed else f'last run {listed[0].name}'}",
+        )
+    for run in listed:
+        yield from _run_lines(store, run)
+
+
+def _run_lines(store: "Store", run: "Run") -> Iterator[Check]:
+    """Tell what the run's own monitor suffered."""
+    faults = store.events(run.id, kind="fault")
+    if faults:
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        what = f"{run.name}: the monitor had a fault at step {faults[0].step}: {faults[0].message}{more}"
+        yield Check("warn", "run", what, "training was not touched; the log has the traceback")
+    # A running total, so its largest value is its last.
+    dropped = store.read(store.series(run.id, signal="monitor.dropped"), max_points=16)
+    lost = max((value for series in dropped for value in series.values if math.isfinite(value)), default=0.0)
+    if lost > 0:
+        what = f"{run.name}: {lost:.0f} samples were dropped before they could be written"
+        yield Check("warn", "run", what, "see whether the store keeps up with the run")
 
 
 def device_facts() -> dict[str, Any]:
