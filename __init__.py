@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .monitor import Monitor, watch
+    from .attach import watch
+    from .monitor import Monitor
     from .storage import open_store
 
 __all__ = ["Monitor", "__version__", "open_store", "watch"]
 
 # Everything heavy loads on first use (PEP 562): torch with watch, SQLAlchemy with open_store.
-_HOMES = {"watch": "monitor", "Monitor": "monitor", "open_store": "storage"}
+_HOMES = {"watch": "attach", "Monitor": "monitor", "open_store": "storage"}
 
 
 def __getattr__(name: str) -> Any:

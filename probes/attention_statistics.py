@@ -10,6 +10,7 @@ from torch import Tensor
 
 # Relative root-mean-square error of rounding to nearest with unit roundoff 1, over significands uniform in the logarithm.
 _RMS_OF_ROUNDING = 0.425
+_FLOAT32_ROUNDOFF = 2.0**-24
 # Rows with fewer keys than this have a low entropy for no reason of the model's.
 _KEYS_FOR_ENTROPY = 8
 
@@ -74,16 +75,20 @@ def key_shift_statistics(sample: AttentionSample, gradient: KeyGradient, grad_ou
         gradient: of the keys, reduced.
         grad_out: (B, H, R, D), gradient of the output in the sampled rows.
     """
-    _, p_BHRS = _scores_and_probabilities(sample)
+    s_BHRS, p_BHRS = _scores_and_probabilities(sample)
     v = _per_query_head(sample.v, sample.q)
-    delta = (grad_out * sample.out).sum(-1, keepdim=True)
-    ds_BHRS = p_BHRS * (grad_out @ v.transpose(-2, -1) - delta)
-    # Independent relative errors in dS: the variances add. Sampled rows stand for all rows.
-    from_ds = (ds_BHRS.square().sum(-1) * sample.q.square().sum(-1)).sum(-1) * (sample.scale**2 / sample.row_share)
-    groups = gradient.norm.shape[1]
-    from_ds = from_ds.reshape(from_ds.shape[0], groups, -1).sum(-1)
+    delta_BHR1 = (grad_out * sample.out).sum(-1, keepdim=True)
+    ds_BHRS = p_BHRS * (grad_out @ v.transpose(-2, -1) - delta_BHR1)
+    # Errors are taken as independent, so variances add. First that of each row's sum of dS: the rounding of dS itself, and what
+    # float32 arithmetic leaves in the dot products of delta and dP and, for large logits, in P = exp(S - logsumexp).
     unit = _RMS_OF_ROUNDING * sample.roundoff
-    expected = unit * (from_ds + gradient.norm.square()).sqrt()
+    dots = (grad_out * sample.out).square().sum(-1) + (p_BHRS.square() * (grad_out.square() @ v.square().transpose(-2, -1))).sum(-1)
+    largest = torch.where(torch.isneginf(s_BHRS), 0.0, s_BHRS.abs()).amax(-1)
+    row_BHR = (unit**2 + (_FLOAT32_ROUNDOFF * (1.0 + largest)) ** 2) * ds_BHRS.square().sum(-1) + _FLOAT32_ROUNDOFF**2 * dots
+    # Sampled rows stand for all rows; query heads that share keys add.
+    through_q = (row_BHR * sample.q.square().sum(-1)).sum(-1) * (sample.scale**2 / sample.row_share)
+    through_q = through_q.reshape(through_q.shape[0], gradient.norm.shape[1], -1).sum(-1)
+    expected = (through_q + (unit * gradient.norm).square()).sqrt()
     left = gradient.shift.norm(dim=-1)
     tiny = torch.finfo(torch.float32).tiny
     return {

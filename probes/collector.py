@@ -1,7 +1,7 @@
 """Runs the probes through the steps: ends one step, packs what was measured, and prepares the next."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from torch import Tensor
@@ -16,6 +16,7 @@ from .gradients import GradientNorm
 from .model import WatchedModel
 
 Metric = float | int | Tensor
+Vitals = Callable[[], Mapping[str, float]]
 
 
 class Collector:
@@ -51,14 +52,14 @@ class Collector:
         self._next_sample = step
         self._prepare(step)
 
-    def end_step(self, step: int, loss: Metric | None, metrics: Mapping[str, Metric], vitals: Mapping[str, float]) -> PendingStep:
+    def end_step(self, step: int, loss: Metric | None, metrics: Mapping[str, Metric], vitals: Vitals) -> PendingStep:
         """End ``step``; return what was measured, on its way to the host.
 
         Args:
             step: its number.
             loss: a number or a tensor of one element, on any device.
             metrics: more of the same, by signal name.
-            vitals: the monitor's own numbers, recorded with sampled steps.
+            vitals: gives the monitor's own numbers, recorded with sampled steps.
         """
         started = time.perf_counter()
         guarded = self._faults.seconds - self._guarded_before
@@ -73,7 +74,11 @@ class Collector:
         packed: PackedBlocks | None = None
         if sampled:
             packed = self._collect(step)
-            values.update(self._own_numbers(started, vitals))
+            values.update(vitals())
+            values["system.step_time"] = started - self._ended
+            overhead = self.governor.take_overhead()
+            if overhead is not None:
+                values["monitor.overhead"] = overhead
         pending = self._pend(step, values, packed)
         ended = time.perf_counter()
         account = self.governor.sampled_step if sampled else self.governor.plain_step
@@ -132,11 +137,6 @@ class Collector:
         return PendingStep(
             step, time.time(), self._keys(tuple(host)), tuple(host.values()), self._keys(tuple(away)), copy, packed
         )
-
-    def _own_numbers(self, started: float, vitals: Mapping[str, float]) -> dict[str, float]:
-        numbers = {"system.step_time": started - self._ended, "monitor.errors": float(self._faults.total)} | dict(vitals)
-        overhead = self.governor.take_overhead()
-        return numbers if overhead is None else numbers | {"monitor.overhead": overhead}
 
     def _keys(self, names: tuple[str, ...]) -> tuple[SeriesKey, ...]:
         keys = self._keys_of.get(names)

@@ -1,4 +1,4 @@
-"""What a scenario is: a training run with a known end, its cause and its source. One file a scenario; found by its ``SCENARIO``."""
+"""What a scenario is: a training run with a known end, its cause and its source. They stand in ``scenarios/``, one file a family."""
 
 import functools
 import importlib
@@ -51,8 +51,8 @@ class Scenario:
 
 @functools.cache
 def scenarios() -> dict[str, Scenario]:
-    """Return every scenario of this folder by name."""
-    package = __name__.rpartition(".")[0]
+    """Return every scenario by name."""
+    package = f"{__package__}.scenarios"
     found: dict[str, Scenario] = {}
     for info in pkgutil.iter_modules(importlib.import_module(package).__path__):
         for value in vars(importlib.import_module(f"{package}.{info.name}")).values():

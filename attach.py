@@ -1,0 +1,199 @@
+"""``watch()``: settles what was asked for, opens the store, begins or resumes the run, and returns its monitor."""
+
+import logging
+import os
+import platform
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .config import ConfigurationError, load_settings
+
+try:
+    import torch
+except ImportError as missing:
+    raise ImportError('foreshock.watch() needs PyTorch, which is not installed: pip install "foreshock[train]"') from missing
+from torch import nn
+from torch.optim import Optimizer
+
+from .analyzer.engine import Engine
+from .analyzer.rules import RuleSet
+from .monitor import AlreadyWatchedError, DisabledMonitor, Monitor, monitor_of
+from .probes.base import Probe
+from .probes.collector import Collector
+from .probes.faults import Faults
+from .probes.governor import Governor
+from .probes.model import WatchedModel
+from .probes.registry import choose_probes
+from .storage import Store, StoreUnavailableError, open_store
+from .storage.records import Alert, Run, RunStatus, new_id
+
+log = logging.getLogger("foreshock")
+
+
+def watch(
+    model: nn.Module | Mapping[str, nn.Module],
+    optimizer: Optimizer | Sequence[Optimizer] | None = None,
+    *,
+    run: str | None = None,
+    project: str | None = None,
+    store: str | Store | None = None,
+    probes: str | Sequence[str | Probe] | None = None,
+    every: int | None = None,
+    budget: float | None = None,
+    rules: str | Path | Mapping[str, Any] | None = None,
+    notify: str | Sequence[str] | None = None,
+    on_alert: Callable[[Alert], object] | None = None,
+    interventions: Sequence[str] = (),
+    resume: str | None = None,
+    config: str | Path | None = None,
+    tags: Sequence[str] = (),
+) -> Monitor | DisabledMonitor:
+    """Watch a model while it trains. Training with the monitor is bit-identical to training without it.
+
+    What is not given is taken from ``FORESHOCK_*`` variables, then ``foreshock.toml``, then the defaults named below.
+
+    Args:
+        model: the model, or several under names.
+        optimizer: its optimizer or optimizers; left out, whichever optimizer steps the model's parameters is found.
+        run: name of the run; the script's name and the time by default. The same name again is a new run.
+        project: runs are grouped by it.
+        store: SQLAlchemy URL (``sqlite:///foreshock.db`` by default) or a Store.
+        probes: ``"light"``, ``"default"`` or ``"full"``, or a list of names and Probe objects.
+        every: measure thoroughly every so many steps; left out, the governor keeps to ``budget``.
+        budget: share of the training time that measuring may cost, 0.01 by default.
+        rules: TOML file (or mapping) that overrides the built-in alert rules.
+        notify: Apprise URLs that alerts are sent to.
+        on_alert: called with each new alert on the training thread, at the next ``step``.
+        interventions: none are available in this version.
+        resume: name or id of the run to continue in a new segment.
+        config: a file to read instead of ``./foreshock.toml``.
+        tags: labels of the run.
+
+    Returns:
+        The monitor: call its ``step(loss)`` once per optimizer step, and use it as a context manager or ``close()`` it. With
+        ``FORESHOCK_DISABLE=1``, and on every rank but the first of a distributed job, one that does nothing.
+
+    Raises:
+        TypeError, ValueError: an argument is wrong; the message says what is allowed.
+        AlreadyWatchedError: the model has a monitor already.
+        StoreConfigurationError: the store's URL, driver or schema is wrong. A store that is merely away does not raise.
+        UnknownRunError: ``resume`` names no run.
+    """
+    settings = load_settings(
+        config,
+        project=project,
+        store=store if isinstance(store, str) else None,
+        every=every,
+        budget=budget,
+        rules=rules if isinstance(rules, (str, Path)) else None,
+        notify=[notify] if isinstance(notify, str) else notify,
+    )
+    if settings.disable:
+        return DisabledMonitor("FORESHOCK_DISABLE is set")
+    if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
+        return DisabledMonitor("the first rank keeps the run")
+    log.setLevel(settings.log_level)
+    if interventions:
+        raise ValueError(f"interventions={list(interventions)!r}: this version offers none yet; leave the argument out")
+    watched = WatchedModel(model)
+    for root in watched.roots.values():
+        if (other := monitor_of(root)) is not None:
+            raise AlreadyWatchedError(
+                f"this {type(root).__name__} is already watched as run {other.run.name!r}; close that monitor first, or use it"
+            )
+    optimizers = _optimizers(optimizer)
+    chosen = choose_probes(settings.probes if probes is None else probes)
+    governor = Governor(settings.every, settings.budget)
+    rule_set = RuleSet.load(rules if isinstance(rules, Mapping) else settings.rules)
+    if not watched.linear_layers():
+        log.warning(
+            "%s has no linear layers: loss, learning rate and gradient norm are watched, spectral alignment is not",
+            type(model).__name__,
+        )
+    opened = store if isinstance(store, Store) else _open(settings.store)
+    record, segment, start_step = _begin(opened, run, settings.project, resume, tags, facts_about(watched))
+    faults = Faults()
+    return Monitor(
+        watched,
+        Collector(watched, optimizers, chosen, governor, faults),
+        faults,
+        Engine(record.id, rule_set),
+        record,
+        store=opened,
+        reopen=lambda: open_store(settings.store),
+        owns_store=opened is not store,
+        segment=segment,
+        start_step=start_step,
+        channels=settings.notify,
+        on_alert=on_alert,
+    )
+
+
+def facts_about(model: WatchedModel) -> dict[str, Any]:
+    """Return what people want to know of a run later: host, process, versions, command, size of the model."""
+    parameters = list(model.parameters())
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:500],
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": str(parameters[0].device) if parameters else "cpu",
+        "dtype": str(parameters[0].dtype).removeprefix("torch.") if parameters else "",
+        "model": ", ".join(type(root).__name__ for root in model.roots.values()),
+        "parameters": sum(p.numel() for p in parameters),
+    }
+
+
+def _optimizers(optimizer: Optimizer | Sequence[Optimizer] | None) -> list[Optimizer]:
+    given = [] if optimizer is None else [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
+    for one in given:
+        if not isinstance(one, Optimizer):
+            raise TypeError(
+                f"watch() takes a torch.optim.Optimizer or a list of them as its second argument; got {type(one).__name__}"
+            )
+    return given
+
+
+def _open(url: str) -> Store | None:
+    try:
+        return open_store(url)
+    except StoreUnavailableError as error:
+        log.error("the store cannot be reached now, training goes on and alerts are still raised: %s", error)
+        return None
+
+
+def _begin(
+    store: Store | None, name: str | None, project: str, resume: str | None, tags: Sequence[str], facts: dict[str, Any]
+) -> tuple[Run, int, int]:
+    """Create the run, or find the one to resume. Returns it with its segment and first step."""
+    now = time.time()
+    if resume is not None:
+        if store is None:
+            raise StoreUnavailableError(f"run {resume!r} cannot be resumed while its store cannot be reached")
+        found = store.run(resume)
+        store.update_run(found.id, status=RunStatus.RUNNING, heartbeat_at=now, meta=facts)
+        return found, store.open_segment(found.id, found.last_step + 1, now), found.last_step + 1
+    script = Path(sys.argv[0]).stem or "run"
+    record = Run(
+        new_id(),
+        name or f"{script} {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(now))}",
+        project,
+        RunStatus.RUNNING,
+        created_at=now,
+        heartbeat_at=now,
+        tags=tuple(tags),
+        meta=facts,
+    )
+    if store is None:
+        return record, 0, 0
+    try:
+        store.create_run(record)
+        return record, store.open_segment(record.id, 0, now), 0
+    except StoreUnavailableError as error:
+        log.error("the store cannot be written now, training goes on and alerts are still raised: %s", error)
+        return record, 0, 0

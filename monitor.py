@@ -1,0 +1,247 @@
+"""Connects the rooms: probes -> writer thread -> store and analyzer -> alerts. What ``watch()`` returns."""
+
+import logging
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor, nn
+
+from . import lifecycle
+from .analyzer.engine import Engine
+from .analyzer.notify import ConsoleNotifier, Courier, Outbox
+from .probes.attention import AttentionProbe
+from .probes.collector import Collector, Metric
+from .probes.faults import Faults
+from .probes.model import WatchedModel
+from .storage import Store
+from .storage.records import Alert, AlertState, Batch, Event, Run, RunStatus, new_id
+from .storage.writer import Writer
+
+log = logging.getLogger("foreshock")
+
+_watched: "weakref.WeakKeyDictionary[nn.Module, Monitor]" = weakref.WeakKeyDictionary()
+
+
+def monitor_of(model: nn.Module) -> "Monitor | None":
+    """Return the open monitor that watches this root module, if any."""
+    return _watched.get(model)
+
+
+class AlreadyWatchedError(RuntimeError):
+    """The model has a monitor already."""
+
+
+class Monitor:
+    """A live monitor; made by ``watch()``, used as a context manager. Its methods never raise into training."""
+
+    def __init__(
+        self,
+        model: WatchedModel,
+        collector: Collector,
+        faults: Faults,
+        engine: Engine,
+        run: Run,
+        *,
+        store: Store | None,
+        reopen: Callable[[], Store],
+        owns_store: bool,
+        segment: int,
+        start_step: int,
+        channels: Sequence[str],
+        on_alert: Callable[[Alert], object] | None,
+    ) -> None:
+        self.run = run
+        """The run as it was created: ``run.id`` is what the commands take."""
+        self._model, self._collector, self._faults, self._engine = model, collector, faults, engine
+        self._step, self._segment = start_step, segment
+        self._on_alert = on_alert
+        self._fresh: deque[Alert] = deque()
+        self._seen: set[str] = set()
+        self._logged: dict[str, Metric] = {}
+        self._closed = False
+        self._console = ConsoleNotifier()
+        self._owns_store = owns_store
+        outbox = Outbox(channels, run_name=run.name)
+        self._writer = Writer(
+            store if store is not None else reopen,
+            run,
+            segment,
+            analyze=self._analyze,
+            notifications=lambda alert: outbox.entries([alert]),
+            on_trouble=_say_trouble,
+        )
+        self._courier = Courier(outbox, store) if channels and store is not None else None
+        faults.report = lambda source, message: self._event("fault", message, source=source)
+        for root in model.roots.values():
+            _watched[root] = self
+        self._writer.start()
+        if self._courier is not None:
+            self._courier.start()
+        collector.begin(start_step)
+        lifecycle.keep(self)
+
+    # -- in the training loop ------------------------------------------------------------------------------------
+
+    def step(self, loss: Metric | None = None, **metrics: Metric) -> None:
+        """End a training step: call it once per optimizer step, after ``optimizer.step()``.
+
+        Costs some microseconds on a step that is not sampled, and never waits for a device or the store.
+
+        Args:
+            loss: a number or a tensor of one element; it is kept at every step.
+            metrics: more of the same, each kept under its own name.
+        """
+        if self._closed:
+            self._faults.note("closed monitor", RuntimeError("step() after close(): nothing is recorded any more"))
+            return
+        try:
+            if self._logged:
+                metrics, self._logged = self._logged | metrics, {}
+            self._writer.put(self._collector.end_step(self._step, loss, metrics, self._vitals))
+        except Exception as error:  # noqa: BLE001 - the law: never raise into training
+            self._faults.note("step", error)
+        self._step += 1
+        while self._fresh:
+            self._hand_over(self._fresh.popleft())
+
+    def log(self, **metrics: Metric) -> None:
+        """Record metrics with the step now running; the next ``step()`` takes them along."""
+        self._logged.update(metrics)
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, *, name: str, **options: Any) -> None:
+        """Report hand-written attention, called in the forward pass where ``out`` is made. Free on steps not sampled.
+
+        Args:
+            q, out: (B, H, T, D).
+            k, v: (B, G, S, D), G dividing H. The gradient of ``k`` should come from this attention alone.
+            name: what to call it, such as the module's path.
+            options: ``is_causal``, ``attn_mask``, ``scale`` as ``F.scaled_dot_product_attention`` takes them.
+        """
+        for probe in self._collector.probes:
+            if isinstance(probe, AttentionProbe):
+                probe.guard(lambda probe=probe: probe.tell(q, k, v, out, name=name, **options))  # type: ignore[misc]
+
+    # -- looking at it -------------------------------------------------------------------------------------------
+
+    @property
+    def alerts(self) -> list[Alert]:
+        """Every alert of this run so far, oldest first."""
+        return self._engine.alerts
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return step and detector state, to be saved in the training checkpoint."""
+        self._writer.flush(timeout=5.0)
+        return {"run": self.run.id, "step": self._step, "engine": self._engine.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint's state: the next ``step()`` ends step number ``state["step"]``."""
+        self._step = int(state["step"])
+        self._engine.load_state_dict(state["engine"])
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    def close(self, status: RunStatus | str = RunStatus.FINISHED) -> None:
+        """Remove every hook, write everything out and mark the run. May be called twice; waits at most some seconds."""
+        if self._closed:
+            return
+        self._closed = True
+        status = RunStatus(status)
+        lifecycle.release(self)
+        self._collector.stop()
+        for root in self._model.roots.values():
+            _watched.pop(root, None)
+        self._writer.close(timeout=10.0, status=status)
+        if self._courier is not None:
+            self._courier.close(timeout=5.0)
+        if self._owns_store and self._writer.store is not None:
+            self._writer.store.close()
+
+    def abandon(self) -> None:
+        """Forget the writer thread and the store's connections: a forked child must not touch its parent's."""
+        self._closed = True
+        self._faults.report = None
+        if self._writer.store is not None:
+            self._writer.store.abandon()
+
+    def __enter__(self) -> "Monitor":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None:
+            self.close(RunStatus.FINISHED)
+            return
+        self._event("crashed", f"{type(error).__name__}: {error}")
+        self.close(RunStatus.TERMINATED if isinstance(error, KeyboardInterrupt) else RunStatus.CRASHED)
+
+    # -- on the writer thread ------------------------------------------------------------------------------------
+
+    def _analyze(self, batch: Batch) -> Sequence[Alert]:
+        changed = self._engine.feed(batch)
+        self._console.tell(changed)
+        for alert in changed:
+            if alert.state is AlertState.FIRING and alert.id not in self._seen:
+                self._seen.add(alert.id)
+                self._fresh.append(alert)
+        return changed
+
+    def _vitals(self) -> dict[str, float]:
+        stats = self._writer.stats
+        return {
+            "monitor.queue_depth": stats.queue_depth,
+            "monitor.dropped": stats.points_lost + stats.steps_dropped,
+            "monitor.errors": self._faults.total + stats.errors,
+        }
+
+    def _hand_over(self, alert: Alert) -> None:
+        if self._on_alert is not None:
+            try:
+                self._on_alert(alert)
+            except Exception as error:  # noqa: BLE001 - the user's own callback must not end the user's own training
+                self._faults.note("on_alert", error)
+
+    def _event(self, kind: str, message: str, **data: Any) -> None:
+        self._writer.put_event(
+            Event(new_id(), self.run.id, self._segment, self._step, time.time(), kind, message, data)
+        )
+
+
+def _say_trouble(message: str, error: Exception | None) -> None:
+    log.error("%s", message, exc_info=error if log.isEnabledFor(logging.DEBUG) else None)
+
+
+class DisabledMonitor:
+    """Has a monitor's methods and does nothing: ``FORESHOCK_DISABLE=1``, or a rank that keeps no run of its own."""
+
+    alerts: Sequence[Alert] = ()
+
+    def __init__(self, reason: str) -> None:
+        log.info("foreshock does nothing here: %s", reason)
+
+    def step(self, loss: Metric | None = None, **metrics: Metric) -> None:
+        """Do nothing."""
+
+    def log(self, **metrics: Metric) -> None:
+        """Do nothing."""
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, *, name: str, **options: Any) -> None:
+        """Do nothing."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return an empty state."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def close(self, status: RunStatus | str = RunStatus.FINISHED) -> None:
+        """Do nothing."""
+
+    def __enter__(self) -> "DisabledMonitor":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Do nothing."""
