@@ -114,7 +114,7 @@ class AlertBook:
             return
         step = record.step
         for at, entry in self._open.items():
-            if watchers[at].last_step == step:
+            if at in watchers and watchers[at].last_step == step:
                 entry.last_step, entry.updated_at = step, record.time
                 reported = entry.alert.last_step
                 if step - reported >= max(_REPORT_STEPS, (reported - entry.alert.first_step) // 2):

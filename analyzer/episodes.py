@@ -23,21 +23,6 @@ class Watcher:
     A rule that keeps firing falls quiet by itself: every episode doubles the cooldown before the next (up to 64 times).
     """
 
-    __slots__ = (
-        "_detect",
-        "_hits",
-        "_quiet",
-        "_ready",
-        "_start",
-        "detector",
-        "episode",
-        "finding",
-        "last_step",
-        "module",
-        "open",
-        "rule",
-    )
-
     def __init__(self, rule: Rule, module: str) -> None:
         self.rule = rule
         self.module = module
@@ -47,6 +32,8 @@ class Watcher:
         self.episode = -1
         self.finding: Finding | None = None
         self.last_step: int | None = None
+        self._interval = rule.interval
+        self._next = 0
         self._start = 0
         self._ready = 0
         self._hits = 0
@@ -63,13 +50,17 @@ class Watcher:
         return self.open or self._hits > 0
 
     def feed(self, step: int, value: float, *others: float) -> Turn | None:
-        """Take one sample; say whether an alert fired or resolved. Samples of steps already seen are ignored."""
+        """Take one sample; say whether an alert fired or resolved.
+
+        Samples of steps already seen, or nearer to the last than the rule's interval, are passed over.
+        """
         if self.last_step is None:
             self.detector.origin = step
             self._start = step + self.rule.warmup
-        elif step <= self.last_step:
+        elif step < self._next:
             return None
         self.last_step = step
+        self._next = step + self._interval
         if step < self._start:
             return None
         finding = self._detect(step, value, *others)
@@ -103,6 +94,7 @@ class Watcher:
         if self.last_step is None:
             return
         self.last_step = min(self.last_step, step - 1)
+        self._next = min(self._next, step)
         self._ready = min(self._ready, step + self.rule.cooldown)
         self._hits = 0
         self.detector.rewind(step)
@@ -123,6 +115,7 @@ class Watcher:
             "open": self.open,
             "episode": self.episode,
             "last_step": self.last_step,
+            "next": self._next,
             "start": self._start,
             "ready": self._ready,
             "hits": self._hits,
@@ -132,7 +125,7 @@ class Watcher:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from ``state_dict``; a rule changed since keeps its episodes but learns anew."""
         self.open, self.episode, self.last_step = state["open"], state["episode"], state["last_step"]
-        self._start, self._ready = state["start"], state["ready"]
+        self._start, self._ready, self._next = state["start"], state["ready"], state["next"]
         self.detector.origin = state["origin"]
         if state["fingerprint"] == self.rule.fingerprint:
             self._hits, self._quiet = state["hits"], state["quiet"]

@@ -2,8 +2,8 @@
 
 A run fails where the loss stays above twice its best running median for 20 samples (``spike``), where its running median over 50
 stays above 1.25 times the best plus 0.05 for 50 samples (``degradation``), or where it is not finite (``non_finite``); the earliest
-counts. The step of a failure is the *first* of the window that meets the rule. A failure is *transient* when the loss ends back near
-its best. Of several, the first that was never recovered from counts; where all were, the first.
+counts. The step of a failure is the *first* of the window that meets the rule. A failure is *transient* when the loss ends back
+near its best. Of several, the first that was never recovered from counts; where all were, the first.
 """
 
 import math

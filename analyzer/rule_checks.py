@@ -14,7 +14,7 @@ Problem = tuple[str, str, str]
 
 REDUCTIONS = ("max", "min", "mean")
 # key: (smallest allowed, default)
-_COUNTS = {"warmup": (0, 0), "persistence": (1, 1), "clear": (1, 10), "cooldown": (0, 200)}
+_COUNTS = {"interval": (1, 1), "warmup": (0, 0), "persistence": (1, 1), "clear": (1, 10), "cooldown": (0, 200)}
 _TEXTS = ("title", "message", "remedy")
 _KEYS = (*_TEXTS, "detector", "signals", "severity", "reduce", "modules", *_COUNTS, "parameters", "links", "enabled")
 
@@ -129,6 +129,8 @@ def _check_signals(given: Any, detector: type[Detector]) -> tuple[dict[str, tupl
             problems.append(f"input {name!r}: needs at least one signal")
         else:
             signals[name] = tuple(names)
+        if isinstance(names, (list, tuple)) and len(names) > 1 and not detector.SEES_NON_FINITE:
+            problems.append(f"input {name!r}: {detector.NAME} takes one signal; write a rule for each")
     return signals, problems
 
 

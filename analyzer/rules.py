@@ -36,6 +36,7 @@ class Rule:
         remedy: what to do.
         reduce: how the heads and ranks of a module become one number: max, min or mean.
         modules: glob patterns; only matching modules are watched.
+        interval: steps between two samples that are judged, at least; denser ones are passed over.
         warmup: steps after a series' first sample in which nothing is judged (nor learned).
         persistence: samples in a row that must stand out before an alert fires.
         clear: samples in a row that must be normal before it resolves.
@@ -54,6 +55,7 @@ class Rule:
     remedy: str
     reduce: str
     modules: tuple[str, ...]
+    interval: int
     warmup: int
     persistence: int
     clear: int
