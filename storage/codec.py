@@ -30,7 +30,7 @@ def join(value: float | None, kind: int) -> float | None:
 
 def restore(value: Any, kind: int) -> float:
     """Undo ``split`` for a sample, which always has a value."""
-    return _NON_FINITE[Kind(kind)] if kind else value  # type: ignore[no-any-return]  # as the driver gave it
+    return _NON_FINITE[Kind(kind)] if kind else value
 
 
 def pack(histogram: Histogram) -> bytes:

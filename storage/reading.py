@@ -97,10 +97,9 @@ def histograms_of(
     places = _between(places, histograms, start, stop).order_by(histograms.c.segment, histograms.c.step, histograms.c.series_id)
     rows = connection.execute(places).all()
     found: list[StepHistogram] = []
-    for number, segment, step in (rows[index] for index in evenly(len(rows), limit)):
-        at = {"series_id": number, "segment": segment, "step": step}
-        packed: bytes = connection.execute(_PACKED, at).scalar_one()
-        found.append(StepHistogram(segment, step, unpack(keys[number], packed)))
+    for row in (rows[index] for index in evenly(len(rows), limit)):
+        packed: bytes = connection.execute(_PACKED, dict(row._mapping)).scalar_one()
+        found.append(StepHistogram(row.segment, row.step, unpack(keys[row.series_id], packed)))
     return found
 
 
