@@ -37,7 +37,7 @@ StoreOption = Annotated[
     str | None, typer.Option("--store", metavar="URL", help="SQLAlchemy URL; else FORESHOCK_STORE, else foreshock.toml.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print data as JSON, and nothing else.")]
-PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0 takes a free one.")]
+PortOption = Annotated[int | None, typer.Option(min=1, max=65535, help="Port of the page; else 8050, or a free one.")]
 
 SEVERITY_STYLES = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
 LEVEL_STYLES = {"ok": "green", "warn": "yellow", "problem": "bold red"}
@@ -65,7 +65,7 @@ def demo(
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
     seed: Annotated[int, typer.Option(help="Seed of the training run.")] = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads to train with.")] = None,
-    port: PortOption = 8050,
+    port: PortOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -80,14 +80,16 @@ def demo(
 @app.command(epilog="Example: foreshock dashboard --store sqlite:///foreshock.db --port 8050")
 def dashboard(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
-    port: PortOption = 8050,
+    port: PortOption = None,
     store: StoreOption = None,
 ) -> None:
     """Serve the live page over a store until interrupted."""
     from .config import load_settings
+
+    url = load_settings(store=store).store  # before the slow import, so that a mistake is told at once
     from .dashboard.server import serve
 
-    serve(load_settings(store=store).store, host=host, port=port)
+    serve(url, host=host, port=port)
 
 
 @app.command(epilog="Example: foreshock runs --project gpt2 --json")
@@ -262,7 +264,7 @@ def _run_table(runs: "list[Run]", alarms: Counter[tuple[str, str]]) -> "Renderab
     table.add_column("status", no_wrap=True)
     table.add_column("step", justify="right", no_wrap=True)
     table.add_column("heard", justify="right", no_wrap=True)
-    table.add_column("open alerts")
+    table.add_column("open alerts", min_width=10)
     for run in runs:
         parts = [Text(f"{count} {severity}", SEVERITY_STYLES[severity]) for severity, count in _by_severity(alarms, run.id).items()]
         identity = [] if narrow else [run.id[:8]]

@@ -15,6 +15,8 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 PREFIX = "FORESHOCK_"
 CONFIG_FILE = "foreshock.toml"
+ENVIRONMENT_ONLY = ("home",)
+"""``FORESHOCK_HOME``, the folder for what belongs to this machine rather than to a store (see ``storage.trouble``)."""
 
 
 class ConfigurationError(ValueError):
@@ -66,8 +68,6 @@ class Settings(BaseSettings):
     """Apprise URLs that alerts are sent to."""
     disable: bool = False
     """Make ``watch()`` do nothing."""
-    home: Annotated[Path, AfterValidator(Path.expanduser)] = Field(default=Path("~/.foreshock"), validate_default=True)
-    """Folder for what belongs to this machine rather than to a store: the record of recent trouble."""
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = "WARNING"
     """Level of the logger ``foreshock``."""
 
@@ -89,7 +89,7 @@ def load_settings(config: str | Path | None = None, **overrides: Any) -> Setting
 
     Args:
         config: a file to read instead of ``./foreshock.toml``. Relative paths in a file are relative to its folder.
-        overrides: the strongest source; those that are None are left out.
+        overrides: the strongest source; those that are None or ``()`` were not given.
 
     Raises:
         ConfigurationError: a key or value is not allowed, or the file cannot be read.
@@ -101,7 +101,7 @@ def load_settings(config: str | Path | None = None, **overrides: Any) -> Setting
     class Chosen(Settings):
         model_config = SettingsConfigDict(toml_file=file)
 
-    given = {key: value for key, value in overrides.items() if value is not None}
+    given = {key: value for key, value in overrides.items() if value is not None and value != ()}
     try:
         settings = Chosen(**given)
     except TOMLDecodeError as error:
@@ -119,10 +119,9 @@ def load_settings(config: str | Path | None = None, **overrides: Any) -> Setting
 
 def unknown_variables() -> dict[str, str]:
     """Return the ``FORESHOCK_*`` variables that mean nothing, each with the nearest one that does (or ``''``)."""
-    unknown = [
-        name for name in os.environ if name.startswith(PREFIX) and name.removeprefix(PREFIX).lower() not in Settings.model_fields
-    ]
-    return {name: PREFIX + near.upper() if (near := _nearest(name.removeprefix(PREFIX).lower())) else "" for name in unknown}
+    keys = {name: name.removeprefix(PREFIX).lower() for name in os.environ if name.startswith(PREFIX)}
+    unknown = {name: key for name, key in keys.items() if key not in Settings.model_fields and key not in ENVIRONMENT_ONLY}
+    return {name: PREFIX + near.upper() if (near := _nearest(key)) else "" for name, key in unknown.items()}
 
 
 def _placed(rules: Path | dict[str, Any] | None, file: Path) -> Path | dict[str, Any] | None:

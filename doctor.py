@@ -13,9 +13,11 @@ import platform
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -44,6 +46,8 @@ REQUIRED = (
 )
 DEVICE_TIMEOUT_SECONDS = 120
 LATEST_RUNS = 20
+TROUBLE_DAYS = 7
+MOST_TROUBLES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +157,24 @@ def _settings(store: str | None) -> Iterator[Check]:
         yield Check(
             "warn", "settings", "disabled: watch() measures nothing", "unset FORESHOCK_DISABLE, or disable in foreshock.toml"
         )
+    yield from _trouble()
     yield from _store(settings.store)
+
+
+def _trouble() -> Iterator[Check]:
+    """Tell what the monitors of this machine could not write to their stores, and so is not in any."""
+    from .storage.trouble import path, recent
+
+    since = time.time() - TROUBLE_DAYS * 86400
+    found = [trouble for trouble in recent() if trouble.time >= since]
+    for trouble in found[:MOST_TROUBLES]:
+        when = datetime.fromtimestamp(trouble.time).isoformat(" ", "seconds")
+        lost = f" ({trouble.lost} samples lost)" if trouble.lost else ""
+        yield Check("warn", "trouble", f"{when}, run {trouble.run}: {trouble.message}{lost}", f"once mended, remove {path()}")
+    if not found:
+        yield Check("ok", "trouble", f"none on this machine in {TROUBLE_DAYS} days")
+    elif len(found) > MOST_TROUBLES:
+        yield Check("warn", "trouble", f"and {len(found) - MOST_TROUBLES} more", f"read {path()}")
 
 
 def _store(url: str) -> Iterator[Check]:
@@ -176,7 +197,8 @@ def _store(url: str) -> Iterator[Check]:
 def _file_of(url: str) -> Path | None:
     """Return the file of a SQLite store, None for every other."""
     name = url.removeprefix("sqlite:///").partition("?")[0]
-    return None if "://" in name or name in ("", ":memory:") else Path(name).expanduser().resolve()
+    named = url.startswith("sqlite:///") or ("://" not in url and name.endswith((".db", ".sqlite", ".sqlite3")))
+    return Path(name).expanduser().resolve() if named and name not in ("", ":memory:") else None
 
 
 def _store_lines(store: "Store") -> Iterator[Check]:
