@@ -37,7 +37,6 @@ StoreOption = Annotated[
     str | None, typer.Option("--store", metavar="URL", help="SQLAlchemy URL; else FORESHOCK_STORE, else foreshock.toml.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print data as JSON, and nothing else.")]
-PortOption = Annotated[int | None, typer.Option(min=1, max=65535, help="Port of the page; else 8050, or a free one.")]
 
 SEVERITY_STYLES = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
 LEVEL_STYLES = {"ok": "green", "warn": "yellow", "problem": "bold red"}
@@ -65,7 +64,7 @@ def demo(
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
     seed: Annotated[int, typer.Option(help="Seed of the training run.")] = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads to train with.")] = None,
-    port: PortOption = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port of the page; else 8050, or a free one.")] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -79,17 +78,20 @@ def demo(
 
 @app.command(epilog="Example: foreshock dashboard --store sqlite:///foreshock.db --port 8050")
 def dashboard(
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
-    port: PortOption = None,
+    host: Annotated[str, typer.Option(help="Loopback address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0 takes a free one.")] = 8050,
     store: StoreOption = None,
 ) -> None:
     """Serve the live page over a store until interrupted."""
-    from .config import load_settings
+    with _opened(store) as opened:
+        # Slow to import, so only now: a wrong store is told at once.
+        from .dashboard.server import AddressError, serve
 
-    url = load_settings(store=store).store  # before the slow import, so that a mistake is told at once
-    from .dashboard.server import serve
-
-    serve(url, host=host, port=port)
+        try:
+            serve(opened, host=host, port=port)
+        except AddressError as error:
+            _note(f"Error: {error}")
+            raise typer.Exit(2) from None
 
 
 @app.command(epilog="Example: foreshock runs --project gpt2 --json")

@@ -44,8 +44,8 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def foreshock(tmp_path: Path, environment: dict[str, str]) -> Command:
-    """Run the command line in an empty folder: ``foreshock("runs", "--json", FORESHOCK_STORE=url)``."""
+def foreshock_process(tmp_path: Path, environment: dict[str, str]) -> Command:
+    """Run the command line in a process of its own, in an empty folder: ``foreshock("runs", "--json", FORESHOCK_STORE=url)``."""
 
     def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         code = "import sys; from foreshock.cli import main; sys.exit(main())"
@@ -57,5 +57,32 @@ def foreshock(tmp_path: Path, environment: dict[str, str]) -> Command:
             text=True,
             timeout=60,
         )
+
+    return run
+
+
+@pytest.fixture
+def foreshock(
+    tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Command:
+    """Do the same in this process, which saves the imports."""
+    from foreshock.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        with monkeypatch.context() as patch:
+            for name in os.environ.keys() - environment.keys():
+                patch.delenv(name)
+            for name, value in (environment | variables).items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "argv", ["foreshock", *arguments])
+            capfd.readouterr()
+            try:
+                status: int | str | None = main()
+            except SystemExit as exit_:
+                status = exit_.code
+        shown = capfd.readouterr()
+        return subprocess.CompletedProcess(arguments, int(status or 0), shown.out, shown.err)
 
     return run

@@ -1,4 +1,5 @@
 import json
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -73,8 +74,16 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     return url
 
 
-def test_version(foreshock: Command) -> None:
-    assert foreshock("--version").stdout == f"foreshock {__version__}\n"
+def test_version(foreshock_process: Command) -> None:
+    assert foreshock_process("--version").stdout == f"foreshock {__version__}\n"
+
+
+def test_data_alone_on_stdout_in_a_process_of_its_own(foreshock_process: Command, store: str) -> None:
+    answer = foreshock_process("alerts", "--store", store, "--json")
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert len(json.loads(answer.stdout)) == 2
+    wrong = foreshock_process("runs", "--store", "oracle://host/x")
+    assert (wrong.returncode, wrong.stdout, len(wrong.stderr.splitlines())) == (2, "", 1)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +110,7 @@ def test_runs_narrowed(foreshock: Command, store: str) -> None:
     assert len(json.loads(foreshock("runs", "--json", "--limit", "1", FORESHOCK_STORE=store).stdout)) == 1
 
 
-@pytest.mark.parametrize("columns", ["40", "60", "100"])
+@pytest.mark.parametrize("columns", ["50", "80", "120"])
 def test_tables_fit_the_terminal_and_show_names_as_they_are(foreshock: Command, store: str, columns: str) -> None:
     runs = foreshock("runs", "--store", store, COLUMNS=columns).stdout
     alerts = foreshock("alerts", "--store", store, COLUMNS=columns).stdout
@@ -159,6 +168,7 @@ def test_empty_store_says_what_to_do(foreshock: Command, tmp_path: Path) -> None
         (["runs", "--store", "oracle://host/x"], {}, "oracle"),
         (["runs"], {"FORESHOCK_EVERY": "often"}, "FORESHOCK_EVERY: every = 'often'"),
         (["dashboard"], {"FORESHOCK_BUDGET": "7"}, "FORESHOCK_BUDGET: budget"),
+        (["dashboard", "--store", "gone.db"], {}, "There is no store at"),
     ],
 )
 def test_wrong_configuration_is_one_line_and_status_2(
@@ -169,6 +179,13 @@ def test_wrong_configuration_is_one_line_and_status_2(
     assert message in answer.stderr
     assert len(answer.stderr.splitlines()) == 1
     assert list(tmp_path.glob("*.db")) == []
+
+
+def test_dashboard_tells_of_an_address_it_cannot_have(foreshock: Command, store: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        answer = foreshock("dashboard", "--store", store, "--port", str(taken.getsockname()[1]))
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert "choose a port with --port" in answer.stderr
 
 
 @pytest.mark.parametrize("arguments", [["alerts", "nobody"], ["alerts", "nobody", "--json"]])
