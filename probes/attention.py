@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..storage.records import SeriesKey
-from .attention_statistics import forward_statistics, key_shift_statistics
+from .attention_statistics import forward_statistics, key_shift_statistics, recompute
 from .attention_tap import AttentionCalls
 from .base import Counts, Probe, Scalars
 from .model import WatchedModel
@@ -60,11 +60,12 @@ class AttentionProbe(Probe):
     @torch.no_grad()
     def collect(self, step: int) -> Iterator[Scalars | Counts]:
         for call in self._mode.calls if self._mode else ():
-            for signal, values in forward_statistics(call.sample).items():
+            rows = recompute(call.sample)
+            for signal, values in forward_statistics(call.sample, rows).items():
                 yield _per_head(f"attention.{signal}", call.name, values)
             # Gradient accumulation and recomputation may pass several times; the first belongs to the sampled forward.
             if call.key_gradients and call.grad_out:
-                found = key_shift_statistics(call.sample, call.key_gradients[0], call.grad_out[0])
+                found = key_shift_statistics(call.sample, rows, call.key_gradients[0], call.grad_out[0])
                 for signal, values in found.items():
                     yield _per_head(f"rounding.{signal}", call.name, values)
 

@@ -17,7 +17,7 @@ from ..storage.records import SeriesKey
 from .base import Counts, Probe, Scalars
 from .model import LinearLayer, WatchedModel
 from .not_applicable import not_applicable
-from .subspace import LeadingPair, leading_pair, starting_basis
+from .subspace import LeadingPairs, leading_pairs, starting_basis
 from .taps import InputTap
 from .tokens import sample_tokens
 
@@ -45,10 +45,9 @@ class SpectralProbe(Probe):
         super().__init__()
         self._layers: list[LinearLayer] = []
         self._tap = InputTap()
-        self._basis: dict[str, Tensor] = {}
+        self._bases: dict[str, Tensor] = {}
         self._samples = 0
-        self._pairs: dict[str, LeadingPair] = {}
-        self._turns: list[Tensor] = []
+        self._pairs: LeadingPairs | None = None
         self._previous: tuple[int, Tensor] | None = None
         self._cosines: dict[str, tuple[Tensor, int]] = {}
 
@@ -56,23 +55,19 @@ class SpectralProbe(Probe):
         self._layers = model.linear_layers()
 
     def rebind(self) -> None:
-        self._basis.clear()
+        self._bases.clear()
         self._samples = 0
         self._previous = None
 
     @torch.no_grad()
     def arm(self, step: int) -> None:
+        if not self._layers:
+            return
         iterations = ITERATIONS_COLD[self._samples] if self._samples < len(ITERATIONS_COLD) else ITERATIONS_WARM
-        self._turns = []
-        for layer in self._layers:
-            weight = layer.weight()
-            before = self._basis.get(layer.name)
-            if before is None or before.device != weight.device:
-                before = starting_basis(layer.name, weight.shape[1], weight.device)
-            pair = leading_pair(weight, before, iterations)
-            self._pairs[layer.name] = pair
-            self._turns.append(1.0 - (pair.basis[:, 0] * before[:, 0]).sum().abs())
-            self._basis[layer.name] = pair.basis
+        weights = [layer.weight() for layer in self._layers]
+        pairs = leading_pairs(weights, [self._basis(*each) for each in zip(self._layers, weights, strict=True)], iterations)
+        self._pairs = pairs
+        self._bases = {layer.name: basis for layer, basis in zip(self._layers, pairs.bases, strict=True)}
         self._samples += 1
         by_module: dict[torch.nn.Module, list[LinearLayer]] = {}
         for layer in self._layers:
@@ -84,16 +79,16 @@ class SpectralProbe(Probe):
                 norms = tokens.norm(dim=1)
                 for layer in by_module[module]:
                     # Zero tokens have no direction: they are marked with 2, outside the range of a cosine.
-                    cosine = torch.where(norms != 0, (tokens @ self._pairs[layer.name].basis[:, 0]) / norms, 2.0)
+                    cosine = torch.where(norms != 0, (tokens @ self._bases[layer.name][0]) / norms, 2.0)
                     self._cosines[layer.name] = cosine, tokens.shape[1]
 
         self._tap.place(by_module, on_input, self.guard)
 
     @torch.no_grad()
     def collect(self, step: int) -> Iterator[Scalars | Counts]:
-        if not self._pairs:
+        if self._pairs is None:
             return
-        yield from self._weight_scalars(step)
+        yield from self._weight_scalars(step, self._pairs)
         # Layers with the same number of tokens are reduced together: one kernel for all instead of one each.
         groups: dict[tuple[int, int], list[str]] = {}
         for name, (cosine, width) in self._cosines.items():
@@ -103,15 +98,21 @@ class SpectralProbe(Probe):
 
     def disarm(self) -> None:
         self._tap.remove()
-        self._pairs.clear()
+        self._pairs = None
         self._cosines.clear()
 
-    def _weight_scalars(self, step: int) -> Iterator[Scalars]:
-        names = list(self._pairs)
-        sigma = torch.stack([pair.sigma for pair in self._pairs.values()])
-        tiny = torch.finfo(torch.float32).tiny
-        values = torch.stack([sigma[:, 0], sigma[:, 0] / sigma[:, 1].clamp_min(tiny), torch.stack(self._turns)])
-        # A layer of width one has no second singular value, and a first sample nothing to have turned from.
+    def _basis(self, layer: LinearLayer, weight: Tensor) -> Tensor:
+        before = self._bases.get(layer.name)
+        if before is None or before.device != weight.device:
+            return starting_basis(layer.name, weight.shape[1], weight.device)
+        return before
+
+    def _weight_scalars(self, step: int, pairs: LeadingPairs) -> Iterator[Scalars]:
+        names = [layer.name for layer in self._layers]
+        sigma, tiny = pairs.sigma, torch.finfo(torch.float32).tiny
+        gap = torch.where(sigma[:, 1] == 0, not_applicable(sigma.device), sigma[:, 0] / sigma[:, 1].clamp_min(tiny))
+        values = torch.stack([sigma[:, 0], gap, pairs.turn])
+        # The first sample has nothing to have turned from.
         signals = _WEIGHT_SIGNALS if self._samples > 1 else _WEIGHT_SIGNALS[:2]
         yield Scalars(_keys(signals, names), values[: len(signals)].flatten())
         if self._previous is not None and step > self._previous[0]:
@@ -133,11 +134,12 @@ def _alignment(names: list[str], cosines: Tensor, width: int) -> Iterator[Scalar
     values = torch.stack([mean, spread, counted.abs().sum(1) / n, positive, 1.0 - (2.0 * positive - 1.0).abs()])
     values = torch.where(n == 0, not_applicable(values.device), values)
     yield Scalars(_keys(_ALIGNMENT_SIGNALS, names), values.flatten())
-    place = torch.asinh(counted * width**0.5) / HISTOGRAM_RANGE
-    bins = ((place + 1.0) * (BINS / 2)).nan_to_num().long().clamp(0, BINS - 1)
-    bins = torch.where(present & ~torch.isnan(place), bins, -1)
-    # Comparison and sum, not scatter: deterministic on every device.
-    counts = (bins[:, :, None] == torch.arange(BINS, device=bins.device)).sum(1)
+    place = torch.asinh(torch.where(present, cosines, torch.nan) * width**0.5)
+    # Sorted and searched, not scattered: deterministic on every device, and no host sync. NaN sorts behind the last edge.
+    edges = torch.linspace(-HISTOGRAM_RANGE, HISTOGRAM_RANGE, BINS + 1, device=place.device)
+    edges[0], edges[-1] = -torch.inf, torch.inf
+    below = torch.searchsorted(place.sort(1).values, edges.expand(len(names), -1).contiguous(), right=True)
+    counts = below.diff(dim=1)
     yield Counts(_keys(("spectral_alignment.histogram",), names), -HISTOGRAM_RANGE, HISTOGRAM_RANGE, counts)
 
 
