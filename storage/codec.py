@@ -10,7 +10,7 @@ from typing import Any
 
 from .records import Cause, Evidence, Histogram, Kind, SeriesKey
 
-_NON_FINITE = {Kind.POSITIVE_INFINITY: math.inf, Kind.NEGATIVE_INFINITY: -math.inf, Kind.NAN: math.nan}
+NON_FINITE = {Kind.POSITIVE_INFINITY: math.inf, Kind.NEGATIVE_INFINITY: -math.inf, Kind.NAN: math.nan}
 _WIDTHS = ("B", "H", "I", "Q")  # array type codes of 1, 2, 4 and 8 bytes
 _HEAD = struct.Struct("<ddB")
 
@@ -25,12 +25,12 @@ def split(value: float | None) -> tuple[float | None, int]:
 
 def join(value: float | None, kind: int) -> float | None:
     """Undo ``split``."""
-    return _NON_FINITE[Kind(kind)] if kind else value
+    return NON_FINITE[Kind(kind)] if kind else value
 
 
 def restore(value: Any, kind: int) -> float:
     """Undo ``split`` for a sample, which always has a value."""
-    return _NON_FINITE[Kind(kind)] if kind else value
+    return NON_FINITE[Kind(kind)] if kind else value
 
 
 def pack(histogram: Histogram) -> bytes:

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, and_, or_, select
 
 from .codec import restore, unpack
 from .database import Database
-from .reading import numbers_to_keys, points, series_of
+from .reading import numbers_to_keys, point_array, series_of
 from .records import Batch, Histogram, Kind, Series, SeriesKey, StepRecord, derived_id
 from .runs import key_of
 from .tables import histograms, samples, series, steps
@@ -81,27 +81,24 @@ def frame(connection: Connection, run_id: str, signal: str | None, module: str |
     import pandas as pd
 
     found: Sequence[Series] = series_of(connection, run_id, signal=signal, module=module)
-    data = [points(connection, item) for item in found]
-    which = np.repeat(np.arange(len(found)), [len(item.values) for item in data])
-    step = np.array([step for item in data for step in item.steps], dtype=np.int64)
-    segment = np.array([segment for item in data for segment in item.segments], dtype=np.int64)
-    value = np.array([value for item in data for value in item.values], dtype=np.float64)
-    order = np.lexsort((which, step, segment))
-    which, value = which[order], value[order]
-    kind = np.select([np.isfinite(value), value == np.inf, value == -np.inf], [0, 1, 2], default=3)
+    data = [point_array(connection, item.id) for item in found]
+    which = np.repeat(np.arange(len(found)), [len(item) for item in data])
+    points = np.concatenate(data) if data else point_array(connection, -1)
+    order = np.lexsort((which, points["step"], points["segment"]))
+    which, points = which[order], points[order]
 
     def named(names: Sequence[str], codes: Any) -> "pd.Series[str]":
         return pd.Series(pd.array(list(names), dtype="str").take(codes) if len(codes) else [], dtype="str")
 
     return pd.DataFrame(
         {
-            "step": step[order],
-            "segment": segment[order],
+            "step": points["step"],
+            "segment": points["segment"],
             "signal": named([item.key.signal for item in found], which),
             "module": named([item.key.module for item in found], which),
             "head": np.array([item.key.head for item in found], dtype=np.int64)[which],
             "rank": np.array([item.key.rank for item in found], dtype=np.int64)[which],
-            "value": value,
-            "kind": named([kind.name.lower() for kind in Kind], kind),
+            "value": points["value"],
+            "kind": named([kind.name.lower() for kind in Kind], points["kind"]),
         }
     )

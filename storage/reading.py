@@ -7,7 +7,7 @@ import numpy as np
 from sqlalchemy import Connection, Select, Table, bindparam, func, select
 
 from .base import SeriesData, StepHistogram
-from .codec import clean, restore, unpack
+from .codec import NON_FINITE, clean, unpack
 from .decimation import evenly, kept
 from .records import Change, Changes, Series, SeriesKey
 from .runs import key_of
@@ -26,15 +26,39 @@ def series_of(connection: Connection, run_id: str, *, signal: str | None = None,
     return [Series(row.id, run_id, SeriesKey(row.signal, row.module, row.head, row.rank)) for row in connection.execute(query)]
 
 
+_POINT = np.dtype([("segment", "i8"), ("step", "i8"), ("value", "f8"), ("kind", "i1")])
 _POINTS = (
-    select(samples.c.segment, samples.c.step, samples.c.value, samples.c.kind)
+    select(samples.c.segment, samples.c.step, func.coalesce(samples.c.value, 0.0), samples.c.kind)
     .where(samples.c.series_id == bindparam("series_id"))
     .order_by(samples.c.segment, samples.c.step)
 )
+_ROWS = 10_000  # fetched at a time
 
 _PACKED = select(histograms.c.packed).where(
     *(histograms.c[name] == bindparam(name) for name in ("series_id", "segment", "step")),
 )
+
+
+def point_array(
+    connection: Connection, number: int, *, start: int | None = None, stop: int | None = None, segment: int | None = None
+) -> np.ndarray[Any, Any]:
+    """Return the points of one series as a structured array (segment, step, value, kind), non-finite values in place.
+
+    Rows go from the driver's cursor into the array a few thousand at a time: half a microsecond a point, where a list
+    of a million result rows costs three and keeps the garbage collector busy.
+    """
+    query = _between(_POINTS, samples, start, stop)
+    if segment is not None:
+        query = query.where(samples.c.segment == segment)
+    result = connection.execute(query, {"series_id": number})
+    chunks = [np.empty(0, _POINT)]
+    while rows := result.cursor.fetchmany(_ROWS):
+        chunks.append(np.fromiter(rows, _POINT, len(rows)))
+    result.close()
+    found = np.concatenate(chunks)
+    for kind, value in NON_FINITE.items():
+        found["value"][found["kind"] == kind] = value
+    return found
 
 
 def points(
@@ -47,21 +71,12 @@ def points(
     max_points: int | None = None,
 ) -> SeriesData:
     """Return the points of one series, decimated to about ``max_points``."""
-    query = _between(_POINTS, samples, start, stop)
-    if segment is not None:
-        query = query.where(samples.c.segment == segment)
-    rows = connection.execute(query, {"series_id": wanted.id}).all()
-    if not rows:
-        return SeriesData(wanted.key, [], [], [])
-    segments, places, values, kinds = zip(*rows, strict=True)
-    if any(kinds):
-        values = tuple(restore(value, kind) for value, kind in zip(values, kinds, strict=True))
-    if max_points is None or len(values) <= max_points:
-        return SeriesData(wanted.key, segments, places, values)
-    segments_N, steps_N, values_N = np.array(segments), np.array(places), np.array(values, dtype=np.float64)
-    keep = kept(segments_N, steps_N, values_N, max_points)
+    found = point_array(connection, wanted.id, start=start, stop=stop, segment=segment)
+    total = len(found)
+    if max_points is not None:
+        found = found[kept(found["segment"], found["step"], found["value"], max_points)]
     return SeriesData(
-        wanted.key, segments_N[keep].tolist(), steps_N[keep].tolist(), values_N[keep].tolist(), decimated=len(keep) < len(values)
+        wanted.key, found["segment"].tolist(), found["step"].tolist(), found["value"].tolist(), decimated=len(found) < total
     )
 
 
