@@ -1,16 +1,16 @@
 """The alerts of one run: opened with evidence and a message, kept up to date, explained, resolved."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ..storage.records import Alert, AlertState, StepRecord, derived_id
+from ..storage.records import Alert, AlertState, Severity, StepRecord, derived_id
 from .diagnosis import changed_materially, diagnose
 from .episodes import Watcher
-from .facts import Facts, Observation
+from .facts import LASTING, Facts, Observation
 from .states import alert_from_plain, alert_to_plain
 from .tracks import Feed, Track
-from .wording import fill, place
+from .wording import fill, place, series_name
 
 _REDIAGNOSE_STEPS = 50
 _REPORT_STEPS = 100
@@ -47,6 +47,7 @@ class AlertBook:
         self._changed: dict[str, None] = {}
         self._stale = False
         self._diagnosed_step = 0
+        self._lasting: dict[str, Observation] = {}
 
     def alerts(self) -> list[Alert]:
         """Return all alerts, oldest first."""
@@ -66,6 +67,7 @@ class AlertBook:
             "place": place(watcher.module, driver.head if rule.reduce != "mean" else -1),
             "module": watcher.module or "the run",
             "signal": driver.signal,
+            "series": series_name(driver),
             "step": record.step,
             "value": finding.value,
             **{name: value for name in ("threshold", "baseline") if (value := getattr(finding, name)) is not None},
@@ -143,10 +145,16 @@ class AlertBook:
         return changed
 
     def _explain(self, step: int, facts: Facts, tracks: Iterable[Track]) -> None:
-        """Rank causes by what is open now or was lately, and write them into the open alerts where that changes much."""
+        """Rank causes by what is open now or was shortly before, and write them into the open alerts where that changes much.
+
+        What the learning rate did stays a reason for as long as an alert is open, though its course moves on.
+        """
         self._stale = False
         self._diagnosed_step = step
-        causes = diagnose([*self._findings(step), *facts.observations(step, tracks)])
+        loud = [entry.alert.first_step for entry in self._open.values() if entry.alert.severity is not Severity.INFO]
+        seen = {observation.name: observation for observation in facts.observations(step, tracks)}
+        self._lasting = {**{name: item for name, item in seen.items() if name in LASTING}, **self._lasting} if loud else {}
+        causes = diagnose([*self._findings(min(loud, default=step)), *{**seen, **self._lasting}.values()])
         for entry in self._open.values():
             alert = entry.alert
             if entry.rewrites >= _MOST_REWRITES or not changed_materially(alert.diagnosis, causes):
@@ -155,21 +163,18 @@ class AlertBook:
             entry.alert = replace(entry.now(), diagnosis=causes)
             self._changed[alert.id] = None
 
-    def _findings(self, step: int) -> list[Observation]:
+    def _findings(self, since: int) -> list[Observation]:
+        """Return what is open, or was within the last steps before the first open warning."""
         recent = [
             entry.alert
             for entry in self._entries.values()
-            if entry.alert.state is not AlertState.RESOLVED or 0 <= step - entry.last_step <= _MEMORY_STEPS
+            if entry.alert.state is not AlertState.RESOLVED or entry.last_step >= since - _MEMORY_STEPS
         ]
         found = [Observation(alert.rule, alert.message, alert.first_step, alert.module) for alert in recent]
         for alert in recent:
-            if (
-                alert.rule == "loss_spike"
-                and alert.state is AlertState.RESOLVED
-                and alert.last_step - alert.first_step <= _CAME_BACK_STEPS
-            ):
-                text = f"the loss came back within {alert.last_step - alert.first_step} steps"
-                found.append(Observation("loss_came_back", text, alert.last_step))
+            took = alert.last_step - alert.first_step
+            if alert.rule == "loss_spike" and alert.state is AlertState.RESOLVED and took <= _CAME_BACK_STEPS:
+                found.append(Observation("loss_came_back", f"the loss came back within {took} steps", alert.last_step))
         return found
 
     def state_dict(self) -> dict[str, Any]:
@@ -187,6 +192,7 @@ class AlertBook:
             "changed": list(self._changed),
             "stale": self._stale,
             "diagnosed_step": self._diagnosed_step,
+            "lasting": [asdict(observation) for observation in self._lasting.values()],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -198,8 +204,9 @@ class AlertBook:
                 self._open[entry.alert.rule, entry.alert.module] = entry
         self._changed = dict.fromkeys(state["changed"])
         self._stale, self._diagnosed_step = state["stale"], state["diagnosed_step"]
+        self._lasting = {saved["name"]: Observation(**saved) for saved in state["lasting"]}
 
 
 def _sentence(text: str) -> str:
-    """Begin with a capital letter unless the text begins with a name."""
-    return text[:1].upper() + text[1:]
+    """Begin with a capital letter, unless the text begins with a name such as ``weight.spectral_norm``."""
+    return text if "." in text.partition(" ")[0] else text[:1].upper() + text[1:]

@@ -108,6 +108,8 @@ class Engine:
                 if isfinite(values[place]) and (turn := feed.watcher.feed(step, values[place])) is not None:
                     self._turned(turn, feed, record)
         for feed in plan.joined:
+            if step < feed.watcher.due:
+                continue
             inputs = feed.inputs(values)
             if inputs is not None and (turn := feed.watcher.feed(step, *inputs)) is not None:
                 self._turned(turn, feed, record)

@@ -33,7 +33,7 @@ class Watcher:
         self.finding: Finding | None = None
         self.last_step: int | None = None
         self._interval = rule.interval
-        self._next = 0
+        self.due = 0
         self._start = 0
         self._ready = 0
         self._hits = 0
@@ -57,10 +57,10 @@ class Watcher:
         if self.last_step is None:
             self.detector.origin = step
             self._start = step + self.rule.warmup
-        elif step < self._next:
+        elif step < self.due:
             return None
         self.last_step = step
-        self._next = step + self._interval
+        self.due = step + self._interval
         if step < self._start:
             return None
         finding = self._detect(step, value, *others)
@@ -94,7 +94,7 @@ class Watcher:
         if self.last_step is None:
             return
         self.last_step = min(self.last_step, step - 1)
-        self._next = min(self._next, step)
+        self.due = min(self.due, step)
         self._ready = min(self._ready, step + self.rule.cooldown)
         self._hits = 0
         self.detector.rewind(step)
@@ -115,7 +115,7 @@ class Watcher:
             "open": self.open,
             "episode": self.episode,
             "last_step": self.last_step,
-            "next": self._next,
+            "next": self.due,
             "start": self._start,
             "ready": self._ready,
             "hits": self._hits,
@@ -125,7 +125,7 @@ class Watcher:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from ``state_dict``; a rule changed since keeps its episodes but learns anew."""
         self.open, self.episode, self.last_step = state["open"], state["episode"], state["last_step"]
-        self._start, self._ready, self._next = state["start"], state["ready"], state["next"]
+        self._start, self._ready, self.due = state["start"], state["ready"], state["next"]
         self.detector.origin = state["origin"]
         if state["fingerprint"] == self.rule.fingerprint:
             self._hits, self._quiet = state["hits"], state["quiet"]

@@ -13,6 +13,8 @@ _LEARNING_RATE_POINTS = 64
 _JUMP = 2.5
 _RECENT_STEPS = 200
 _HEALTHY_EXCESS = 2.0
+LASTING = frozenset({"learning_rate_jump", "learning_rate_rising", "no_warmup"})
+"""Facts about a moment: true for an alert from then on, though the run moves on."""
 
 
 @dataclass(frozen=True, slots=True)

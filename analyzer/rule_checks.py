@@ -68,7 +68,7 @@ def check_rule(name: str, table: Mapping[str, Any]) -> tuple[dict[str, Any], lis
     detector = Detector.registry[str(kind)]
     fields: dict[str, Any] = {"detector": kind}
     fields["title"] = table.get("title", name.replace("_", " ").capitalize())
-    fields["message"] = table.get("message", "{signal} of {place} is {value}[, against {threshold}].")
+    fields["message"] = table.get("message", "{series} is {value} at step {step}[, against {threshold}].")
     fields["remedy"] = table.get("remedy", "")
     for key in _TEXTS:
         if not isinstance(fields[key], str):

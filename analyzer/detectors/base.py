@@ -22,6 +22,7 @@ COMMON_FACTS: Mapping[str, str] = {
     "place": "module and head in words, or 'the run'",
     "module": "module path",
     "signal": "name of the signal that fired",
+    "series": "signal and place in words",
     "step": "step at which it fired",
     "value": "the value that fired",
     "threshold": "the value it was held against",

@@ -81,7 +81,7 @@ class Collapse(Detector, name="collapse"):
         if not self.trend.full or self.trend.rise() < self._min_rise:
             return Finding(value, threshold, self.median, breach=False)
         rate, fit = self.trend.fit()
-        if fit < self._min_fit or rate * (step - self.origin) < self._exponent:
+        if fit < self._min_fit or rate * (self.trend.middle() - self.origin) < self._exponent:
             return Finding(value, threshold, self.median, breach=False)
         growth = 100.0 * math.expm1(min(100.0 * rate, 50.0))
         return Finding(value, threshold, self.median, facts={"past": self.median, "sigma": sigma, "growth": growth})

@@ -10,8 +10,8 @@ from .rolling import RollingMedian
 class Degradation(Detector, name="degradation"):
     """Sees a running median above ``best * (1 + ratio) + rise`` that is not already on its way back.
 
-    ``best`` is the lowest running median so far. A median that has lost ``recovering`` of its excess within half a window is on its
-    way back (a burst of bad labels, a switch of data) and is not flagged.
+    ``best`` is the lowest running median so far. A median that has lost ``recovering`` of its excess since its peak in the last
+    window is on its way back (a burst of bad labels, a switch of data) and is not flagged.
     """
 
     PARAMETERS: ClassVar = {
@@ -31,7 +31,7 @@ class Degradation(Detector, name="degradation"):
         """Forget the best."""
         window = self.count("window")
         self.median = RollingMedian(window)
-        self.recent: deque[float] = deque(maxlen=window // 2 + 1)
+        self.recent: deque[float] = deque(maxlen=window)
         self.best: float | None = None
         self.best_step = 0
         self._ratio, self._rise = self.number("ratio"), self.number("rise")
@@ -51,7 +51,7 @@ class Degradation(Detector, name="degradation"):
         threshold = best + self._ratio * abs(best) + self._rise
         if now <= threshold:
             return Finding(now, threshold, best, breach=False) if now > 0.5 * (best + threshold) else None
-        if now - best < self._keep * (self.recent[0] - best):
+        if now - best < self._keep * (max(self.recent) - best):
             return Finding(now, threshold, best, breach=False)
         ratio = now / best if best > 0 else float("inf")
         return Finding(now, threshold, best, facts={"best_step": self.best_step, "ratio": ratio, "rise": now - best})

@@ -10,8 +10,8 @@ from .rolling import Milestones, Trend
 class Growth(Detector, name="growth"):
     """Fits a line to log(value) over the last samples and sees a value above ``level`` whose growth is fast for the run's age.
 
-    Fast is free of scale: ``exponent = growth rate per step * steps since the series began``. Weights under a bounded update drift
-    at most linearly with time, exponent 1 or below; exponential growth has an exponent that rises without bound.
+    Fast is free of scale: ``exponent = growth rate per step * steps since the series began``, the local power of time by which it
+    grows. Weights under a bounded update drift at most linearly, exponent 1 or below; in exponential growth it rises without bound.
     """
 
     PARAMETERS: ClassVar = {
@@ -55,7 +55,7 @@ class Growth(Detector, name="growth"):
         if value < self._level or not trend.full or trend.rise() < self._min_rise:
             return self._band(value)
         rate, fit = trend.fit()
-        exponent = rate * (step - self.origin)
+        exponent = rate * (trend.middle() - self.origin)
         if fit < self._min_fit or exponent < self._exponent:
             return self._band(value)
         return Finding(value, self._level or None, self._start(value)[1], facts=self._facts(step, value, rate, exponent))

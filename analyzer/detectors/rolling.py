@@ -93,11 +93,6 @@ class Trend:
         """Whether the window is filled."""
         return len(self._logs) == self.window
 
-    @property
-    def span(self) -> int:
-        """Steps from the first to the last value held."""
-        return self._steps[-1] - self._steps[0] if self._steps else 0
-
     def rise(self) -> float:
         """Return log(last / first): the cheap question before the fit. O(1)."""
         return self._logs[-1] - self._logs[0] if self._logs else 0.0
@@ -117,10 +112,9 @@ class Trend:
             return 0.0, 0.0
         return cross / square, cross * cross / (square * total)
 
-    def clear(self) -> None:
-        """Forget all values."""
-        self._steps.clear()
-        self._logs.clear()
+    def middle(self) -> float:
+        """Return the mean step: where the fitted rate holds. O(window)."""
+        return sum(self._steps) / len(self._steps)
 
     def rewind(self, step: int) -> None:
         """Forget values at or after ``step``."""

@@ -1,0 +1,302 @@
+"""Every default rule on a crafted series that must fire it, and healthy runs that look alarming and must raise no warning."""
+
+import math
+import random
+
+import pytest
+from foreshock.storage.records import AlertState, SeriesKey, Severity
+
+LOSS, RATE, GRADIENT = SeriesKey("loss"), SeriesKey("learning_rate"), SeriesKey("gradient.norm")
+ATTENTION = "blocks.1.attn"
+LAYER = "blocks.1.mlp.up"
+
+
+def head(signal, number=0, module=ATTENTION):
+    return SeriesKey(signal, module, number)
+
+
+def healthy(judge, seed=0):
+    """A small GPT that trains well, as recorded runs look."""
+    noisy = judge.noisy
+    series = {
+        LOSS: noisy(lambda step: 3.0 * math.exp(-step / 250) + 0.3, 0.08, seed),
+        RATE: lambda step: 3e-3 * min(1.0, (step + 1) / 50),
+        GRADIENT: noisy(lambda step: 1.5 + 0.5 * math.exp(-step / 100), 0.25, seed + 1),
+    }
+    for number in range(2):
+        series |= {
+            head("attention.max_logit", number): noisy(
+                lambda step: 100 * (1 - math.exp(-step / 80)) + 0.05, 0.1, seed + 2 + number
+            ),
+            head("attention.entropy_mean", number): noisy(lambda step: 0.5 + 2.5 * math.exp(-step / 60), 0.2, seed + 4 + number),
+            head("attention.common_logit_shift", number): noisy(lambda step: 4.0, 0.4, seed + 6 + number),
+            head("rounding.key_shift_excess", number): noisy(lambda step: 1.0 + 3000 * math.exp(-step / 5), 0.3, seed + 8 + number),
+        }
+    for count, module in enumerate((f"{ATTENTION}.q", LAYER)):
+        series |= {
+            SeriesKey("weight.spectral_norm", module): noisy(
+                lambda step: 0.5 + 2.0 * (1 - math.exp(-step / 150)), 0.002, seed + 20 + count
+            ),
+            SeriesKey("spectral_alignment.sign_diversity", module): noisy(lambda step: 0.8, 0.1, seed + 30 + count),
+            SeriesKey("spectral_alignment.gap", module): lambda step: 1.8,
+            SeriesKey("spectral_alignment.turn", module): lambda step: 0.002,
+        }
+    return series
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_healthy_run_raises_nothing(judge, seed):
+    assert judge.run(healthy(judge, 100 * seed), 3000).alerts == []
+
+
+def _noise_burst(judge, base):
+    base[LOSS] = judge.noisy(lambda step: 3.2 if 700 <= step < 720 else 0.4, 0.08)
+    base[GRADIENT] = judge.noisy(lambda step: 9.0 if 700 <= step < 720 else 1.5, 0.25)
+
+
+def _rate_drop(judge, base):
+    base[RATE] = lambda step: 3e-3 if step < 600 else 3e-4
+    base[LOSS] = judge.noisy(lambda step: 1.0 if step < 600 else 0.4 + 0.6 * math.exp(-(step - 600) / 5), 0.08)
+    base[GRADIENT] = judge.noisy(lambda step: 2.0 if step < 600 else 0.5, 0.25)
+
+
+def _plateau(judge, base):
+    base[LOSS] = judge.noisy(lambda step: 2.4 if step < 900 else 0.5 + 1.9 * math.exp(-(step - 900) / 30), 0.03)
+
+
+def _benign_logits(judge, base):
+    for number in range(2):
+        base[head("attention.max_logit", number)] = judge.noisy(lambda step: 150 * (1 - math.exp(-step / 500)) + 1, 0.05, number)
+
+
+def _bfloat16_excess(judge, base):
+    base[head("rounding.key_shift_excess")] = judge.noisy(lambda step: 12.0, 0.4)
+    base[head("attention.max_logit")] = judge.noisy(lambda step: 30 + 0.1 * step, 0.05)
+
+
+def _warmup_growth(judge, base):
+    base[SeriesKey("weight.spectral_norm", LAYER)] = judge.noisy(lambda step: 0.3 * math.exp(2.2 * min(1.0, step / 220)), 0.002)
+
+
+def _linear_growth(judge, base):
+    base[SeriesKey("weight.spectral_norm", LAYER)] = judge.noisy(lambda step: 0.5 + 0.02 * step, 0.002)
+
+
+def _loud_loss(judge, base):
+    base[LOSS] = judge.noisy(lambda step: 3.0 * math.exp(-step / 250) + 0.3, 0.2)
+
+
+def _tiny_loss(judge, base):
+    base[LOSS] = lambda step: 2.0 * math.exp(-step / 30) + 1e-7 * 10 ** random.Random(step).uniform(-1, 1.5)
+
+
+def _early_one_signed(judge, base):
+    base[SeriesKey("spectral_alignment.sign_diversity", LAYER)] = judge.noisy(lambda step: 0.8 if step < 180 else 0.01, 0.1)
+    _linear_growth(judge, base)
+
+
+def _late_one_signed_without_growth(judge, base):
+    base[SeriesKey("spectral_alignment.sign_diversity", LAYER)] = judge.noisy(lambda step: 0.8 if step < 800 else 0.01, 0.1)
+
+
+def _loss_scaling(judge, base):
+    base[GRADIENT] = lambda step: math.inf if step % 90 == 10 else 1.5 + 0.1 * math.sin(step)
+
+
+def _data_switch(judge, base):
+    base[LOSS] = judge.noisy(lambda step: 0.4 if step < 700 else 0.4 + 2.0 * math.exp(-(step - 700) / 70), 0.05)
+
+
+ALARMING = [
+    _noise_burst,
+    _rate_drop,
+    _plateau,
+    _benign_logits,
+    _bfloat16_excess,
+    _warmup_growth,
+    _linear_growth,
+    _loud_loss,
+    _tiny_loss,
+    _early_one_signed,
+    _late_one_signed_without_growth,
+    _loss_scaling,
+    _data_switch,
+]
+
+
+@pytest.mark.parametrize("change", ALARMING, ids=lambda change: change.__name__.strip("_"))
+@pytest.mark.parametrize("every", [5, 20])
+def test_a_healthy_run_that_looks_alarming_raises_no_warning(judge, change, every):
+    series = healthy(judge, 7)
+    change(judge, series)
+    assert [alert.message for alert in judge.loud(judge.run(series, 1500, every=every))] == []
+
+
+def _exploding(value, start, doubling):
+    return lambda step: value * 2.0 ** (max(0, step - start) / doubling)
+
+
+def test_not_a_number_is_critical_at_once_and_kept_once(judge):
+    series = healthy(judge)
+    series[LOSS] = lambda step: math.nan if step >= 500 else 0.5
+    engine = judge.run(series, 700)
+    (alert,) = judge.loud(engine)
+    assert (alert.rule, alert.first_step, alert.severity, alert.state) == ("non_finite", 500, Severity.CRITICAL, AlertState.FIRING)
+    assert alert.message.startswith("Loss is NaN at step 500")
+    assert alert.diagnosis[0].name == "overflow"
+    assert math.isnan(alert.evidence[0].values[-1])
+
+
+def test_a_gradient_that_stays_infinite_is_critical_and_single_ones_are_a_note(judge):
+    series = healthy(judge)
+    series[GRADIENT] = lambda step: math.inf if step == 100 or step >= 600 else 1.5
+    engine = judge.run(series, 800)
+    assert judge.fired(engine, "gradient_non_finite")[0].first_step == 100
+    (stays,) = judge.fired(engine, "gradient_stays_non_finite")
+    assert (stays.first_step, stays.severity) == (624, Severity.CRITICAL)
+
+
+def test_a_loss_spike_is_named_at_once_and_explained_as_a_bad_batch_when_it_comes_back(judge):
+    series = healthy(judge)
+    series[LOSS] = judge.noisy(lambda step: 4.0 if step == 700 else 0.4, 0.05)
+    series[GRADIENT] = judge.noisy(lambda step: 30.0 if step == 700 else 1.5, 0.1)
+    engine = judge.run(series, 900)
+    (spike,) = judge.fired(engine, "loss_spike")
+    assert (spike.first_step, spike.severity, spike.state) == (700, Severity.INFO, AlertState.RESOLVED)
+    assert judge.loud(engine) == []
+    (gradient,) = judge.fired(engine, "gradient_spike")
+    assert gradient.first_step == 700
+    assert "times its usual 1.5" in gradient.message
+
+
+def test_a_loss_that_jumps_and_stays_is_a_warning_and_then_critical(judge):
+    series = healthy(judge)
+    series[RATE] = lambda step: 3e-3 if step < 600 else 6e-2
+    series[LOSS] = judge.noisy(lambda step: 0.4 if step < 600 else 3.5, 0.05)
+    engine = judge.run(series, 900)
+    (stays,) = judge.fired(engine, "loss_stays_high")
+    assert 600 < stays.first_step <= 650
+    (fails,) = judge.fired(engine, "loss_degradation")
+    assert fails.severity is Severity.CRITICAL
+    assert stays.first_step < fails.first_step < 700
+    cause = fails.diagnosis[0]
+    assert cause.name == "learning_rate_too_high"
+    assert any("rose from 0.003 to 0.06 at step 600" in reason for reason in cause.reasons)
+
+
+def test_a_loss_that_creeps_up_for_good_is_critical(judge):
+    series = healthy(judge)
+    series[LOSS] = judge.noisy(lambda step: 0.5 if step < 700 else 0.5 * math.exp((step - 700) / 250), 0.05)
+    engine = judge.run(series, 1300)
+    (alert,) = judge.fired(engine, "loss_degradation")
+    assert 750 < alert.first_step < 900
+
+
+def test_growing_logits_are_told_with_rate_and_time_to_the_limit(judge):
+    series = healthy(judge)
+    series[head("attention.max_logit", 0)] = judge.noisy(_exploding(60.0, 400, 170), 0.03)
+    engine = judge.run(series, 1300)
+    (alert,) = judge.fired(engine, "attention_logit_growth")
+    assert 760 < alert.first_step < 900
+    assert alert.severity is Severity.WARNING
+    assert "blocks.1.attn head 0 grew from" in alert.message
+    assert "doubling every 1" in alert.message
+    assert "passes 10,000 near step 1,6" in alert.message
+    assert alert.evidence[0].key == head("attention.max_logit", 0)
+    assert alert.evidence[0].steps[-1] == alert.first_step
+    assert alert.diagnosis[0].name == "attention_logit_growth"
+    (saturated,) = judge.fired(engine, "attention_logit_saturation")
+    assert saturated.severity is Severity.CRITICAL
+    assert saturated.first_step > alert.first_step
+
+
+def test_rounding_bias_with_growing_logits_is_low_precision_attention_in_first_place(judge):
+    series = healthy(judge)
+    series[head("attention.max_logit", 1)] = judge.noisy(_exploding(70.0, 300, 200), 0.05)
+    series[head("rounding.key_shift_excess", 1)] = judge.noisy(lambda step: 60.0, 0.4)
+    engine = judge.run(series, 1300)
+    first = judge.loud(engine)[0]
+    assert first.rule == "key_shift_bias"
+    assert 300 < first.first_step < 520
+    assert "head 1" in first.message
+    assert "times what random rounding leaves, and its largest logit" in first.message
+    assert {item.key.signal for item in first.evidence} == {"rounding.key_shift_excess", "attention.max_logit"}
+    for alert in judge.loud(engine):
+        assert alert.diagnosis[0].name == "low_precision_attention"
+    assert "stabilised attention" in first.diagnosis[0].remedy
+    assert judge.fired(engine, "key_shift_excess")[0].severity is Severity.INFO
+
+
+def test_collapsed_entropy_is_named_though_the_loss_looks_well(judge):
+    series = healthy(judge)
+    for number in range(2):
+        series[head("attention.entropy_mean", number)] = judge.noisy(lambda step: 1.0 if step < 600 else 0.04, 0.2, number)
+    (alert,) = judge.loud(judge.run(series, 1000))
+    assert alert.rule == "attention_entropy_collapse"
+    assert 600 <= alert.first_step <= 720
+
+
+def test_one_sharp_head_is_no_entropy_collapse(judge):
+    series = healthy(judge)
+    series[head("attention.entropy_mean", 0)] = lambda step: 0.001
+    assert judge.run(series, 1000).alerts == []
+
+
+def test_a_growing_common_shift_is_a_note(judge):
+    series = healthy(judge)
+    series[head("attention.common_logit_shift")] = judge.noisy(_exploding(4.0, 400, 150), 0.1)
+    engine = judge.run(series, 1300)
+    assert judge.fired(engine, "common_logit_shift_growth")
+    assert judge.loud(engine) == []
+
+
+def test_exponential_growth_of_a_spectral_norm_is_a_warning(judge):
+    series = healthy(judge)
+    series[SeriesKey("weight.spectral_norm", LAYER)] = judge.noisy(_exploding(2.0, 500, 180), 0.005)
+    (alert,) = judge.loud(judge.run(series, 1500))
+    assert (alert.rule, alert.module) == ("spectral_norm_growth", LAYER)
+    assert "doubles every 1" in alert.message
+
+
+def test_alignment_collapse_needs_all_three_signals_of_one_module(judge):
+    def collapse(series, diversity, sigma):
+        series[SeriesKey("spectral_alignment.sign_diversity", diversity)] = judge.noisy(
+            lambda step: 0.8 if step < 700 else 0.02, 0.1
+        )
+        series[SeriesKey("weight.spectral_norm", sigma)] = judge.noisy(_exploding(2.0, 700, 250), 0.002)
+        return series
+
+    together = judge.run(collapse(healthy(judge), LAYER, LAYER), 1300)
+    (alert,) = judge.fired(together, "spectral_alignment_collapse")
+    assert alert.module == LAYER
+    assert 800 < alert.first_step < 1100
+    assert "sign diversity fell to" in alert.message
+    assert alert.diagnosis[0].name == "spectral_alignment_collapse"
+    assert [item.key.signal for item in alert.evidence] == [
+        "spectral_alignment.sign_diversity",
+        "weight.spectral_norm",
+        "spectral_alignment.gap",
+        "spectral_alignment.turn",
+    ]
+    apart = judge.run(collapse(healthy(judge), LAYER, f"{ATTENTION}.q"), 1300)
+    assert judge.fired(apart, "spectral_alignment_collapse") == []
+
+
+def test_the_monitors_own_troubles_are_notes(judge):
+    series = healthy(judge)
+    series[SeriesKey("monitor.dropped")] = lambda step: 0.0 if step < 500 else 12.0
+    series[SeriesKey("monitor.errors")] = lambda step: 0.0 if step < 600 else 1.0
+    engine = judge.run(series, 900)
+    assert {(alert.rule, alert.severity) for alert in engine.alerts} == {
+        ("monitor_dropped", Severity.INFO),
+        ("monitor_errors", Severity.INFO),
+    }
+
+
+def test_nothing_is_claimed_that_was_not_measured(judge):
+    series = {LOSS: judge.noisy(lambda step: 0.5 if step < 700 else 0.5 * math.exp((step - 700) / 150), 0.05)}
+    (alert,) = judge.fired(judge.run(series, 1100), "loss_degradation")
+    reasons = " ".join(reason for cause in alert.diagnosis for reason in cause.reasons)
+    assert {cause.name for cause in alert.diagnosis} <= {"learning_rate_too_high"}
+    for word in ("rounding", "logit", "warm-up", "learning rate"):
+        assert word not in reasons
