@@ -1,0 +1,107 @@
+"""The dashboard as a Dash application on FastAPI."""
+
+from pathlib import Path
+from typing import Any
+
+import dash
+from dash import ClientsideFunction, Input, Output, State
+from fastapi import FastAPI
+from starlette.responses import JSONResponse
+
+from .. import __version__
+from ..storage.base import Store
+from .decisions import decide
+from .live import Showings, attend
+from .pages.frame import frame
+from .router import route
+from .security import Guard, content_security_policy
+from .wiring import live_sections
+
+_INDEX = """<!DOCTYPE html>
+<html lang="en">
+    <head>
+        {%metas%}
+        <title>{%title%}</title>
+        <link rel="icon" type="image/svg+xml" href="/assets/mark.svg">
+        <script src="/assets/theme.js"></script>
+        {%css%}
+    </head>
+    <body>
+        {%app_entry%}
+        <footer>
+            {%config%}
+            {%scripts%}
+            {%renderer%}
+        </footer>
+    </body>
+</html>"""
+
+
+def build_app(store: Store) -> dash.Dash:
+    """Return the dashboard over a store. ``build_app(store).server`` is the ASGI application.
+
+    It keeps nothing about its readers but the loops that push to open tabs, so that any number of readers and of server processes
+    may use one store. The store stays the caller's, to be closed after the server has stopped.
+    """
+    server = FastAPI(title="foreshock", version=__version__, openapi_url=None, docs_url=None, redoc_url=None)
+    app = dash.Dash(
+        __name__,
+        server=server,
+        assets_folder=str(Path(__file__).parent / "assets"),
+        assets_ignore=r"theme\.js",
+        title="foreshock",
+        update_title="",
+        index_string=_INDEX,
+        suppress_callback_exceptions=True,
+        add_log_handler=False,
+        enable_mcp=False,
+        use_pages=False,
+        websocket_inactivity_timeout=0,
+        meta_tags=[{"name": "viewport", "content": "width=device-width, initial-scale=1"}],
+    )
+    app.layout = frame()
+    _health(server)
+    route(app, store)
+    decide(app, store)
+    _in_the_browser(app)
+    showings = Showings()
+    attend(app, showings)
+    live_sections(app, store, showings)
+    server.add_middleware(Guard, policy=lambda: content_security_policy(list(app.csp_hashes())))
+    return app
+
+
+def _health(server: FastAPI) -> None:
+    async def health() -> JSONResponse:
+        return JSONResponse({"status": "ok", "version": __version__})
+
+    server.add_api_route("/healthz", health, methods=["GET"])
+
+
+def _in_the_browser(app: dash.Dash) -> None:
+    """Register what needs no server: counting a tab's requests, the permalink, the clicked layer, the tab's title."""
+
+    def clientside(name: str, *dependencies: Any, **more: Any) -> None:
+        app.clientside_callback(ClientsideFunction("foreshock", name), *dependencies, **more)
+
+    clientside("ticket", Output("left", "data"), Input("url", "pathname"))
+    clientside("ticket", Output("overview-ticket", "data"), Input("order", "data"))
+    clientside("ticket", Output("run-page-ticket", "data"), Input("run", "data"))
+    clientside("again", Input("bell", "data"), prevent_initial_call=True)
+    clientside("title", Input("page-title", "data"))
+    clientside(
+        "clicked",
+        Output("module", "value"),
+        Input("heat-a", "clickData"),
+        Input("heat-b", "clickData"),
+        State("heat-a", "figure"),
+        State("heat-b", "figure"),
+        prevent_initial_call=True,
+    )
+    clientside(
+        "permalink",
+        Input("module", "value"),
+        Input("signal", "value"),
+        Input("compare", "value"),
+        prevent_initial_call=True,
+    )

@@ -1,0 +1,72 @@
+/* What the page does without the server: count its requests, notice that it is hidden or cut off, keep the permalink. */
+(function () {
+  "use strict";
+  const TAB = Math.random().toString(36).slice(2) + Date.now().toString(36);
+  const nothing = () => window.dash_clientside.no_update;
+
+  /* -- the tab's requests: every change of this number makes the live sections ask anew ------------------------------- */
+  let number = 0;
+
+  function ticket() {
+    number += 1;
+    return { tab: TAB, number: number, visible: document.visibilityState !== "hidden" };
+  }
+
+  function again() {
+    const page = ["overview", "run-page"].find((id) => document.getElementById(id));
+    if (page) window.dash_clientside.set_props(page + "-ticket", { data: ticket() });
+  }
+
+  document.addEventListener("visibilitychange", again);
+
+  /* Without a SharedWorker Dash has no WebSocket: ask again over HTTP. */
+  if (typeof SharedWorker === "undefined") {
+    setInterval(() => document.visibilityState === "hidden" || again(), 5000);
+  }
+
+  /* -- the connection ------------------------------------------------------------------------------------------------- */
+  /* The socket's worker gives up after ten tries; a server that comes back later is met by loading the page again. */
+  let misses = 0;
+  async function look() {
+    if (document.visibilityState === "hidden") return;
+    let reachable = false;
+    try {
+      reachable = (await fetch("/healthz", { cache: "no-store" })).ok;
+    } catch (_) {
+      reachable = false;
+    }
+    misses = reachable ? misses : misses + 1;
+    document.documentElement.dataset.connection = reachable ? "on" : "off";
+    if (reachable && misses > 40) location.reload();
+    if (reachable) misses = 0;
+  }
+  setInterval(look, 5000);
+
+  /* -- the address ---------------------------------------------------------------------------------------------------- */
+  function permalink(module, signal, compare) {
+    const query = new URLSearchParams();
+    if (module) query.set("module", module);
+    if (signal) query.set("signal", signal);
+    if (compare) query.set("compare", compare);
+    history.replaceState(history.state, "", location.pathname + "?" + query.toString());
+  }
+
+  /* -- a clicked layer ------------------------------------------------------------------------------------------------ */
+  function clicked(first, second, firstFigure, secondFigure) {
+    const source = window.dash_clientside.callback_context.triggered_id;
+    const [click, figure] = source === "heat-b" ? [second, secondFigure] : [first, firstFigure];
+    const point = click && click.points && click.points[0];
+    const modules = figure && figure.layout && figure.layout.meta && figure.layout.meta.modules;
+    if (!point || !modules) return nothing();
+    const row = Array.isArray(point.pointNumber) ? point.pointNumber[0] : undefined;
+    return row === undefined || modules[row] === undefined ? nothing() : modules[row];
+  }
+
+  function title(words) {
+    document.title = words ? words + " · foreshock" : "foreshock";
+  }
+
+  window.dash_clientside = Object.assign({}, window.dash_clientside, {
+    foreshock: { ticket, again, permalink, clicked, title },
+  });
+})();

@@ -1,0 +1,99 @@
+"""Make the live sections: a function per section, taking the store and the values of its inputs on the page."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from ..storage.base import SeriesData, Store
+from ..storage.records import Alert, Event, Series
+from .figures.gradient import gradient_figure
+from .figures.layer_signal import layer_signal_figure
+from .figures.loss import loss_figure
+from .figures.overhead import overhead_figure
+from .figures.style import Figure
+from .paths import Order
+from .reading import run_wide
+from .sections.chart import Chart
+from .sections.distribution import Distribution
+from .sections.following import Marks
+from .sections.head import Head
+from .sections.heat import Heat
+from .sections.layer import Choices, LayerFacts
+from .sections.overview import Overview
+from .signals import FIRST_SIGNAL, SECOND_SIGNAL, describe
+
+
+def overview(store: Store, order: Order) -> Overview:
+    """Return the table of runs in the order that the page's address asks for."""
+    return Overview(store, *order)
+
+
+def head(store: Store, run_id: str) -> Head:
+    """Return header, verdict, alerts and events of a run."""
+    return Head(store, store.run(run_id))
+
+
+def choices(store: Store, run_id: str, module: str | None, signal: str | None, compare: str | None) -> Choices:
+    """Return the lists of layers and signals."""
+    return Choices(store, store.run(run_id), module, signal, compare)
+
+
+def loss(store: Store, run_id: str, scale: str) -> Chart:
+    """Return the loss chart on a linear or logarithmic axis."""
+    run = store.run(run_id)
+
+    def draw(data: Sequence[SeriesData], alerts: Sequence[Alert], events: Sequence[Event]) -> Figure:
+        return loss_figure(data[0] if data else None, alerts, events, log=scale == "log")
+
+    return Chart(store, run, "loss", partial(run_wide, store, run_id, "loss"), draw, Marks(store, run))
+
+
+def gradient(store: Store, run_id: str) -> Chart:
+    """Return the gradient norm chart."""
+    run = store.run(run_id)
+
+    def draw(data: Sequence[SeriesData], alerts: Sequence[Alert], events: Sequence[Event]) -> Figure:
+        return gradient_figure(data[0] if data else None, alerts, events)
+
+    return Chart(store, run, "gradient", partial(run_wide, store, run_id, "gradient.norm"), draw, Marks(store, run))
+
+
+def overhead(store: Store, run_id: str) -> Chart:
+    """Return the chart of what monitoring costs."""
+
+    def draw(data: Sequence[SeriesData], alerts: Sequence[Alert], events: Sequence[Event]) -> Figure:
+        return overhead_figure(data[0] if data else None)
+
+    return Chart(store, store.run(run_id), "overhead", partial(run_wide, store, run_id, "monitor.overhead"), draw, None, scale=100)
+
+
+def heat_a(store: Store, run_id: str, signal: str | None, module: str | None) -> Heat:
+    """Return the first heatmap."""
+    return Heat(store, store.run(run_id), "heat-a", signal or FIRST_SIGNAL, module or "")
+
+
+def heat_b(store: Store, run_id: str, signal: str | None, module: str | None) -> Heat:
+    """Return the second heatmap."""
+    return Heat(store, store.run(run_id), "heat-b", signal or SECOND_SIGNAL, module or "")
+
+
+def layer_facts(store: Store, run_id: str, module: str | None) -> LayerFacts:
+    """Return the newest values of the chosen layer."""
+    return LayerFacts(store, store.run(run_id), module)
+
+
+def distribution(store: Store, run_id: str, module: str | None) -> Distribution:
+    """Return the distribution of spectral alignment of the chosen layer."""
+    return Distribution(store, store.run(run_id), "distribution", module or "")
+
+
+def layer_signal(store: Store, run_id: str, module: str | None, signal: str | None) -> Chart:
+    """Return the chart of one signal of the chosen layer."""
+    run, info = store.run(run_id), describe(signal or FIRST_SIGNAL)
+
+    def find() -> list[Series]:
+        return store.series(run_id, signal=info.name, module=module) if module else []
+
+    def draw(data: Sequence[SeriesData], alerts: Sequence[Alert], events: Sequence[Event]) -> Figure:
+        return layer_signal_figure(data, info, module or "", alerts)
+
+    return Chart(store, run, "layer-signal", find, draw, Marks(store, run, module))

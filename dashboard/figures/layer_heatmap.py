@@ -1,0 +1,124 @@
+"""A signal of all layers over time."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from ..grid import Floats, Grid
+from ..signals import Scale, SignalInfo
+from .lines import kind_name, kind_symbol
+from .style import TROUBLE_SCALE, Figure, axis, empty, layout, plain, shorten, step_axis, text
+
+CELLS, ODD = 0, 1
+
+_MAX_LABELS = 42
+
+
+def layer_heatmap_figure(grid: Grid | None, modules: Sequence[str], info: SignalInfo, chosen: str = "") -> Figure:
+    """Draw a signal as a picture of layers (rows) by steps (columns); brighter is more worrying.
+
+    What trouble this picture lets you recognise: which layer left its usual range first, and whether its neighbours followed.
+    Cells that were not finite carry a cross (NaN) or an arrow (infinity).
+
+    Args:
+        grid: Cells of shape (layers, columns).
+        modules: Names of the rows, in the order of the model. Kept in ``layout.meta.modules`` to find the row that was clicked.
+        chosen: The layer whose row is framed.
+    """
+    if grid is None or not grid.columns or not modules:
+        return empty(f"<b>{text(info.title)}</b> has not been measured yet.<br>It appears with the first sampled step.", height=340)
+    names = [text(name or "(whole model)") for name in modules]
+    heat: dict[str, Any] = {
+        "type": "heatmap",
+        "x0": grid.first_centre,
+        "dx": grid.width,
+        "y": names,
+        **cell_rows(grid.cells, info),
+        "colorscale": TROUBLE_SCALE,
+        "reversescale": not info.high_is_trouble,
+        "colorbar": _colour_bar(grid, info),
+        "hoverongaps": False,
+        "hovertemplate": hover_template(info),
+    }
+    if info.scale is Scale.UNIT:
+        heat |= {"zmin": 0, "zmax": 1}
+    every = math.ceil(len(names) / _MAX_LABELS)
+    shown = list(range(0, len(names), every))
+    y = axis(
+        "layer",
+        autorange="reversed",
+        type="category",
+        tickvals=[names[index] for index in shown],
+        ticktext=[text(shorten(modules[index] or "(whole model)")) for index in shown],
+        showgrid=False,
+        fixedrange=len(names) < 30,
+    )
+    height = min(900, max(260, 110 + 21 * len(names)))
+    figure_layout = layout(step_axis(showgrid=False), y, height=height, meta={"modules": list(modules)})
+    figure_layout["shapes"] = chosen_frame(modules, chosen)
+    return {"data": [heat, odd_trace(grid, names)], "layout": figure_layout}
+
+
+def cell_rows(cells: Floats, info: SignalInfo) -> dict[str, list[list[Any]]]:
+    """Return cells as the trace's ``z``; on a logarithmic scale powers of ten, with the values themselves as ``text``."""
+    rows = cells.tolist()
+    if info.scale is not Scale.LOG:
+        return {"z": [[plain(value, 4) for value in row] for row in rows]}
+    powers = [[plain(math.log10(value), 4) if value > 0 else None for value in row] for row in rows]
+    return {"z": powers, "text": [[f"{value:.4g}" for value in row] for row in rows]}
+
+
+def hover_template(info: SignalInfo) -> str:
+    """Return what hovering a cell says."""
+    value = "%{text}" if info.scale is Scale.LOG else "%{z:.4g}"
+    return f"<b>%{{y}}</b><br>step %{{x:,.0f}}<br>{text(info.title)} <b>{value}</b><extra></extra>"
+
+
+def chosen_frame(modules: Sequence[str], chosen: str) -> list[dict[str, Any]]:
+    """Return a frame around the chosen layer's row."""
+    if chosen not in modules:
+        return []
+    row = list(modules).index(chosen)
+    line = {"color": "#e2e8f0", "width": 1.5}
+    return [{"type": "rect", "xref": "paper", "x0": 0, "x1": 1, "y0": row - 0.5, "y1": row + 0.5, "line": line}]
+
+
+def odd_trace(grid: Grid, names: Sequence[str], limit: int = 2000) -> dict[str, Any]:
+    """Return marks on the cells that were not finite (the first ``limit``)."""
+    cells = grid.odd[:limit]
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "x": [grid.first_centre + cell.column * grid.width for cell in cells],
+        "y": [names[cell.row] for cell in cells],
+        "marker": {"symbol": [kind_symbol(cell.value) for cell in cells], "color": "#ff5c7a", "size": 8},
+        "text": [kind_name(cell.value) for cell in cells],
+        "hovertemplate": "step %{x:,.0f}<br><b>%{text}</b><extra></extra>",
+    }
+
+
+def _colour_bar(grid: Grid, info: SignalInfo) -> dict[str, Any]:
+    bar: dict[str, Any] = {
+        "thickness": 10,
+        "outlinewidth": 0,
+        "ticks": "",
+        "tickfont": {"size": 11},
+        "title": {"text": text(info.unit), "side": "right", "font": {"size": 11}},
+        "xpad": 6,
+    }
+    if info.scale is Scale.LOG:
+        import numpy as np
+
+        positive = grid.cells[np.isfinite(grid.cells) & (grid.cells > 0)]
+        if positive.size:
+            powers = _powers(float(np.log10(positive.min())), float(np.log10(positive.max())))
+            bar |= {"tickvals": powers, "ticktext": [f"{10**power:.3g}" for power in powers]}
+    return bar
+
+
+def _powers(low: float, high: float) -> list[float]:
+    """Return three to seven positions between two powers of ten, whole ones where the range is wide."""
+    if high - low >= 2:
+        step = math.ceil((high - low) / 6)
+        return [float(power) for power in range(math.floor(low), math.ceil(high) + 1, step)]
+    return [low + (high - low) * part / 4 for part in range(5)]

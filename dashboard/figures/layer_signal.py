@@ -1,0 +1,35 @@
+"""One signal of one layer over time."""
+
+from collections.abc import Sequence
+
+from ...storage.base import SeriesData
+from ...storage.records import Alert
+from ..signals import Scale, SignalInfo
+from .lines import alert_lines, alert_trace, event_trace, line_traces, mark_axis, nonfinite_trace
+from .style import SERIES, Figure, axis, empty, layout, step_axis, text
+
+
+def layer_signal_figure(series: Sequence[SeriesData], info: SignalInfo, module: str, alerts: Sequence[Alert] = ()) -> Figure:
+    """Draw a signal of one layer over steps; one line per attention head where it is measured by head.
+
+    What trouble this picture lets you recognise: when this layer left its own past behaviour, and whether all heads did.
+
+    Args:
+        series: The layer's series of this signal, one per head and rank.
+        alerts: Alerts of this layer.
+    """
+    drawn = [data for data in series if len(data.steps)]
+    if not drawn:
+        return empty(f"<b>{text(info.title)}</b> is not measured for this layer.")
+    traces = [nonfinite_trace(drawn), alert_trace(alerts), event_trace(())]
+    for data in drawn:
+        name = info.title if data.key.head < 0 else f"head {data.key.head}"
+        lines = line_traces(data, name, SERIES)
+        if len(drawn) > 1:
+            for line in lines:
+                line["opacity"] = 0.75
+                line["line"] = {**line["line"], "width": 1.2}
+        traces.extend(lines)
+    kind = "log" if info.scale is Scale.LOG else "linear"
+    y = axis(f"{text(info.axis_title)}", type=kind, **({"rangemode": "tozero"} if info.scale is Scale.UNIT else {}))
+    return {"data": traces, "layout": layout(step_axis(), y, yaxis2=mark_axis(), shapes=alert_lines(alerts))}

@@ -1,0 +1,104 @@
+"""Samples of many rows on a common grid of steps: what a heatmap draws, bounded in size, and extended column by column.
+
+A column covers ``width`` steps. A cell holds the most troubling value measured in it; a cell without a measurement keeps the last
+one, because a layer that is sampled every 50 steps has not vanished in between. Steps seen twice (after a resume) take the newer value.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+MAX_COLUMNS = 400
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """Measurements of one row, ordered by (segment, step): ``steps`` and ``values`` of equal length."""
+
+    steps: Sequence[int]
+    values: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class OddCell:
+    """A cell in which a value was not finite."""
+
+    row: int
+    column: int
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Cells of shape (rows, columns); column ``k`` covers the steps from ``start + k * width`` on. NaN: nothing measured yet."""
+
+    start: int
+    width: int
+    cells: Floats
+    odd: tuple[OddCell, ...] = ()
+
+    @property
+    def columns(self) -> int:
+        """Number of columns."""
+        return int(self.cells.shape[1])
+
+    @property
+    def first_centre(self) -> float:
+        """Step at the middle of the first column."""
+        return self.start + (self.width - 1) / 2
+
+    def step_of(self, column: int) -> int:
+        """Return the first step that a column covers."""
+        return self.start + column * self.width
+
+
+def spacing(steps: Sequence[int], max_columns: int = MAX_COLUMNS) -> tuple[int, int]:
+    """Return (start, width) of a grid for these steps: the usual distance between samples, widened to ``max_columns`` columns."""
+    distinct = np.unique(np.asarray(steps, dtype=np.int64))
+    if not len(distinct):
+        return 0, 1
+    usual = int(np.median(np.diff(distinct))) if len(distinct) > 1 else 1
+    span = int(distinct[-1] - distinct[0]) + 1
+    return int(distinct[0]), max(usual, math.ceil(span / max_columns), 1)
+
+
+def fill(rows: Sequence[Points], start: int, width: int, *, high_is_trouble: bool, before: Floats | None = None) -> Grid:
+    """Lay rows of points on a grid.
+
+    Args:
+        rows: One entry per row of the picture; points before ``start`` are left out.
+        high_is_trouble: Keep the largest value of a cell, else the smallest.
+        before: Last known value per row, shape (rows,), that cells without a measurement take until the first one comes.
+    """
+    last = max((int(row.steps[-1]) for row in rows if len(row.steps)), default=start - 1)
+    last = max([last, *(int(max(row.steps)) for row in rows if len(row.steps))])
+    columns = max(0, (last - start) // width + 1)
+    cells = np.full((len(rows), columns), np.nan)
+    odd: list[OddCell] = []
+    for index, row in enumerate(rows):
+        steps = np.asarray(row.steps, dtype=np.int64)
+        values = np.asarray(row.values, dtype=np.float64)
+        inside = steps >= start
+        at, values = (steps[inside] - start) // width, values[inside]
+        finite = np.isfinite(values)
+        odd.extend(OddCell(index, int(k), float(v)) for k, v in zip(at[~finite], values[~finite], strict=True))
+        # A stable sort by trouble lets the last assignment, the worst value, win without a Python loop.
+        order = np.argsort(values[finite] if high_is_trouble else -values[finite], kind="stable")
+        cells[index, at[finite][order]] = values[finite][order]
+    return Grid(start, width, _hold(cells, before), tuple(odd))
+
+
+def _hold(cells: Floats, before: Floats | None) -> Floats:
+    """Give every empty cell the last value to its left; ``before`` stands left of the first column."""
+    if not cells.size:
+        return cells
+    if before is not None:
+        cells = np.concatenate([before[:, None], cells], axis=1)
+    last_seen = np.maximum.accumulate(np.where(np.isnan(cells), 0, np.arange(cells.shape[1])), axis=1)
+    held = np.take_along_axis(cells, last_seen, axis=1)
+    return held if before is None else held[:, 1:]

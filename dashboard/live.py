@@ -1,0 +1,170 @@
+"""The live push: a loop per section of a page that sends, over Dash's WebSocket, only what changed.
+
+A section paints itself once, then every half second asks the store what was written after its cursor and sends patches. The loop
+belongs to one *showing* of the section: it ends when the same tab asks anew (another layer, another page), when the tab is hidden or
+closed, and when the server stops. A tab that comes back - shown again, or reconnected - starts a new loop, which paints everything up
+to now: no gap can stay. Without a WebSocket (a browser that has no SharedWorker) Dash calls the same functions over HTTP; they then
+paint once, and the page asks again every few seconds.
+"""
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import dash
+from dash import Input, State
+from dash.exceptions import PreventUpdate
+
+from ..storage.base import StoreError
+
+logger = logging.getLogger(__name__)
+
+PERIOD = 0.5
+LIVENESS_EVERY = 10.0
+
+Updates = Mapping[str, Mapping[str, Any]]
+"""Component id -> property -> new value (or a ``dash.Patch`` of the old one)."""
+
+
+class Section(Protocol):
+    """A part of a page that follows the store. Its methods run on a worker thread, one at a time."""
+
+    def paint(self) -> Updates:
+        """Return everything the section shows, and remember how far it has read."""
+
+    def advance(self) -> Updates:
+        """Return what changed since the last call of either method; empty when nothing did."""
+
+
+class Showings:
+    """Which showing of each section is the newest, by tab. Lives on the event loop's thread; a showing removes itself at its end."""
+
+    def __init__(self) -> None:
+        self._newest: dict[tuple[str, str], tuple[int, object]] = {}
+
+    def begin(self, tab: str, section: str, number: int) -> object:
+        """Make this the section's current showing in that tab and return its token. ``number`` counts the tab's own requests."""
+        token = object()
+        self._newest[tab, section] = (number, token)
+        return token
+
+    def current(self, tab: str, section: str, token: object) -> bool:
+        """Return whether no newer showing has begun."""
+        entry = self._newest.get((tab, section))
+        return entry is not None and entry[1] is token
+
+    def end(self, tab: str, section: str, token: object) -> None:
+        """Forget a showing, unless a newer one has taken its place."""
+        if self.current(tab, section, token):
+            del self._newest[tab, section]
+
+    def retire(self, tab: str, number: int) -> None:
+        """End every showing of a tab that began before its request ``number``: the reader went to another page, or away."""
+        for key in [key for key, entry in self._newest.items() if key[0] == tab and entry[0] < number]:
+            del self._newest[key]
+
+    def __len__(self) -> int:
+        return len(self._newest)
+
+
+class Sender:
+    """Sends updates to one tab, leaving out properties whose value is what was sent last."""
+
+    def __init__(self) -> None:
+        self._sent: dict[tuple[str, str], bytes] = {}
+
+    def send(self, updates: Updates) -> None:
+        """Send what differs from the last value sent. Patches always go."""
+        for component, properties in updates.items():
+            fresh = {name: value for name, value in properties.items() if self._is_new(component, name, value)}
+            if fresh:
+                dash.set_props(component, fresh)
+
+    def _is_new(self, component: str, name: str, value: Any) -> bool:
+        if isinstance(value, dash.Patch):
+            return True
+        from dash._utils import to_json
+
+        digest = hashlib.blake2b(str(to_json(value)).encode(), digest_size=16).digest()
+        if self._sent.get((component, name)) == digest:
+            return False
+        self._sent[component, name] = digest
+        return True
+
+
+def follow(app: dash.Dash, showings: Showings, name: str, *inputs: Input | State, make: Callable[..., Section], page: str, place: str) -> None:
+    """Register a live section.
+
+    Args:
+        name: The section's name.
+        page: Name of the page it stands on. The page has a component of that id, and a store ``PAGE-ticket``.
+        inputs: What it depends on; a change of an ``Input`` begins a new showing.
+        place: Id of a component that only this section fills. As an input it never changes; it is what tells Dash two sections apart
+            that depend on the same inputs.
+        make: Called on a worker thread with the values of ``inputs``, returns the section.
+    """
+
+    @app.callback(Input(f"{page}-ticket", "data"), Input(place, "id"), *inputs, websocket=True, persistent=True)
+    async def run_section(ticket: dict[str, Any] | None, _place: str, *values: Any) -> None:
+        if not ticket:
+            raise PreventUpdate
+        tab, number = str(ticket["tab"]), int(ticket["number"])
+        token = showings.begin(tab, name, number)
+        try:
+            if ticket["visible"]:
+                await _show(lambda: showings.current(tab, name, token), lambda: make(*values), page)
+        finally:
+            showings.end(tab, name, token)
+
+
+async def _show(current: Callable[[], bool], make: Callable[[], Section], page: str) -> None:
+    """Paint, then keep sending what changed until this showing is over."""
+    socket = dash.ctx.websocket
+    sender, section = Sender(), None
+    since_answer = 0.0
+    while current() and not (socket and socket.is_shutdown):
+        try:
+            if section is None:
+                section = await asyncio.to_thread(make)
+                updates = await asyncio.to_thread(section.paint)
+            else:
+                updates = await asyncio.to_thread(section.advance)
+            note = ""
+        except StoreError as error:
+            section, updates, note = None, {}, f"The store cannot be read just now: {error}"
+        if not current():
+            return
+        sender.send({"store-trouble": {"children": note}, **updates})
+        if socket is None:
+            return
+        await asyncio.sleep(PERIOD if section is not None else 4 * PERIOD)
+        since_answer += PERIOD
+        if since_answer >= LIVENESS_EVERY:
+            since_answer = 0.0
+            if not await _answers(socket, page):
+                return
+
+
+async def _answers(socket: Any, page: str) -> bool:
+    """Ask the tab whether it still shows the page. A closed tab cannot say goodbye: its socket may be shared with other tabs."""
+    try:
+        return await socket.get_prop(page, "id", timeout=5.0) is not None
+    except (TimeoutError, dash.exceptions.WebsocketDisconnected):
+        return False
+
+
+def attend(app: dash.Dash, showings: Showings) -> None:
+    """Register what every page has: the end of the loops of a page that was left, and the bell that rings on a reconnection."""
+
+    @app.callback(Input("left", "data"), websocket=True)
+    async def retire(left: dict[str, Any] | None) -> None:
+        if left:
+            showings.retire(str(left["tab"]), int(left["number"]))
+
+    @app.callback(websocket=True, persistent=True)
+    async def ring() -> None:
+        # Dash calls a callback without inputs again on every reconnection. The bell makes the page ask anew.
+        dash.set_props("bell", {"data": time.time()})

@@ -1,0 +1,91 @@
+"""Alerts as cards: what, where, since when, why, what to do, and the reader's decision."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from dash import html
+from dash.development.base_component import Component
+
+from ...storage.records import Alert, AlertState, Cause
+from ..reading import is_open
+from .parts import severity_badge
+
+_STATES = {
+    AlertState.PENDING: "pending",
+    AlertState.FIRING: "open",
+    AlertState.ACKNOWLEDGED: "acknowledged",
+    AlertState.SILENCED: "silenced",
+    AlertState.RESOLVED: "resolved",
+}
+
+
+def alert_list(alerts: Sequence[Alert], last_step: int) -> list[Component]:
+    """Return all alerts as cards, open ones first, the most severe on top."""
+    if not alerts:
+        watched = f"{last_step + 1:,} steps watched, none of them alarming." if last_step >= 0 else "They appear here once steps are recorded."
+        return [html.Div([html.P("No alerts.", className="strong"), html.P(watched, className="quiet")], className="empty small")]
+    ordered = sorted(alerts, key=lambda alert: (not is_open(alert), -alert.severity.rank, alert.first_step))
+    return [alert_card(alert) for alert in ordered]
+
+
+def alert_card(alert: Alert) -> html.Article:
+    """Return one alert."""
+    steps = f"step {alert.first_step:,}" if alert.last_step <= alert.first_step else f"steps {alert.first_step:,} – {alert.last_step:,}"
+    head = [
+        severity_badge(alert.severity),
+        html.Span(_STATES[alert.state], className=f"state state-{alert.state.value}"),
+        html.Span(steps, className="quiet"),
+    ]
+    parts: list[Any] = [html.Div(head, className="alert-head"), html.P(alert.message, className="alert-message")]
+    if alert.module:
+        parts.append(html.P([html.Span("Layer ", className="quiet"), html.Code(alert.module)], className="alert-where"))
+    reasons = _reasons(alert)
+    if reasons:
+        parts.append(html.Details([html.Summary("Why, and what to do"), *reasons]))
+    if is_open(alert):
+        note = html.Span(id={"kind": "decision-note", "alert": alert.id}, className="quiet", role="status")
+        parts.append(html.Div([*_decisions(alert), note], className="decisions"))
+    return html.Article(
+        parts,
+        id={"kind": "alert", "alert": alert.id},
+        className=f"alert severity-{alert.severity.value}" + ("" if is_open(alert) else " closed"),
+        **{"data-rule": alert.rule},
+    )
+
+
+def _reasons(alert: Alert) -> list[Component]:
+    parts: list[Component] = []
+    causes = sorted(alert.diagnosis, key=lambda cause: -cause.confidence)
+    if causes:
+        parts.append(html.Ol([html.Li(_cause(cause)) for cause in causes], className="causes"))
+    if alert.remedy:
+        parts.append(html.P([html.Strong("What to do: "), alert.remedy], className="remedy"))
+    if alert.value is not None and alert.threshold is not None:
+        parts.append(html.P(f"Measured {alert.value:.4g}, threshold {alert.threshold:.4g} (rule {alert.rule}).", className="quiet"))
+    elif parts:
+        parts.append(html.P(f"Rule {alert.rule}.", className="quiet"))
+    return parts
+
+
+def _cause(cause: Cause) -> list[Component]:
+    sure = html.Span(f"{100 * cause.confidence:.0f} %", className="confidence", title="How well the measurements fit this cause")
+    parts: list[Component] = [html.Div([html.Strong(cause.title), sure], className="cause-head")]
+    if cause.reasons:
+        parts.append(html.Ul([html.Li(reason) for reason in cause.reasons]))
+    if cause.remedy:
+        parts.append(html.P(cause.remedy, className="remedy"))
+    return parts
+
+
+def _decisions(alert: Alert) -> list[html.Button]:
+    choices = [] if alert.state is AlertState.ACKNOWLEDGED else [("Acknowledge", AlertState.ACKNOWLEDGED)]
+    return [
+        html.Button(
+            label,
+            id={"kind": "decision", "alert": alert.id, "state": state.value},
+            type="button",
+            className="button",
+            **{"aria-label": f"{label}: {alert.message[:80]}"},
+        )
+        for label, state in [*choices, ("Resolve", AlertState.RESOLVED)]
+    ]

@@ -1,0 +1,42 @@
+"""What surrounds every page: header, theme switch, notices, and the stores that the live push rides on."""
+
+from dash import dcc, html
+
+
+def frame() -> html.Div:
+    """Return the layout of the whole application; ``page`` is filled by the router."""
+    return html.Div(
+        [
+            html.A("Skip to content", href="#page", className="skip"),
+            dcc.Location(id="url", refresh="callback-nav"),
+            dcc.Store(id="left"),
+            dcc.Store(id="bell"),
+            dcc.Store(id="page-title"),
+            html.Header(
+                [
+                    dcc.Link(
+                        [html.Span(className="mark", **{"aria-hidden": "true"}), html.Span("foreshock")],
+                        href="/",
+                        className="brand",
+                        title="All runs",
+                    ),
+                    html.Div(id="store-trouble", className="store-trouble", role="alert"),
+                    html.Div("Reconnecting to the dashboard …", id="connection", className="connection", role="status"),
+                    theme_switch(),
+                ],
+                className="top",
+            ),
+            html.Div(id="page", tabIndex="-1"),
+        ],
+        id="frame",
+    )
+
+
+def theme_switch() -> html.Div:
+    """Return the choice between light, dark and what the system says (kept in the browser by ``assets/theme.js``)."""
+    choices = (("system", "Auto", "Follow the system"), ("light", "Light", "Light colours"), ("dark", "Dark", "Dark colours"))
+    buttons = [
+        html.Button(label, id=f"theme-{name}", className="theme-choice", title=title, type="button", **{"data-theme-choice": name})
+        for name, label, title in choices
+    ]
+    return html.Div(buttons, className="theme-switch", role="group", **{"aria-label": "Colour theme"})

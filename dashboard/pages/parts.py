@@ -1,0 +1,97 @@
+"""Small pieces that all pages are made of."""
+
+from typing import Any
+
+from dash import dcc, html
+from dash.development.base_component import Component
+
+from ...storage.records import Severity
+from ..vitals import Vitals
+
+GRAPH_CONFIG: dict[str, Any] = {
+    "displaylogo": False,
+    "responsive": True,
+    "scrollZoom": False,
+    "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
+    "toImageButtonOptions": {"scale": 2},
+}
+
+SEVERITY_ICONS = {Severity.INFO: "●", Severity.WARNING: "▲", Severity.CRITICAL: "◆"}
+
+
+def card(title: str, *children: Any, hint: str = "", actions: Any = None, wide: str = "", name: str) -> html.Section:
+    """Return a titled card.
+
+    Args:
+        hint: One plain sentence under the title: what trouble this picture lets you recognise.
+        actions: Controls at the right of the title.
+        wide: Extra CSS classes (the card's width in its row).
+        name: Makes the heading's id, which names the card to screen readers.
+    """
+    heading = html.Div(
+        [html.H2(title, id=f"{name}-title", className="card-title"), html.Div(actions, className="card-actions")], className="card-head"
+    )
+    notes = [html.P(hint, className="hint", id=f"{name}-hint")] if hint else []
+    return html.Section([heading, *notes, *children], className=f"card {wide}".strip(), **{"aria-labelledby": f"{name}-title"})
+
+
+def graph(name: str, label: str, height: int) -> html.Div:
+    """Return an empty graph that a live section fills; ``label`` says what it is to those who cannot see it."""
+    figure = {"data": [], "layout": {"height": height, **_BLANK}}
+    plot = dcc.Graph(id=name, figure=figure, config=GRAPH_CONFIG, className="graph", style={"minHeight": height})
+    return html.Div(plot, className="graph-frame", role="group", **{"aria-label": label})
+
+
+_BLANK: dict[str, Any] = {
+    "paper_bgcolor": "rgba(0,0,0,0)",
+    "plot_bgcolor": "rgba(0,0,0,0)",
+    "xaxis": {"visible": False},
+    "yaxis": {"visible": False},
+    "annotations": [
+        {"text": "loading …", "showarrow": False, "x": 0.5, "y": 0.5, "xref": "paper", "yref": "paper", "font": {"size": 13}}
+    ],
+}
+
+
+def pill(state: Vitals) -> html.Span:
+    """Return a run's state as a pill: a dot and a word."""
+    return html.Span([html.Span(className="dot", **{"aria-hidden": "true"}), state.phrase], className=f"pill life-{state.life.value}")
+
+
+def severity_badge(severity: Severity, count: int | None = None) -> html.Span:
+    """Return a severity as an icon with its word, or with a count."""
+    said = severity.value if count is None else str(count)
+    label = severity.value if count is None else f"{count} {severity.value}"
+    return html.Span(
+        [html.Span(SEVERITY_ICONS[severity], className="icon", **{"aria-hidden": "true"}), said],
+        className=f"badge severity-{severity.value}",
+        title=label,
+        role="img",
+        **{"aria-label": label},
+    )
+
+
+def fact(label: str, value: Any, detail: str = "") -> html.Div:
+    """Return a labelled figure."""
+    return html.Div([html.Dt(label), html.Dd([html.Span(value, className="fact-value"), html.Span(detail, className="fact-detail")])])
+
+
+def message(title: str, *body: Any, name: str = "message") -> Component:
+    """Return a page that only says something."""
+    return html.Main([html.Section([html.H1(title), *body], className="card message")], id=name, className="page narrow")
+
+
+def percent(share: float | None) -> str:
+    """Return a share as a percentage with two figures, or a dash."""
+    return "–" if share is None or share != share else f"{100 * share:.2g} %"
+
+
+def number(value: float | None) -> str:
+    """Return a value as people read it, or a dash where there is none."""
+    if value is None:
+        return "–"
+    if value != value:
+        return "NaN"
+    return f"{value:,.4g}".replace("inf", "∞")
+
+

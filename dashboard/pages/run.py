@@ -1,0 +1,113 @@
+"""One run, live: the layout. Everything in it is filled by ``sections``."""
+
+from dash import dcc, html
+
+from ...storage.records import Run
+from ..figures import alignment_distribution, gradient, loss, overhead
+from ..paths import View
+from ..signals import describe
+from .parts import card, graph
+
+
+def run_page(run: Run, view: View) -> html.Main:
+    """Return the layout of a run's page for one view of it."""
+    return html.Main(
+        [
+            dcc.Store(id="run", data=run.id),
+            dcc.Store(id="run-page-ticket"),
+            html.Div(id="run-head", className="run-head"),
+            html.Section(id="verdict", className="card verdict", role="status", **{"aria-label": "Verdict"}),
+            html.Div([_loss(), _alerts()], className="row wide-left"),
+            html.H2("Layers", className="section-title"),
+            html.Div([_heat("heat-a", "signal", view.signal), _heat("heat-b", "compare", view.compare)], className="row halves"),
+            html.Div([_layer_bar(view)], className="layer-bar card"),
+            html.Div([_distribution(), _layer_signal()], className="row halves"),
+            html.H2("Training and monitor", className="section-title"),
+            html.Div([_gradient(), _monitor()], className="row halves"),
+            card("Events", html.Div(id="events"), name="events-card", hint="What happened to the run besides training steps."),
+        ],
+        id="run-page",
+        className="page",
+    )
+
+
+def _loss() -> html.Section:
+    scale = dcc.RadioItems(
+        options=[{"label": "linear", "value": "linear"}, {"label": "log", "value": "log"}],
+        value="linear",
+        id="loss-scale",
+        className="segmented",
+        inline=True,
+    )
+    actions = html.Div(scale, role="group", **{"aria-label": "Scale of the loss axis"})
+    plot = graph("loss", "Chart of the loss over training steps", 320)
+    return card(loss.TITLE, plot, _legend(), hint=loss.RECOGNISE, actions=actions, name="loss-card")
+
+
+def _legend() -> html.Div:
+    entries = (
+        ("◆", "severity-critical", "critical alert"),
+        ("▲", "severity-warning", "warning"),
+        ("●", "severity-info", "notice"),
+        ("■", "legend-event", "event"),
+        ("✖", "severity-critical", "not a finite number"),
+    )
+    marks = [html.Span([html.Span(icon, className=f"icon {style}", **{"aria-hidden": "true"}), label]) for icon, style, label in entries]
+    return html.Div(marks, className="legend")
+
+
+def _alerts() -> html.Section:
+    return card("Alerts", html.Div(id="alerts", className="alerts"), name="alerts-card", wide="alerts-card")
+
+
+def _heat(name: str, role: str, signal: str) -> html.Section:
+    picker = dcc.Dropdown(
+        id=role, options=[{"label": describe(signal).title, "value": signal}], value=signal, clearable=False, searchable=False, className="picker", maxHeight=360, optionHeight=34
+    )
+    heading = html.Div(
+        [
+            html.H2(id=f"{name}-title", className="card-title"),
+            html.Div(html.Label([html.Span("Signal", className="visually-hidden"), picker]), className="card-actions"),
+        ],
+        className="card-head",
+    )
+    plot = graph(name, "Heatmap of a signal, layers by training steps. Choose a layer in the list below.", 340)
+    parts = [heading, html.P(id=f"{name}-hint", className="hint"), plot, html.P("Brighter is more worrying. Click a row to open that layer.")]
+    parts[-1].className = "foot"
+    return html.Section(parts, className="card", **{"aria-labelledby": f"{name}-title"})
+
+
+def _layer_bar(view: View) -> html.Div:
+    options = [{"label": view.module, "value": view.module}] if view.module else []
+    picker = dcc.Dropdown(id="module", options=options, value=view.module, clearable=False, className="picker wide-picker", maxHeight=420)
+    return html.Div(
+        [
+            html.Label([html.Span("Chosen layer", className="label"), picker], className="layer-choice"),
+            html.Div(id="layer-facts", className="layer-facts"),
+        ],
+        className="layer-bar-inner",
+    )
+
+
+def _distribution() -> html.Section:
+    plot = graph("distribution", "Heatmap of the distribution of spectral alignment over training steps", 320)
+    title = alignment_distribution.TITLE
+    return card(title, plot, hint=alignment_distribution.RECOGNISE, name="distribution-card")
+
+
+def _layer_signal() -> html.Section:
+    plot = graph("layer-signal", "Chart of the chosen signal of the chosen layer", 320)
+    hint = "The first heatmap's signal for this layer alone: when did it leave its own past behaviour, and did all heads?"
+    heading = html.Div(html.H2("Signal of this layer", id="layer-signal-title", className="card-title"), className="card-head")
+    return html.Section([heading, html.P(hint, className="hint"), plot], className="card", **{"aria-labelledby": "layer-signal-title"})
+
+
+def _gradient() -> html.Section:
+    plot = graph("gradient", "Chart of the gradient norm over training steps", 280)
+    return card(gradient.TITLE, plot, hint=gradient.RECOGNISE, name="gradient-card")
+
+
+def _monitor() -> html.Section:
+    plot = graph("overhead", "Chart of the cost of monitoring in percent of step time", 200)
+    facts = html.Div(id="monitor-facts")
+    return card(overhead.TITLE, facts, plot, hint=overhead.RECOGNISE, name="overhead-card")

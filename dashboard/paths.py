@@ -1,0 +1,50 @@
+"""The addresses of the pages. A permalink holds what the reader looks at: run, layer and signals."""
+
+from dataclasses import dataclass
+from urllib.parse import parse_qs, quote, unquote
+
+from .signals import FIRST_SIGNAL, SECOND_SIGNAL
+
+_RUN = "/run/"
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a run's page shows, as its address says it: chosen layer, and the signals of the two heatmaps."""
+
+    module: str | None = None
+    signal: str = FIRST_SIGNAL
+    compare: str = SECOND_SIGNAL
+
+
+def run_path(run_id: str) -> str:
+    """Return the path of a run's page."""
+    return _RUN + quote(run_id, safe="")
+
+
+def run_of(path: str | None) -> str | None:
+    """Return the run that a path names (its id, a prefix of it, or its name), or None where it names none."""
+    if not path or not path.startswith(_RUN):
+        return None
+    return unquote(path[len(_RUN) :]).rstrip("/") or None
+
+
+def view_of(search: str | None) -> View:
+    """Return the view that a query string describes; what it leaves out takes its default."""
+    given = parse_qs((search or "").lstrip("?"))
+    usual = View()
+    return View(
+        module=given["module"][0] if "module" in given else None,
+        signal=given.get("signal", [usual.signal])[0],
+        compare=given.get("compare", [usual.compare])[0],
+    )
+
+
+Order = tuple[str, bool]
+"""Column and direction (True: largest first) of the list of runs."""
+
+
+def order_of(search: str | None) -> Order:
+    """Return (column, descending) of the list of runs."""
+    given = parse_qs((search or "").lstrip("?"))
+    return given.get("sort", [""])[0], given.get("order", ["asc"])[0] == "desc"

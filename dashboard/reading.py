@@ -1,0 +1,124 @@
+"""Read a store the way the page needs it: one series per line, a grid per heatmap, bounded in points."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..storage.base import SeriesData, StepHistogram, Store
+from ..storage.records import Alert, AlertState, Run, Series
+from .grid import Floats, Grid, Points, fill, spacing
+from .signals import HISTOGRAM, SignalInfo
+
+MAX_POINTS = 2000
+MAX_HISTOGRAMS = 300
+
+OPEN_STATES = (AlertState.FIRING, AlertState.ACKNOWLEDGED, AlertState.SILENCED, AlertState.PENDING)
+SHOWN_STATES = (*OPEN_STATES[:3], AlertState.RESOLVED)
+
+
+def run_wide(store: Store, run_id: str, signal: str) -> list[Series]:
+    """Return the one series that a signal has for the whole run (the lowest rank's), as a list of none or one."""
+    found = [series for series in store.series(run_id, signal=signal, module="") if series.key.head < 0]
+    return [min(found, key=lambda series: series.key.rank)] if found else []
+
+
+def line(store: Store, run_id: str, signal: str, *, start: int | None = None, max_points: int | None = MAX_POINTS) -> SeriesData | None:
+    """Return the run-wide series of a signal from step ``start`` on, or None where it was never measured."""
+    series = run_wide(store, run_id, signal)
+    return store.read(series, start=start, max_points=max_points)[0] if series else None
+
+
+def signals_and_layers(store: Store, run_id: str) -> tuple[set[str], list[str]]:
+    """Return the signals that are measured by layer, and the layers, in order of first appearance."""
+    signals, modules = set(), dict[str, None]()
+    for series in store.series(run_id):
+        if series.key.module:
+            signals.add(series.key.signal)
+            modules[series.key.module] = None
+    return signals, list(modules)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPoints:
+    """Measurements of one signal in every layer: ``rows[i]`` belongs to ``modules[i]``."""
+
+    modules: tuple[str, ...]
+    rows: tuple[Points, ...]
+
+
+def layer_points(store: Store, run_id: str, signal: str, *, start: int | None = None, max_points: int | None = MAX_POINTS) -> LayerPoints:
+    """Return every layer's points of a signal from step ``start`` on; heads and ranks of a layer are laid together."""
+    series = [one for one in store.series(run_id, signal=signal) if one.key.module]
+    rows: dict[str, tuple[list[int], list[float]]] = {}
+    for data in store.read(series, start=start, max_points=max_points):
+        steps, values = rows.setdefault(data.key.module, ([], []))
+        kept_steps, kept_values = latest(data)
+        steps.extend(kept_steps)
+        values.extend(kept_values)
+    return LayerPoints(tuple(rows), tuple(Points(steps, values) for steps, values in rows.values()))
+
+
+def latest(data: SeriesData) -> tuple[list[int], list[float]]:
+    """Return steps and values with every step once: where a resumed run repeated steps, the newer segment's value."""
+    steps, values = [int(step) for step in data.steps], [float(value) for value in data.values]
+    if not len(data.segments) or data.segments[0] == data.segments[-1]:
+        return steps, values
+    first_of_newer = None
+    kept: list[tuple[int, float]] = []
+    for index in range(len(steps) - 1, -1, -1):
+        if index + 1 < len(steps) and data.segments[index] != data.segments[index + 1]:
+            first_of_newer = min(steps[index + 1], first_of_newer if first_of_newer is not None else steps[index + 1])
+        if first_of_newer is None or steps[index] < first_of_newer:
+            kept.append((steps[index], values[index]))
+    kept.reverse()
+    return [step for step, _ in kept], [value for _, value in kept]
+
+
+def layer_grid(points: LayerPoints, info: SignalInfo) -> Grid | None:
+    """Lay a signal's points on a grid of their own; None where there are none."""
+    steps = [step for row in points.rows for step in row.steps]
+    if not steps:
+        return None
+    start, width = spacing(steps)
+    return fill(points.rows, start, width, high_is_trouble=info.high_is_trouble)
+
+
+def histogram_steps(store: Store, run_id: str, module: str, *, start: int | None = None) -> list[StepHistogram]:
+    """Return a layer's alignment histograms from step ``start`` on, at most 300 of them."""
+    return store.histograms(run_id, HISTOGRAM, module, start=start, limit=MAX_HISTOGRAMS)
+
+
+def histogram_grid(
+    histograms: Sequence[StepHistogram], *, start: int | None = None, width: int | None = None, before: Floats | None = None
+) -> Grid | None:
+    """Lay histograms on a grid of shares, one row a bin; None where there are none. ``start`` and ``width`` extend an older grid."""
+    usable = [one for one in histograms if sum(one.histogram.counts)]
+    if not usable:
+        return None
+    bins = len(usable[-1].histogram.counts)
+    usable = [one for one in usable if len(one.histogram.counts) == bins]
+    newest = {one.step: one.histogram.counts for one in usable}  # histograms come in order of (segment, step): the newer segment wins
+    steps = sorted(newest)
+    shares = np.array([newest[step] for step in steps], dtype=np.float64)
+    shares /= shares.sum(axis=1, keepdims=True)
+    if start is None or width is None:
+        start, width = spacing(steps, MAX_HISTOGRAMS)
+    columns = [(step - start) // width for step in steps]
+    # One histogram a column, so that shares keep adding up to 1: the last one measured in it.
+    chosen = {column: index for index, column in enumerate(columns)}
+    picked = sorted(chosen.values())
+    rows = [Points([steps[i] for i in picked], shares[picked, row].tolist()) for row in range(bins)]
+    return fill(rows, start, width, high_is_trouble=True, before=before)
+
+
+def shown_alerts(store: Store, run: Run) -> list[Alert]:
+    """Return a run's alerts that people should see: all but those still pending."""
+    return store.alerts(run, states=SHOWN_STATES)
+
+
+def is_open(alert: Alert) -> bool:
+    """Return whether an alert still stands."""
+    return alert.state in OPEN_STATES
+
+

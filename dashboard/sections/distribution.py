@@ -1,0 +1,54 @@
+"""The distribution of spectral alignment of the chosen layer, growing column by column."""
+
+import numpy as np
+from dash import Patch
+
+from ...storage.base import Store
+from ...storage.records import Run
+from ..figures.alignment_distribution import alignment_distribution_figure, share_rows
+from ..grid import Grid
+from ..live import Updates
+from ..reading import MAX_HISTOGRAMS, histogram_grid, histogram_steps
+from .following import RunSection
+from .heat import extend_columns
+
+
+class Distribution(RunSection):
+    """One layer's histograms over time."""
+
+    def __init__(self, store: Store, run: Run, graph: str, module: str) -> None:
+        super().__init__(store, run)
+        self._graph, self._module = graph, module
+        self._grid: Grid | None = None
+        self._drawn_segment = 0
+
+    def paint(self) -> Updates:
+        """Draw the whole picture."""
+        self.catch_up()
+        histograms = histogram_steps(self.store, self.run.id, self._module) if self._module else []
+        self._grid, self._drawn_segment = histogram_grid(histograms), self._segment
+        if self._grid is None:
+            return {self._graph: {"figure": alignment_distribution_figure(None)}}
+        newest = histograms[-1].histogram
+        return {self._graph: {"figure": alignment_distribution_figure(self._grid, newest.low, newest.high)}}
+
+    def advance(self) -> Updates:
+        """Append columns."""
+        if not self.news():
+            return {}
+        grid = self._grid
+        if grid is None or grid.columns > 2 * MAX_HISTOGRAMS or self._segment != self._drawn_segment:
+            return self.paint()
+        last = grid.columns - 1
+        start = grid.step_of(last)
+        fresh = histogram_steps(self.store, self.run.id, self._module, start=start)
+        before = grid.cells[:, last - 1] if last else None
+        tail = histogram_grid(fresh, start=start, width=grid.width, before=before)
+        if tail is None or len(tail.cells) != len(grid.cells):
+            return {}
+        if tail.columns == 1 and np.array_equal(tail.cells[:, 0], grid.cells[:, last], equal_nan=True):
+            return {}
+        self._grid = Grid(grid.start, grid.width, np.concatenate([grid.cells[:, :last], tail.cells], axis=1))
+        patch = Patch()
+        extend_columns(patch, {"z": [list(row) for row in share_rows(tail)]}, last)
+        return {self._graph: {"figure": patch}}

@@ -1,0 +1,58 @@
+"""What is common to sections that follow one run."""
+
+from collections.abc import Sequence
+
+from ...storage.base import Store
+from ...storage.records import Alert, Event, Run
+from ..live import Updates
+from ..reading import shown_alerts
+
+
+class RunSection:
+    """A section about one run, with a cursor into what was written to it."""
+
+    def __init__(self, store: Store, run: Run) -> None:
+        self.store = store
+        self.run = run
+        self._cursor = 0
+        self._segment = 0
+
+    def catch_up(self) -> None:
+        """Move the cursor to now. Called before a full read, so that nothing written meanwhile is skipped."""
+        self.news()
+
+    def news(self) -> bool:
+        """Move the cursor to now; return whether anything was written since."""
+        changes = self.store.changes(self.run.id, self._cursor)
+        self._cursor = changes.cursor
+        self._segment = max([self._segment, *(change.segment for change in changes.ranges)])
+        return bool(changes.ranges)
+
+    def paint(self) -> Updates:
+        """Return everything the section shows."""
+        raise NotImplementedError
+
+    def advance(self) -> Updates:
+        """Return what changed."""
+        raise NotImplementedError
+
+
+class Marks:
+    """A run's alerts and events as charts mark them."""
+
+    def __init__(self, store: Store, run: Run, module: str | None = None) -> None:
+        self._store, self._run, self._module = store, run, module
+        self.alerts: Sequence[Alert] = ()
+        self.events: Sequence[Event] = ()
+
+    def refresh(self) -> bool:
+        """Read them again; return whether the marks on a chart changed."""
+        before = self._signature()
+        alerts = shown_alerts(self._store, self._run)
+        self.alerts = [alert for alert in alerts if self._module is None or alert.module == self._module]
+        self.events = self._store.events(self._run.id) if self._module is None else ()
+        return self._signature() != before
+
+    def _signature(self) -> tuple[object, ...]:
+        alerts = tuple((alert.id, alert.first_step, alert.severity, alert.message) for alert in self.alerts)
+        return alerts, tuple(event.id for event in self.events)

@@ -1,0 +1,131 @@
+"""The words of a run's page, live: header, verdict, alerts, events, and what the monitor itself costs."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from dash import dcc, html
+from dash.development.base_component import Component
+
+from ...storage.records import Alert, Event, Run, Severity
+from ..live import Updates
+from ..pages.alerts import alert_list
+from ..pages.parts import fact, number, percent, pill, severity_badge
+from ..reading import is_open, line, shown_alerts
+from ..trouble import troubles
+from ..verdict import Verdict, verdict
+from ..vitals import Vitals, ago, clock, vitals
+from .following import RunSection
+
+_RECENT = 500
+_FACTS = ("loss", "monitor.overhead", "monitor.step_ms", "monitor.queue_depth", "monitor.dropped", "monitor.errors")
+_ICONS = {"empty": "…", "healthy": "✓", "info": "●", "warning": "▲", "critical": "◆", "lost": "?"}
+
+
+class Head(RunSection):
+    """Everything on a run's page that is said in words. Its parts are made anew on each look; only those that changed are sent."""
+
+    _values: dict[str, float | None]
+
+    def paint(self) -> Updates:
+        """Return every part."""
+        self.catch_up()
+        self._read_values(None)
+        return self._parts()
+
+    def advance(self) -> Updates:
+        """Return every part as it is now."""
+        if self.news():
+            self._read_values(self.run.last_step - _RECENT)
+        return self._parts()
+
+    def _read_values(self, start: int | None) -> None:
+        """Take the newest value of each fact, looking no further back than ``start`` once a value is known."""
+        known = self._values if start is not None else {}
+        self._values = {}
+        for signal in _FACTS:
+            data = line(self.store, self.run.id, signal, start=start if signal in known else None, max_points=50)
+            fresh = float(data.values[-1]) if data is not None and len(data.values) else None
+            self._values[signal] = known.get(signal) if fresh is None else fresh
+
+    def _parts(self) -> Updates:
+        now = time.time()
+        self.run = self.store.run(self.run.id)
+        state = vitals(self.run, now)
+        alerts = shown_alerts(self.store, self.run)
+        said = verdict(self.run, alerts, state, self._values["loss"])
+        return {
+            "run-head": {"children": run_head(self.run, state)},
+            "verdict": {"children": self._verdict(said, alerts, now), "className": f"card verdict level-{said.level}"},
+            "alerts": {"children": alert_list(alerts, self.run.last_step)},
+            "events": {"children": event_list(self.store.events(self.run.id))},
+            "monitor-facts": {"children": self._monitor()},
+            "page-title": {"data": f"{said.word} · {self.run.name}"},
+        }
+
+    def _verdict(self, said: Verdict, alerts: Sequence[Alert], now: float) -> list[Component]:
+        open_alerts = [alert for alert in alerts if is_open(alert)]
+        counts = [(severity, sum(alert.severity is severity for alert in open_alerts)) for severity in reversed(Severity)]
+        badges = [severity_badge(severity, count) for severity, count in counts if count]
+        icon = html.Span(_ICONS.get(said.level, "●"), className="icon", **{"aria-hidden": "true"})
+        words: list[Component] = [html.H2([icon, said.word]), html.P(said.sentence)]
+        if said.since is not None:
+            where = [html.Span("Layer ", className="quiet"), html.Code(said.module), " "] if said.module else []
+            words.append(html.P([*where, html.Span(f"since step {said.since:,}", className="quiet")], className="where"))
+        if said.detail:
+            words.append(html.P(said.detail, className="advice"))
+        facts = html.Dl(
+            [
+                fact("Last step", f"{self.run.last_step:,}" if self.run.last_step >= 0 else "–"),
+                fact("Loss", number(self._values["loss"])),
+                fact("Open alerts", badges or "none"),
+                fact("Heartbeat", ago(now - max(self.run.heartbeat_at, self.run.created_at))),
+                fact("Monitoring cost", percent(self._values["monitor.overhead"])),
+            ],
+            className="facts",
+        )
+        return [html.Div(words, className="verdict-words"), facts]
+
+    def _monitor(self) -> list[Component]:
+        values = self._values
+        facts = [
+            fact("Share of step time", percent(values["monitor.overhead"])),
+            fact("Waiting to be written", number(values["monitor.queue_depth"]), "batches"),
+            fact("Samples lost", number(values["monitor.dropped"])),
+            fact("Errors", number(values["monitor.errors"])),
+        ]
+        if values["monitor.step_ms"] is not None:
+            facts.insert(1, fact("Sampled step", number(values["monitor.step_ms"]), "ms"))
+        noted = troubles(self.store, self.run)
+        parts: list[Component] = [html.Dl(facts, className="facts")]
+        if noted:
+            parts.append(html.Ul([html.Li([html.Time(clock(at), className="quiet"), " ", said]) for at, said in noted], className="troubles"))
+        return parts
+
+
+def run_head(run: Run, state: Vitals) -> list[Component]:
+    """Return name and state of a run, and how to get back."""
+    facts: list[Any] = [f"started {clock(run.created_at)}"] if run.created_at else []
+    facts += [f"{name} {run.meta[key]}" for key, name in (("host", "on"), ("model", "model")) if isinstance(run.meta.get(key), str)]
+    return [
+        html.Nav(dcc.Link("← All runs", href="/"), **{"aria-label": "Breadcrumb"}),
+        html.Div([html.H1(run.name or run.id, className="page-title"), html.Span(pill(state), id="state")], className="title-line"),
+        html.P(" · ".join([run.project, *facts] if run.project else facts), className="quiet"),
+    ]
+
+
+def event_list(events: Sequence[Event], limit: int = 30) -> list[Component]:
+    """Return the newest events, newest first."""
+    if not events:
+        return [html.P("Nothing out of the ordinary.", className="quiet")]
+    rows = [
+        html.Li(
+            [
+                html.Span(f"step {event.step:,}" if event.step >= 0 else clock(event.time), className="quiet event-step"),
+                html.Span(event.kind.replace("_", " "), className="event-kind"),
+                html.Span(event.message),
+            ]
+        )
+        for event in list(reversed(events))[:limit]
+    ]
+    return [html.Ul(rows, className="events")]

@@ -1,0 +1,66 @@
+"""The layer-by-step heatmap that grows column by column."""
+
+import numpy as np
+from dash import Patch
+
+from ...storage.base import Store
+from ...storage.records import Run
+from ..figures.layer_heatmap import CELLS, ODD, cell_rows, layer_heatmap_figure, odd_trace
+from ..figures.style import text
+from ..grid import MAX_COLUMNS, Grid, OddCell, fill
+from ..live import Updates
+from ..reading import layer_grid, layer_points
+from ..signals import describe
+from .following import RunSection
+
+
+class Heat(RunSection):
+    """A heatmap of one signal; its last column is drawn again and new ones are appended as samples arrive."""
+
+    def __init__(self, store: Store, run: Run, graph: str, signal: str, chosen: str) -> None:
+        super().__init__(store, run)
+        self._graph, self._info, self._chosen = graph, describe(signal), chosen
+        self._grid: Grid | None = None
+        self._modules: tuple[str, ...] = ()
+        self._drawn_segment = 0
+
+    def paint(self) -> Updates:
+        """Draw the whole picture."""
+        self.catch_up()
+        points = layer_points(self.store, self.run.id, self._info.name)
+        self._modules, self._drawn_segment = points.modules, self._segment
+        self._grid = layer_grid(points, self._info)
+        return {self._graph: {"figure": layer_heatmap_figure(self._grid, self._modules, self._info, self._chosen)}}
+
+    def advance(self) -> Updates:
+        """Append columns."""
+        if not self.news():
+            return {}
+        grid = self._grid
+        if grid is None or grid.columns > 2 * MAX_COLUMNS or self._segment != self._drawn_segment:
+            return self.paint()
+        last = grid.columns - 1
+        points = layer_points(self.store, self.run.id, self._info.name, start=grid.step_of(last), max_points=None)
+        if points.modules != self._modules:
+            return self.paint()
+        before = grid.cells[:, last - 1] if last else None
+        tail = fill(points.rows, grid.step_of(last), grid.width, high_is_trouble=self._info.high_is_trouble, before=before)
+        if not tail.columns or (tail.columns == 1 and np.array_equal(tail.cells[:, 0], grid.cells[:, last], equal_nan=True)):
+            return {}
+        moved = [OddCell(cell.row, cell.column + last, cell.value) for cell in tail.odd]
+        odd = (*(cell for cell in grid.odd if cell.column < last), *moved)
+        self._grid = Grid(grid.start, grid.width, np.concatenate([grid.cells[:, :last], tail.cells], axis=1), odd)
+        patch = Patch()
+        extend_columns(patch, cell_rows(tail.cells, self._info), last)
+        if odd:
+            patch["data"][ODD] = odd_trace(self._grid, [text(name or "(whole model)") for name in self._modules])
+        return {self._graph: {"figure": patch}}
+
+
+def extend_columns(patch: Patch, tail: dict[str, list[list[object]]], last: int) -> None:
+    """Put the first column of ``tail`` in the place of column ``last`` and append the others."""
+    for name, rows in tail.items():
+        for index, row in enumerate(rows):
+            patch["data"][CELLS][name][index][last] = row[0]
+            if len(row) > 1:
+                patch["data"][CELLS][name][index].extend(row[1:])

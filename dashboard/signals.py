@@ -1,0 +1,151 @@
+"""What each signal means to a reader of the page: its title, unit, which direction is trouble, and how its colours are scaled."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Scale(StrEnum):
+    """How values are mapped to colours: evenly, by their logarithm, or evenly over the fixed range 0 to 1."""
+
+    LINEAR = "linear"
+    LOG = "log"
+    UNIT = "unit"
+
+
+@dataclass(frozen=True, slots=True)
+class SignalInfo:
+    """One signal in words.
+
+    Args:
+        unit: Unit or reading of the value, for axis titles.
+        recognise: The trouble that a picture of this signal lets the reader recognise, one plain sentence.
+        high_is_trouble: Whether large values are the worrying ones; else small ones are.
+    """
+
+    name: str
+    title: str
+    unit: str
+    recognise: str
+    high_is_trouble: bool = True
+    scale: Scale = Scale.LINEAR
+
+    @property
+    def axis_title(self) -> str:
+        """Return title and unit as one axis title."""
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+
+_CATALOGUE = (
+    SignalInfo(
+        "spectral_alignment.sign_diversity",
+        "Sign diversity",
+        "0 = one-signed, 1 = balanced",
+        "A layer that turns bright has lost its balance: its tokens all point the same way along the main direction, "
+        "and errors that used to cancel begin to add up.",
+        high_is_trouble=False,
+        scale=Scale.UNIT,
+    ),
+    SignalInfo(
+        "weight.spectral_norm",
+        "Spectral norm σ₁",
+        "largest singular value",
+        "A layer whose colour keeps brightening is growing along a single direction: the usual road to a loss explosion.",
+        scale=Scale.LOG,
+    ),
+    SignalInfo(
+        "weight.spectral_growth",
+        "σ₁ growth",
+        "relative, per step",
+        "Bright cells are moments at which a weight matrix grew fastest; a layer that stays bright is running away.",
+    ),
+    SignalInfo(
+        "attention.max_logit",
+        "Max attention logit",
+        "largest |q·k|·scale",
+        "Attention that becomes ever more extreme shows up here hundreds of steps before the loss turns.",
+        scale=Scale.LOG,
+    ),
+    SignalInfo(
+        "attention.entropy_mean",
+        "Attention entropy",
+        "nat",
+        "A layer that turns bright attends to almost nothing but one token: attention has collapsed.",
+        high_is_trouble=False,
+    ),
+    SignalInfo(
+        "rounding.key_shift_excess",
+        "Key-shift residual",
+        "× what random rounding leaves",
+        "Well above 1, the attention gradient carries a rounding error that does not average out.",
+        scale=Scale.LOG,
+    ),
+    SignalInfo(
+        "rounding.key_shift_residual",
+        "Key-shift residual, raw",
+        "share of |dK|",
+        "The part of the key gradient that exact arithmetic would make zero: pure rounding error.",
+        scale=Scale.LOG,
+    ),
+    SignalInfo(
+        "attention.common_logit_shift",
+        "Common logit shift",
+        "logits",
+        "A drift of all logits together: what a one-signed rounding error drives up.",
+        scale=Scale.LOG,
+    ),
+    SignalInfo(
+        "spectral_alignment.mean_abs",
+        "Mean |alignment|",
+        "cosine",
+        "Inputs that line up with the layer's main direction; bright layers pass on little else.",
+    ),
+    SignalInfo(
+        "spectral_alignment.mean",
+        "Mean alignment",
+        "cosine",
+        "How far the layer's tokens lean to one side of its main direction.",
+    ),
+    SignalInfo(
+        "spectral_alignment.gap",
+        "Spectral gap",
+        "σ₁ / σ₂",
+        "Close to 1 the main direction is ill-defined and sign diversity means little; a rising gap means one direction takes over.",
+        scale=Scale.LOG,
+    ),
+    SignalInfo(
+        "gradient.module_norm",
+        "Gradient norm of the layer",
+        "L2 norm",
+        "The layer that brightens first is where an exploding gradient starts.",
+        scale=Scale.LOG,
+    ),
+    SignalInfo(
+        "update.ratio",
+        "Update / weight",
+        "ratio of norms",
+        "Bright layers move too far in one step.",
+        scale=Scale.LOG,
+    ),
+    SignalInfo("activation.rms", "Activation RMS", "", "Activations that swell from layer to layer or step to step.", scale=Scale.LOG),
+    SignalInfo("activation.max", "Largest activation", "", "A few activations that outgrow all others.", scale=Scale.LOG),
+)
+
+CATALOGUE: dict[str, SignalInfo] = {info.name: info for info in _CATALOGUE}
+"""Signals with words of their own, in the order in which the page offers them."""
+
+HISTOGRAM = "spectral_alignment.histogram"
+FIRST_SIGNAL = "spectral_alignment.sign_diversity"
+SECOND_SIGNAL = "weight.spectral_norm"
+
+
+def describe(name: str) -> SignalInfo:
+    """Return the words for a signal; one without an entry is described by its own name."""
+    if name in CATALOGUE:
+        return CATALOGUE[name]
+    title = name.replace(".", " · ").replace("_", " ")
+    return SignalInfo(name, title, "", "A change of colour shows which layer changes, and when.")
+
+
+def offered(present: set[str]) -> list[str]:
+    """Return the given signals in the order in which the page offers them: those of the catalogue first, then by name."""
+    return [name for name in CATALOGUE if name in present] + sorted(present - CATALOGUE.keys())

@@ -1,0 +1,73 @@
+"""Is a run alive? Its own last word, and what its heartbeat says."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from ..storage.records import Run, RunStatus
+
+STALE_AFTER = 10.0
+LOST_AFTER = 30.0
+
+
+class Life(StrEnum):
+    """State of a run as the page shows it."""
+
+    LIVE = "live"
+    STALE = "stale"
+    LOST = "lost"
+    FINISHED = "finished"
+    CRASHED = "crashed"
+    TERMINATED = "terminated"
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """State of a run, in one word and in one phrase."""
+
+    life: Life
+    phrase: str
+
+    @property
+    def running(self) -> bool:
+        """Whether more data may come."""
+        return self.life in (Life.LIVE, Life.STALE)
+
+
+def vitals(run: Run, now: float) -> Vitals:
+    """Return the state of ``run`` at the time ``now`` (seconds since the epoch).
+
+    A run that calls itself running is *stale* when its heartbeat is older than 10 s and *lost* when it is older than 30 s.
+    """
+    match run.status:
+        case RunStatus.FINISHED:
+            return Vitals(Life.FINISHED, f"finished {ago(now - (run.ended_at or run.heartbeat_at))}")
+        case RunStatus.CRASHED:
+            return Vitals(Life.CRASHED, f"crashed {ago(now - (run.ended_at or run.heartbeat_at))}")
+        case RunStatus.TERMINATED:
+            return Vitals(Life.TERMINATED, f"terminated {ago(now - (run.ended_at or run.heartbeat_at))}")
+    silence = now - max(run.heartbeat_at, run.created_at)
+    if silence > LOST_AFTER:
+        return Vitals(Life.LOST, f"lost, last heard of {ago(silence)}")
+    if silence > STALE_AFTER:
+        return Vitals(Life.STALE, f"stale since {clock(now - silence)}")
+    return Vitals(Life.LIVE, "live")
+
+
+def ago(seconds: float) -> str:
+    """Return a span of time as people say it, coarse enough not to change every second."""
+    if seconds < 10:
+        return "just now"
+    if seconds < 60:
+        return f"{int(seconds) // 10 * 10} s ago"
+    if seconds < 3600:
+        return f"{int(seconds) // 60} min ago"
+    if seconds < 48 * 3600:
+        return f"{int(seconds) // 3600} h ago"
+    return f"{int(seconds) // 86400} days ago"
+
+
+def clock(at: float) -> str:
+    """Return a time of day of the server, such as 03:14:07."""
+    from datetime import datetime
+
+    return datetime.fromtimestamp(at).strftime("%H:%M:%S")

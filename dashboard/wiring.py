@@ -1,0 +1,41 @@
+"""Which live section stands where and what it depends on."""
+
+from collections.abc import Callable
+from typing import Any
+
+import dash
+from dash import Input, State
+
+from ..storage.base import Store
+from .live import Section, Showings, follow
+
+
+def live_sections(app: dash.Dash, store: Store, showings: Showings) -> None:
+    """Register every live section of both pages."""
+    run, module = Input("run", "data"), Input("module", "value")
+    signal, compare = Input("signal", "value"), Input("compare", "value")
+
+    def section(name: str, place: str, *inputs: Input | State, page: str = "run-page") -> None:
+        follow(app, showings, name, *inputs, make=_maker(name, store), page=page, place=place)
+
+    section("overview", "runs", Input("order", "data"), page="overview")
+    section("head", "verdict", run)
+    section("choices", "module", run, State("module", "value"), State("signal", "value"), State("compare", "value"))
+    section("loss", "loss", run, Input("loss-scale", "value"))
+    section("heat_a", "heat-a", run, signal, module)
+    section("heat_b", "heat-b", run, compare, module)
+    section("layer_facts", "layer-facts", run, module)
+    section("distribution", "distribution", run, module)
+    section("layer_signal", "layer-signal", run, module, signal)
+    section("gradient", "gradient", run)
+    section("overhead", "overhead", run)
+
+
+def _maker(name: str, store: Store) -> Callable[..., Section]:
+    def make(*values: Any) -> Section:
+        from . import factory  # numpy and the figures come with the first page, not before the server listens
+
+        section: Section = getattr(factory, name)(store, *values)
+        return section
+
+    return make
