@@ -6,6 +6,9 @@ from typing import ClassVar
 from .base import Detector, Fact, Finding, Parameter
 from .rolling import Milestones, Trend
 
+_FAR = 1e9
+"""Steps beyond which no time to the limit is told."""
+
 
 class Growth(Detector, name="growth"):
     """Fits a line to log(value) over the last samples and sees a value above ``level`` whose growth is fast for the run's age.
@@ -51,12 +54,13 @@ class Growth(Detector, name="growth"):
         """Add the sample; fit only where level and rise already say that it could matter."""
         trend = self.trend
         trend.push(step, value)
-        self.past.push(step, value)
+        if value > 0.0:
+            self.past.push(step, value)
         if value < self._level or not trend.full or trend.rise() < self._min_rise:
             return self._band(value)
         rate, fit = trend.fit()
         exponent = rate * (trend.middle() - self.origin)
-        if fit < self._min_fit or exponent < self._exponent:
+        if rate <= 0.0 or fit < self._min_fit or exponent < self._exponent:
             return self._band(value)
         return Finding(value, self._level or None, self._start(value)[1], facts=self._facts(step, value, rate, exponent))
 
@@ -71,16 +75,15 @@ class Growth(Detector, name="growth"):
 
     def _facts(self, step: int, value: float, rate: float, exponent: float) -> dict[str, Fact]:
         start_step, start_value = self._start(value)
-        doubling = max(1, round(math.log(2.0) / rate))
         facts: dict[str, Fact] = {
             "start_value": start_value,
             "start_step": start_step,
             "factor": value / start_value,
-            "doubling": doubling,
+            "doubling": max(1, round(min(math.log(2.0) / rate, _FAR))),
             "rate": 100.0 * math.expm1(min(100.0 * rate, 50.0)),
             "exponent": exponent,
             "limit": self._limit,
         }
-        if self._limit > value:
-            facts["limit_step"] = step + round(math.log(self._limit / value) / rate)
+        if self._limit > value and (left := math.log(self._limit / value) / rate) < _FAR:
+            facts["limit_step"] = step + round(left)
         return facts

@@ -75,7 +75,7 @@ class Spike(Detector, name="spike"):
     def _deviation(self, value: float, baseline: float) -> tuple[float, float]:
         """Return (z, the value at which z meets the threshold), both subject to the absolute floors."""
         spread = MAD_TO_STD * self.window.deviation()
-        if self.window.smallest() > 0.0:
+        if self.window.smallest() > 0.0 < baseline:
             # d log v = dv / v: the spread of the logarithms, from the values' own.
             relative = max(spread / baseline, self._floor)
             z = math.log(value / baseline) / relative
