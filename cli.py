@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -38,6 +38,7 @@ StoreOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print data as JSON, and nothing else.")]
 
+DEMO_SCENARIO = "low-precision-attention"
 SEVERITY_STYLES = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
 LEVEL_STYLES = {"ok": "green", "warn": "yellow", "problem": "bold red"}
 
@@ -57,9 +58,7 @@ def _foreshock(
 
 @app.command(epilog="Example: foreshock demo --scenario healthy --exit --json")
 def demo(
-    scenario: Annotated[
-        Literal["low-precision-attention", "healthy"], typer.Option(help="What to train.")
-    ] = "low-precision-attention",
+    scenario: Annotated[str, typer.Option(metavar="NAME", help="What to train; `healthy` stays free of trouble.")] = DEMO_SCENARIO,
     exit_: Annotated[bool, typer.Option("--exit", help="End with the training instead of leaving the page up.")] = False,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
     seed: Annotated[int, typer.Option(help="Seed of the training run.")] = 0,
@@ -69,6 +68,10 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Train a small GPT into trouble, watch it live, and see the alert come first. Takes about two minutes."""
+    from .zoo.scenario import scenarios
+
+    if scenario not in scenarios():
+        raise typer.BadParameter(f"{scenario!r} is none of {', '.join(scenarios())}.", param_hint="--scenario")
     from .zoo.demo import run_demo
 
     raise typer.Exit(
@@ -157,11 +160,16 @@ def doctor(store: StoreOption = None, as_json: JsonOption = False) -> None:
 
 
 @bench.command(epilog="Example: foreshock bench overhead --json")
-def overhead(as_json: JsonOption = False) -> None:
+def overhead(
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs of runs, one with the monitor and one without.")] = 5,
+    steps: Annotated[int, typer.Option(min=20, help="Steps of each run.")] = 60,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads to train with.")] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Compare step times with and without the monitor, in paired, alternating runs of a small GPT."""
     from .benchmarks.overhead import main as measure
 
-    raise typer.Exit(measure(json=as_json))
+    raise typer.Exit(measure(pairs=pairs, steps=steps, threads=threads, json=as_json))
 
 
 def main() -> int:

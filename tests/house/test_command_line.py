@@ -1,5 +1,6 @@
 import json
 import socket
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -202,3 +203,20 @@ def test_wrong_usage_is_status_2(foreshock: Command, arguments: list[str]) -> No
     answer = foreshock(*arguments)
     assert answer.returncode == 2
     assert "Traceback" not in answer.stderr
+
+
+def test_a_command_that_needs_torch_says_what_to_install(foreshock: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith(("foreshock.zoo", "foreshock.benchmarks"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for command in (["demo"], ["bench", "overhead"]):
+        answer = foreshock(*command)
+        assert (answer.returncode, answer.stdout) == (2, "")
+        assert answer.stderr == "This command needs torch: pip install 'foreshock[train]'\n"
+
+
+def test_an_unknown_scenario_names_those_there_are(foreshock: Command) -> None:
+    answer = foreshock("demo", "--scenario", "none")
+    assert answer.returncode == 2
+    assert "low-precision-attention" in answer.stderr
+    assert "healthy" in answer.stderr
