@@ -56,7 +56,11 @@ class Monitor:
     ) -> None:
         self.run = run
         """The run as it was created: ``run.id`` is what the commands take."""
-        self._model, self._collector, self._faults, self._engine = model, collector, faults, engine
+        self.collector = collector
+        """What measures: its probes, its governor, whether the step now running is sampled."""
+        self.faults = faults
+        """What went wrong inside the monitor so far, and the time spent in hooks."""
+        self._model, self._engine = model, engine
         self._step, self._segment = start_step, segment
         self._on_alert = on_alert
         self._fresh: deque[Alert] = deque()
@@ -71,10 +75,11 @@ class Monitor:
             run,
             segment,
             analyze=self._analyze,
-            notifications=lambda alert: outbox.entries([alert]),
+            notifications=lambda alert: outbox.notifications([alert]),
             on_trouble=_say_trouble,
         )
         self._courier = Courier(outbox, store) if channels and store is not None else None
+        collector.vitals = self._vitals
         faults.report = lambda source, message: self._event("fault", message, source=source)
         for root in model.roots.values():
             _watched[root] = self
@@ -96,14 +101,14 @@ class Monitor:
             metrics: more of the same, each kept under its own name.
         """
         if self._closed:
-            self._faults.note("closed monitor", RuntimeError("step() after close(): nothing is recorded any more"))
+            self.faults.note("closed monitor", RuntimeError("step() after close(): nothing is recorded any more"))
             return
         try:
             if self._logged:
                 metrics, self._logged = self._logged | metrics, {}
-            self._writer.put(self._collector.end_step(self._step, loss, metrics, self._vitals))
+            self._writer.put(self.collector.end_step(self._step, loss, metrics))
         except Exception as error:  # noqa: BLE001 - the law: never raise into training
-            self._faults.note("step", error)
+            self.faults.note("step", error)
         self._step += 1
         while self._fresh:
             self._hand_over(self._fresh.popleft())
@@ -121,7 +126,7 @@ class Monitor:
             name: what to call it, such as the module's path.
             options: ``is_causal``, ``attn_mask``, ``scale`` as ``F.scaled_dot_product_attention`` takes them.
         """
-        for probe in self._collector.probes:
+        for probe in self.collector.probes:
             if isinstance(probe, AttentionProbe):
                 probe.guard(lambda probe=probe: probe.tell(q, k, v, out, name=name, **options))  # type: ignore[misc]
 
@@ -151,7 +156,7 @@ class Monitor:
         self._closed = True
         status = RunStatus(status)
         lifecycle.release(self)
-        self._collector.stop()
+        self.collector.stop()
         for root in self._model.roots.values():
             _watched.pop(root, None)
         self._writer.close(timeout=10.0, status=status)
@@ -163,7 +168,7 @@ class Monitor:
     def abandon(self) -> None:
         """Forget the writer thread and the store's connections: a forked child must not touch its parent's."""
         self._closed = True
-        self._faults.report = None
+        self.faults.report = None
         if self._writer.store is not None:
             self._writer.store.abandon()
 
@@ -181,8 +186,8 @@ class Monitor:
 
     def _analyze(self, batch: Batch) -> Sequence[Alert]:
         changed = self._engine.feed(batch)
-        self._console.tell(changed)
         for alert in changed:
+            self._console.tell(alert)
             if alert.state is AlertState.FIRING and alert.id not in self._seen:
                 self._seen.add(alert.id)
                 self._fresh.append(alert)
@@ -193,7 +198,7 @@ class Monitor:
         return {
             "monitor.queue_depth": stats.queue_depth,
             "monitor.dropped": stats.points_lost + stats.steps_dropped,
-            "monitor.errors": self._faults.total + stats.errors,
+            "monitor.errors": self.faults.total + stats.errors,
         }
 
     def _hand_over(self, alert: Alert) -> None:
@@ -201,7 +206,7 @@ class Monitor:
             try:
                 self._on_alert(alert)
             except Exception as error:  # noqa: BLE001 - the user's own callback must not end the user's own training
-                self._faults.note("on_alert", error)
+                self.faults.note("on_alert", error)
 
     def _event(self, kind: str, message: str, **data: Any) -> None:
         self._writer.put_event(

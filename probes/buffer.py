@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..storage.records import Histogram, SeriesKey, StepRecord
 from .base import Counts, Scalars
+from .gradients import Norm, joined
 from .not_applicable import is_not_applicable
 
 
@@ -103,6 +104,37 @@ class PendingStep:
             values.extend(scalars[applies].tolist())
             histograms = tuple(_histograms(self.packed.counts, host[len(self.packed.keys) :]))
         return StepRecord(self.step, self.time, _one_copy(tuple(keys)), values, histograms)
+
+
+class PlainStep:
+    """A step that was not sampled, its numbers on the host already; they are named and joined on the writer thread."""
+
+    __slots__ = ("learning_rate", "loss", "norms", "step", "time")
+
+    def __init__(self, step: int, time: float, loss: float | None, norms: list[Norm], learning_rate: float | None) -> None:
+        self.step, self.time, self.loss, self.norms, self.learning_rate = step, time, loss, norms, learning_rate
+
+    def ready(self) -> bool:
+        """Return True."""
+        return True
+
+    def resolve(self) -> StepRecord:
+        """Build the record."""
+        norms = joined(self.norms)
+        named = {
+            "loss": self.loss,
+            "gradient.norm": norms and norms[0],
+            "gradient.norm_clipped": norms and norms[1],
+            "learning_rate": self.learning_rate,
+        }
+        present = {name: float(value) for name, value in named.items() if value is not None}
+        return StepRecord(self.step, self.time, keys_of(tuple(present)), tuple(present.values()))
+
+
+@functools.lru_cache(maxsize=256)
+def keys_of(names: tuple[str, ...]) -> tuple[SeriesKey, ...]:
+    """Return the keys of whole-run signals; the same names give the same tuple."""
+    return tuple(SeriesKey(name) for name in names)
 
 
 @functools.lru_cache(maxsize=64)

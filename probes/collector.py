@@ -1,18 +1,21 @@
-"""Runs the probes through the steps: ends one step, packs what was measured, and prepares the next."""
+"""Runs the probes through the steps: ends one step, packs what was measured, and prepares the next.
 
-import time
+A step that is not sampled must cost next to nothing while the caches are full of the model's data, where every line of Python
+run is paid in cache misses: such a step notes its few numbers and leaves the rest to the writer thread (``PlainStep.resolve``).
+"""
+
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from time import perf_counter, time
 
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..storage.records import SeriesKey
 from .base import Counts, Probe, Scalars
-from .buffer import HostCopy, PackedBlocks, PendingStep, pack
+from .buffer import HostCopy, PackedBlocks, PendingStep, PlainStep, keys_of, pack
 from .faults import Faults
 from .governor import Governor
-from .gradients import GradientNorm
+from .gradients import GradientNorm, joined
 from .model import WatchedModel
 
 Metric = float | int | Tensor
@@ -28,64 +31,64 @@ class Collector:
         probes: run on sampled steps.
         governor: chooses these.
         faults: counts what fails.
+        vitals: gives the monitor's own numbers, recorded with sampled steps.
     """
 
     def __init__(
-        self, model: WatchedModel, optimizers: Sequence[Optimizer], probes: Sequence[Probe], governor: Governor, faults: Faults
+        self,
+        model: WatchedModel,
+        optimizers: Sequence[Optimizer],
+        probes: Sequence[Probe],
+        governor: Governor,
+        faults: Faults,
+        vitals: Vitals = dict,
     ) -> None:
         self.governor = governor
         self.probes = list(probes)
+        self.vitals = vitals
         self._faults = faults
         self._gradients = GradientNorm(model.parameters(), optimizers, faults.guard("gradient norm"))
         for probe in self.probes:
             probe.guard = faults.guard(_source(probe))
             faults.run(_source(probe), partial(probe.attach, model))
-        self._keys_of: dict[tuple[str, ...], tuple[SeriesKey, ...]] = {}
         self._armed = False
         self._next_sample = -1
         # When the last step ended, and the guarded seconds until then: what came since belongs to the step now running.
         self._ended = 0.0
         self._guarded_before = 0.0
 
+    @property
+    def sampling(self) -> bool:
+        """Whether the step now running is a sampled one."""
+        return self._armed
+
     def begin(self, step: int) -> None:
         """Sample ``step``, the first one."""
         self._next_sample = step
+        self._ended = perf_counter()
         self._prepare(step)
 
-    def end_step(self, step: int, loss: Metric | None, metrics: Mapping[str, Metric], vitals: Vitals) -> PendingStep:
+    def end_step(self, step: int, loss: Metric | None, metrics: Mapping[str, Metric]) -> PendingStep | PlainStep:
         """End ``step``; return what was measured, on its way to the host.
 
         Args:
             step: its number.
             loss: a number or a tensor of one element, on any device.
             metrics: more of the same, by signal name.
-            vitals: gives the monitor's own numbers, recorded with sampled steps.
         """
-        started = time.perf_counter()
-        guarded = self._faults.seconds - self._guarded_before
-        sampled = self._armed
-        values: dict[str, Metric] = {} if loss is None else {"loss": loss}
-        norms = self._gradients.take()
-        if norms is not None:
-            values["gradient.norm"], values["gradient.norm_clipped"] = norms
-        if self._gradients.optimizers:
-            values["learning_rate"] = self._gradients.optimizers[0].param_groups[0]["lr"]
-        values.update(metrics)
-        packed: PackedBlocks | None = None
-        if sampled:
-            packed = self._collect(step)
-            values.update(vitals())
-            values["system.step_time"] = started - self._ended
-            overhead = self.governor.take_overhead()
-            if overhead is not None:
-                values["monitor.overhead"] = overhead
-        pending = self._pend(step, values, packed)
-        ended = time.perf_counter()
-        account = self.governor.sampled_step if sampled else self.governor.plain_step
-        account(ended - self._ended, ended - started + guarded)
-        if sampled:
-            self._next_sample = self.governor.next_after(step)
-        self._prepare(step + 1)
+        started = perf_counter()
+        if isinstance(loss, Tensor) and loss.is_cpu and loss.numel() == 1:
+            loss = loss.item()  # in host memory already: nothing is waited for
+        gradients = self._gradients
+        if self._armed or metrics or isinstance(loss, Tensor) or gradients.on_device:
+            return self._end_thoroughly(step, loss, metrics, started)
+        optimizers = gradients.optimizers
+        pending = PlainStep(step, time(), loss, gradients.take(), optimizers[0].param_groups[0]["lr"] if optimizers else None)
+        ended = perf_counter()
+        self.governor.plain_step(ended - self._ended, ended - started)
+        self._ended = ended
+        if step + 1 >= self._next_sample:
+            self._prepare(step + 1)
         return pending
 
     def stop(self) -> None:
@@ -94,11 +97,38 @@ class Collector:
             self._faults.run(_source(probe), probe.disarm)
         self._gradients.remove()
 
+    def _end_thoroughly(self, step: int, loss: Metric | None, metrics: Mapping[str, Metric], started: float) -> PendingStep:
+        sampled = self._armed
+        values: dict[str, Metric] = {} if loss is None else {"loss": loss}
+        norms = joined(self._gradients.take())
+        if norms is not None:
+            values["gradient.norm"], values["gradient.norm_clipped"] = norms
+        if self._gradients.optimizers:
+            values["learning_rate"] = self._gradients.optimizers[0].param_groups[0]["lr"]
+        values.update(metrics)
+        packed: PackedBlocks | None = None
+        if sampled:
+            packed = self._collect(step)
+            values.update(self.vitals())
+            values["system.step_time"] = started - self._ended
+            overhead = self.governor.take_overhead()
+            if overhead is not None:
+                values["monitor.overhead"] = overhead
+        pending = self._pend(step, values, packed)
+        ended = perf_counter()
+        in_hooks = self._faults.seconds - self._guarded_before if sampled else 0.0
+        account = self.governor.sampled_step if sampled else self.governor.plain_step
+        account(ended - self._ended, ended - started + in_hooks)
+        self._ended = ended
+        if sampled:
+            self._next_sample = self.governor.next_after(step)
+        if step + 1 >= self._next_sample:
+            self._prepare(step + 1)
+        return pending
+
     def _prepare(self, step: int) -> None:
-        self._ended = time.perf_counter()
+        """Arm the probes for ``step``; what that takes counts as that step's."""
         self._guarded_before = self._faults.seconds
-        if step < self._next_sample:
-            return
         self._armed = True
         for probe in self.probes:
             source = _source(probe)
@@ -107,6 +137,8 @@ class Collector:
 
     def _collect(self, step: int) -> PackedBlocks | None:
         self._armed = False
+        # Collecting runs inside end_step, whose whole time is accounted for: only what came before is "in hooks".
+        before = self._faults.seconds
         blocks: list[Scalars | Counts] = []
         for probe in self.probes:
             source = _source(probe)
@@ -119,6 +151,7 @@ class Collector:
                 self._faults.succeeded(source)
         packed: list[PackedBlocks | None] = []
         self._faults.run("packing", lambda: packed.append(pack(blocks)))
+        self._guarded_before += self._faults.seconds - before
         return packed[0] if packed else None
 
     def _pend(self, step: int, values: Mapping[str, Metric], packed: PackedBlocks | None) -> PendingStep:
@@ -128,21 +161,14 @@ class Collector:
             if not isinstance(value, Tensor):
                 host[name] = float(value)
             elif value.numel() != 1:
-                self._faults.note(f"metric {name}", ValueError(f"it has shape {tuple(value.shape)}; pass one number, such as its mean()"))
-            elif value.device.type == "cpu":
+                wrong = ValueError(f"it has shape {tuple(value.shape)}; pass one number, such as its mean()")
+                self._faults.note(f"metric {name}", wrong)
+            elif value.is_cpu:
                 host[name] = value.item()  # in host memory already: nothing is waited for
             else:
                 away[name] = value
         copy = HostCopy(list(away.values())) if away else None
-        return PendingStep(
-            step, time.time(), self._keys(tuple(host)), tuple(host.values()), self._keys(tuple(away)), copy, packed
-        )
-
-    def _keys(self, names: tuple[str, ...]) -> tuple[SeriesKey, ...]:
-        keys = self._keys_of.get(names)
-        if keys is None:
-            keys = self._keys_of[names] = tuple(SeriesKey(name) for name in names)
-        return keys
+        return PendingStep(step, time(), keys_of(tuple(host)), tuple(host.values()), keys_of(tuple(away)), copy, packed)
 
 
 def _source(probe: Probe) -> str:

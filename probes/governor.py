@@ -55,8 +55,8 @@ class Governor:
         cost = max(own, seconds - usual) if self._sampled > 1 else own
         self._elapsed += seconds
         self._spent += cost
-        # The first three samples start cold, from random vectors; they say nothing of what the next will cost.
-        if self._sampled <= 3:
+        # The first sample starts cold, from random vectors; it says nothing of what the next will cost.
+        if self._sampled == 1:
             return
         self._costs.append(cost)
         if not self._fixed and usual > 0:

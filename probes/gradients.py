@@ -5,6 +5,7 @@ wrapped, so that it does not matter how the user imported the function. Where no
 gradients runs in the optimizer's step pre-hook. Gradients changed by ``clip_grad_value_`` or by hand are seen as changed.
 """
 
+import math
 import threading
 import weakref
 from collections.abc import Callable, Iterable
@@ -19,6 +20,34 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
 from .base import Guard
+
+
+Norm = tuple[float | Tensor, float]
+"""The norm of some gradients, and what it is clipped to (inf: not at all)."""
+
+
+def joined(norms: list[Norm]) -> tuple[float | Tensor, float | Tensor] | None:
+    """Return the norm over all of a step's gradients before and after clipping; None where no optimizer stepped.
+
+    Clipping makes |g| to |g| * min(max_norm / (|g| + 1e-6), 1); a norm that is not finite stays so.
+    """
+    if not norms:
+        return None
+    before: list[float] = []
+    after: list[float] = []
+    for norm, limit in norms:
+        if isinstance(norm, Tensor):
+            return _joined_on_device(norms)
+        before.append(norm)
+        after.append(norm * min(1.0, limit / (norm + 1e-6)) if math.isfinite(norm) else math.nan if math.isfinite(limit) else norm)
+    return math.hypot(*before), math.hypot(*after)
+
+
+def _joined_on_device(norms: list[Norm]) -> tuple[Tensor, Tensor]:
+    device = next(norm.device for norm, _ in norms if isinstance(norm, Tensor))
+    before = torch.stack([torch.as_tensor(norm, device=device, dtype=torch.float32) for norm, _ in norms])
+    limits = torch.tensor([limit for _, limit in norms]).to(device, non_blocking=True)
+    return before.norm(), (before * torch.clamp(limits / (before + 1e-6), max=1.0)).norm()
 
 
 class GradientNorm:
@@ -39,11 +68,12 @@ class GradientNorm:
         self._parameters = list(parameters)
         self._ids = frozenset(map(id, self._parameters))
         self.guard = guard
-        # Per step: squared norms before and after clipping, and the parameters already counted by a clip.
-        self._before: list[Tensor] = []
-        self._after: list[Tensor] = []
+        # This step's norms so far, and the parameters already counted by a clip.
+        self._norms: list[Norm] = []
         self._clipped_ids: set[int] = set()
         self._clipped_all = False
+        self.on_device = False
+        """Whether a norm of this step lies on a device: it must start towards the host when the step ends."""
         self.optimizers: list[Optimizer] = list(optimizers)
         if self.optimizers:
             self._handles: list[RemovableHandle] = [o.register_step_pre_hook(self._on_step) for o in self.optimizers]
@@ -51,17 +81,12 @@ class GradientNorm:
             self._handles = [register_optimizer_step_pre_hook(self._on_any_step)]
         _listen(self)
 
-    def take(self) -> tuple[Tensor, Tensor] | None:
-        """Return this step's (norm before clipping, norm after), 0-d, and begin the next; None where no optimizer stepped."""
-        before, after = self._before, self._after
-        self._before, self._after, self._clipped_all = [], [], False
+    def take(self) -> list[Norm]:
+        """Return this step's norms, to be ``joined``, and begin the next step."""
+        norms, self._norms, self._clipped_all, self.on_device = self._norms, [], False, False
         if self._clipped_ids:
             self._clipped_ids.clear()
-        if not before:
-            return None
-        if len(before) == 1:
-            return before[0], after[0]
-        return torch.stack(before).norm(), torch.stack(after).norm()
+        return norms
 
     def remove(self) -> None:
         """Remove every hook."""
@@ -78,10 +103,14 @@ class GradientNorm:
             if len(ours) != len(parameters) or not ours:
                 return
             self._clipped_ids.update(map(id, ours))
-        total = total.detach()
-        self._before.append(total)
-        # What the clip makes of the norm: |g| * min(max_norm / (|g| + 1e-6), 1). A non-finite norm makes gradients non-finite.
-        self._after.append(total * torch.clamp(max_norm / (total + 1e-6), max=1.0))
+        self._note(total, max_norm)
+
+    def _note(self, norm: Tensor, max_norm: float) -> None:
+        if norm.is_cpu:
+            self._norms.append((norm.item(), max_norm))  # in host memory already: nothing is waited for
+        else:
+            self._norms.append((norm.detach(), max_norm))
+            self.on_device = True
 
     def _on_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if not self._clipped_all:
@@ -103,9 +132,7 @@ class GradientNorm:
             if p.grad is not None and id(p) in self._ids and id(p) not in self._clipped_ids
         ]
         if grads:
-            norm = nn.utils.get_total_norm(grads)
-            self._before.append(norm)
-            self._after.append(norm)
+            self._note(nn.utils.get_total_norm(grads), math.inf)
 
 
 _listeners: "weakref.WeakSet[GradientNorm]" = weakref.WeakSet()

@@ -26,7 +26,7 @@ BINS = 64
 # Range of asinh(sqrt(d) * SA): random tokens lie within +-1.8, a fully aligned one at d = 16,384 reaches 5.6.
 HISTOGRAM_RANGE = 6.0
 # Passes over the weight at a layer's first samples, from a random start, and once warm.
-ITERATIONS_COLD = (64, 16, 8)
+ITERATIONS_COLD = (64, 4, 4)
 ITERATIONS_WARM = 2
 
 _WEIGHT_SIGNALS = ("weight.spectral_norm", "spectral_alignment.gap", "spectral_alignment.turn")

@@ -1,0 +1,190 @@
+"""``foreshock bench overhead``: what watching costs, in paired, alternating runs with and without the monitor.
+
+The work is real: a GPT of width 256 with 4 layers and 256 tokens of context learns text with AdamW and gradient clipping. A pair is one
+run with the monitor at default settings and one without, in alternating order; its ratio is the whole time of the measured
+steps with the monitor, sampled steps included, over that without. The writer thread's share is in it: it runs in the same process.
+"""
+
+import contextlib
+import json as json_module
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..attach import watch
+from ..monitor import Monitor
+from ..storage import open_store
+from ..zoo.models import GPT
+from ..zoo.scenario import Training, seeded
+from ..zoo.text import windows
+
+WIDTH, HEADS, LAYERS, CONTEXT, BATCH = 256, 8, 4, 256, 4
+WARMUP_STEPS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Overhead:
+    """What was measured.
+
+    Attributes:
+        ratio: median over pairs of (time with the monitor) / (time without), sampled steps included.
+        ratios: the pairs' ratios, in order.
+        median_step_ratio: the same of the median step instead of the whole time.
+        step_ms: median step without the monitor.
+        plain_step_us: median of ``monitor.step()`` on a step that is not sampled, without a loss.
+        loss_us: what passing the loss adds to that.
+        gradient_norm_us: what the gradient norm costs a step (where ``clip_grad_norm_`` is called, its own norm is used).
+        gradient_norm_unclipped_us: the same without clipping: the monitor computes the norm itself.
+        sampled_step_ms: what a sampled step takes longer than a plain one (median).
+        interval: steps from one sample to the next, as the governor chose, at the end of the last run.
+        reported: mean of the monitor's own ``monitor.overhead``, as shown on the page.
+    """
+
+    ratio: float
+    ratios: list[float]
+    median_step_ratio: float
+    step_ms: float
+    plain_step_us: float
+    loss_us: float
+    gradient_norm_us: float
+    gradient_norm_unclipped_us: float
+    sampled_step_ms: float
+    interval: int
+    reported: float
+    pairs: int
+    steps: int
+    threads: int
+    torch: str
+
+
+def small_gpt(seed: int, *, clip: bool = True) -> Training:
+    """Build the training run that is measured."""
+    order = seeded(seed)
+    data = windows(count=10, context=CONTEXT)
+    model = GPT(WIDTH, HEADS, LAYERS, CONTEXT, partial(F.scaled_dot_product_attention, is_causal=True))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
+
+    def step(number: int) -> Tensor:
+        batch = data[torch.randint(len(data), (BATCH,), generator=order)]
+        loss = F.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        if clip:
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        return loss
+
+    return Training(model, optimizer, step)
+
+
+@dataclass(slots=True)
+class _Run:
+    steps: list[float]
+    calls_with_loss: list[float]
+    calls_without: list[float]
+    gradient: list[float]
+    sampled: list[float]
+    interval: int = 0
+    reported: float = 0.0
+
+
+def measure(pairs: int = 5, steps: int = 60, threads: int | None = None, say: Callable[[str], None] = lambda line: None) -> Overhead:
+    """Run the pairs and return the figures. Raises ValueError for fewer than one pair or twenty steps."""
+    if pairs < 1 or steps < 20:
+        raise ValueError(f"pairs={pairs}, steps={steps}: at least 1 pair of 20 steps is needed")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    watched: list[_Run] = []
+    bare: list[_Run] = []
+    for pair in range(pairs):
+        # ABBA: a drift of the machine's speed falls on both alike.
+        for with_monitor in (True, False) if pair % 2 == 0 else (False, True):
+            (watched if with_monitor else bare).append(_run(pair, steps, with_monitor=with_monitor, clip=True))
+        say(f"pair {pair + 1} of {pairs}: {sum(watched[-1].steps) / sum(bare[-1].steps):.4f}")
+    unclipped = _run(0, 20, with_monitor=True, clip=False)
+    ratios = [sum(a.steps) / sum(b.steps) for a, b in zip(watched, bare, strict=True)]
+    step = statistics.median(seconds for run in bare for seconds in run.steps)
+    without = statistics.median(seconds for run in watched for seconds in run.calls_without)
+    with_loss = statistics.median(seconds for run in watched for seconds in run.calls_with_loss)
+    sampled = [seconds for run in watched for seconds in run.sampled]
+    return Overhead(
+        ratio=statistics.median(ratios),
+        ratios=ratios,
+        median_step_ratio=statistics.median(
+            statistics.median(a.steps) / statistics.median(b.steps) for a, b in zip(watched, bare, strict=True)
+        ),
+        step_ms=step * 1e3,
+        plain_step_us=without * 1e6,
+        loss_us=(with_loss - without) * 1e6,
+        gradient_norm_us=statistics.median(seconds for run in watched for seconds in run.gradient) * 1e6,
+        gradient_norm_unclipped_us=statistics.median(unclipped.gradient) * 1e6,
+        sampled_step_ms=(statistics.median(sampled) - step) * 1e3 if sampled else 0.0,
+        interval=watched[-1].interval,
+        reported=statistics.mean(run.reported for run in watched),
+        pairs=pairs,
+        steps=steps,
+        threads=torch.get_num_threads(),
+        torch=str(torch.__version__),
+    )
+
+
+def _run(seed: int, steps: int, *, with_monitor: bool, clip: bool) -> _Run:
+    training = small_gpt(seed, clip=clip)
+    found = _Run([], [], [], [], [])
+    with tempfile.TemporaryDirectory() as folder:
+        monitor, url = None, f"sqlite:///{Path(folder) / 'bench.db'}"
+        if with_monitor:
+            monitor = watch(training.model, training.optimizer, run="bench", store=url)
+            assert isinstance(monitor, Monitor), "unset FORESHOCK_DISABLE to measure the monitor"
+        for number in range(WARMUP_STEPS + steps):
+            counted = number >= WARMUP_STEPS
+            sampled = monitor is not None and monitor.collector.sampling
+            guarded = monitor.faults.seconds if monitor is not None else 0.0
+            started = time.perf_counter()
+            loss = training.step(number)
+            trained = time.perf_counter()
+            in_hooks = monitor.faults.seconds - guarded if monitor is not None else 0.0
+            if monitor is not None:
+                monitor.step(loss if number % 2 else None)
+            ended = time.perf_counter()
+            if not counted:
+                continue
+            found.steps.append(ended - started)
+            if sampled:
+                found.sampled.append(ended - started)
+            elif monitor is not None and not monitor.collector.sampling:
+                (found.calls_with_loss if number % 2 else found.calls_without).append(ended - trained)
+                found.gradient.append(in_hooks)
+        if monitor is not None:
+            monitor.close()
+            found.interval = monitor.collector.governor.interval
+            with contextlib.closing(open_store(url)) as store:
+                shares = store.frame(monitor.run.id, "monitor.overhead")["value"]
+                found.reported = float(shares.mean()) if len(shares) else 0.0
+    return found
+
+
+def main(*, pairs: int = 5, steps: int = 60, threads: int | None = None, json: bool = False) -> int:
+    """Run the benchmark and print the figures; return the exit status."""
+    result = measure(pairs, steps, threads, say=lambda line: print(line, file=sys.stderr, flush=True))
+    if json:
+        print(json_module.dumps(asdict(result), indent=2))
+        return 0
+    print(
+        f"step time with the monitor / without: {result.ratio:.4f} (median of {result.pairs} pairs of {result.steps} steps: "
+        f"{', '.join(f'{ratio:.4f}' for ratio in result.ratios)})\n"
+        f"a step takes {result.step_ms:.1f} ms; a sampled one {result.sampled_step_ms:.1f} ms more, every {result.interval} steps\n"
+        f"monitor.step() on a plain step: {result.plain_step_us:.1f} us, the loss {result.loss_us:.1f} us, "
+        f"the gradient norm {result.gradient_norm_us:.1f} us ({result.gradient_norm_unclipped_us:.0f} us without clipping)\n"
+        f"the monitor itself reports {result.reported:.2%}"
+    )
+    return 0
