@@ -1,14 +1,15 @@
 """Dating a failure from the loss alone: what demo, zoo and backtest mean by "the run failed at step N".
 
 A run fails where the loss stays above twice its best running median for 20 samples (``spike``), where its running median over 50
-stays above 1.25 times the best plus 0.05 for 50 samples (``degradation``), or where it is not finite (``non_finite``); the earliest
-counts. The step of a failure is the *first* of the window that meets the rule. A failure is *transient* when the loss ends back
-near its best. Of several, the first that was never recovered from counts; where all were, the first.
+stays above 1.25 times the best plus 0.05 for 50 samples (``degradation``), or where it is not finite (``non_finite``); the first
+to be met counts. The step of a failure is the *first* of the window that meets the rule. A failure is *transient* when the loss
+ends back near its best. Of several, the first that was never recovered from counts; where all were, the first.
 """
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,13 +89,13 @@ def date_failure(steps: Sequence[int], losses: Sequence[float]) -> Failure | Non
     ]
     if not candidates:
         return None
-    candidates.sort()
+    candidates.sort(key=lambda window: window.met)
     best = float(best_so_far[-1])
     final = float(medians[-1]) if finite[-1] else math.nan
     transient = bool(final <= _above(np.float64(best), DEGRADATION_RATIO) + DEGRADATION_RISE)
-    lasting = [] if transient else [window for window in candidates if not near_best[window[1] + MEDIAN_WINDOW :].any()]
-    start, _, kind = (lasting or candidates)[0]
-    return Failure(int(steps[start]), kind, transient, best, final)
+    lasting = [] if transient else [window for window in candidates if not near_best[window.last + MEDIAN_WINDOW :].any()]
+    window = (lasting or candidates)[0]
+    return Failure(int(steps[window.start]), window.kind, transient, best, final)
 
 
 def outcome(failure: Failure | None) -> str:
@@ -124,7 +125,17 @@ def _above(best: Floats | np.float64, ratio: float) -> Floats:
     return np.asarray(best + (ratio - 1.0) * np.abs(best))
 
 
-def _windows(met: Mask, length: int, kind: str) -> list[tuple[int, int, str]]:
-    """Return (first place, last place, kind) of every stretch of at least ``length`` samples that meets a condition."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([False], met, [False])).astype(np.int8)))
-    return [(int(start), int(stop) - 1, kind) for start, stop in edges.reshape(-1, 2) if stop - start >= length]
+class _Window(NamedTuple):
+    """A stretch of samples that meets a rule: where it begins, where the rule is met, where it ends."""
+
+    start: int
+    met: int
+    last: int
+    kind: str
+
+
+def _windows(condition: Mask, length: int, kind: str) -> list[_Window]:
+    """Return every stretch of at least ``length`` samples that meets a condition."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], condition, [False])).astype(np.int8)))
+    stretches = [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]
+    return [_Window(start, start + length - 1, stop - 1, kind) for start, stop in stretches if stop - start >= length]

@@ -62,13 +62,13 @@ def headline(
         worst = loud[0]
         more = f" {_more(len(loud) - 1)}" if len(loud) > 1 else ""
         text = f"{worst.message}{more}"
-        return Headline(worst.severity.value, f"{ending} {where}. {text}" if ending else text, _detail(worst))
+        return Headline(worst.severity.value, f"{ending}, {where}. {text}" if ending else text, _detail(worst))
     level = "info" if still_open else "healthy"
     notes = f"; note: {_clause(still_open[0].message)}" if still_open else ""
     past = sum(1 for alert in alerts if alert.state is AlertState.RESOLVED and alert.severity is not Severity.INFO)
     resolved = f", {past} resolved" if past else ""
     if status is RunStatus.CRASHED or status is RunStatus.TERMINATED:
-        return Headline("warning" if status is RunStatus.CRASHED else level, f"{ending} {where}; no open alerts{resolved}{notes}.")
+        return Headline("warning" if status is RunStatus.CRASHED else level, f"{ending}, {where}; no open alerts{resolved}{notes}.")
     return Headline(level, f"{ending or 'Healthy'}: no open alerts{resolved}, {where}{notes}.")
 
 
