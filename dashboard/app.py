@@ -46,7 +46,7 @@ def build_app(store: Store) -> dash.Dash:
     server = FastAPI(title="foreshock", version=__version__, openapi_url=None, docs_url=None, redoc_url=None)
     app = dash.Dash(
         __name__,
-        server=server,
+        server=server,  # type: ignore[arg-type] # Dash takes an ASGI application too
         assets_folder=str(Path(__file__).parent / "assets"),
         assets_ignore=r"theme\.js",
         title="foreshock",
@@ -68,6 +68,8 @@ def build_app(store: Store) -> dash.Dash:
     attend(app, showings)
     live_sections(app, store, showings)
     server.add_middleware(Guard, policy=lambda: content_security_policy(list(app.csp_hashes())))
+    # Dash collects the assets with the first request of "/": too late for a reader who comes by a run's address.
+    app._setup_server()  # type: ignore[no-untyped-call]
     return app
 
 
@@ -82,7 +84,9 @@ def _in_the_browser(app: dash.Dash) -> None:
     """Register what needs no server: counting a tab's requests, the permalink, the clicked layer, the tab's title."""
 
     def clientside(name: str, *dependencies: Any, **more: Any) -> None:
-        app.clientside_callback(ClientsideFunction("foreshock", name), *dependencies, **more)
+        app.clientside_callback(  # type: ignore[no-untyped-call]
+            ClientsideFunction("foreshock", name), *dependencies, **more
+        )
 
     clientside("ticket", Output("left", "data"), Input("url", "pathname"))
     clientside("ticket", Output("overview-ticket", "data"), Input("order", "data"))

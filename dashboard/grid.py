@@ -1,7 +1,7 @@
 """Samples of many rows on a common grid of steps: what a heatmap draws, bounded in size, and extended column by column.
 
-A column covers ``width`` steps. A cell holds the most troubling value measured in it; a cell without a measurement keeps the last
-one, because a layer that is sampled every 50 steps has not vanished in between. Steps seen twice (after a resume) take the newer value.
+A column covers ``width`` steps. A cell holds the most troubling value measured in it; a cell without a measurement keeps the
+last one, because a layer that is sampled every 50 steps has not vanished in between.
 """
 
 import math

@@ -1,14 +1,15 @@
 """The live push: a loop per section of a page that sends, over Dash's WebSocket, only what changed.
 
 A section paints itself once, then every half second asks the store what was written after its cursor and sends patches. The loop
-belongs to one *showing* of the section: it ends when the same tab asks anew (another layer, another page), when the tab is hidden or
-closed, and when the server stops. A tab that comes back - shown again, or reconnected - starts a new loop, which paints everything up
-to now: no gap can stay. Without a WebSocket (a browser that has no SharedWorker) Dash calls the same functions over HTTP; they then
-paint once, and the page asks again every few seconds.
+belongs to one *showing* of the section: it ends when the same tab asks anew (another layer, another page), when the tab is hidden
+or closed, and when the server stops. A tab that comes back - shown again, or reconnected - starts a new loop, which paints
+everything up to now: no gap can stay. Without a WebSocket (a browser that has no SharedWorker) Dash calls the same functions over
+HTTP; they then paint once, and the page asks again every few seconds.
 """
 
 import asyncio
 import hashlib
+import json
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 import dash
 from dash import Input, State
 from dash.exceptions import PreventUpdate
+from plotly.utils import PlotlyJSONEncoder  # type: ignore[import-untyped]
 
 from ..storage.base import StoreError
 
@@ -40,7 +42,7 @@ class Section(Protocol):
 
 
 class Showings:
-    """Which showing of each section is the newest, by tab. Lives on the event loop's thread; a showing removes itself at its end."""
+    """Which showing of each section is the newest, by tab. Used on the event loop's thread; a showing removes itself at its end."""
 
     def __init__(self) -> None:
         self._newest: dict[tuple[str, str], tuple[int, object]] = {}
@@ -86,24 +88,24 @@ class Sender:
     def _is_new(self, component: str, name: str, value: Any) -> bool:
         if isinstance(value, dash.Patch):
             return True
-        from dash._utils import to_json
-
-        digest = hashlib.blake2b(str(to_json(value)).encode(), digest_size=16).digest()
+        digest = hashlib.blake2b(json.dumps(value, cls=PlotlyJSONEncoder).encode(), digest_size=16).digest()
         if self._sent.get((component, name)) == digest:
             return False
         self._sent[component, name] = digest
         return True
 
 
-def follow(app: dash.Dash, showings: Showings, name: str, *inputs: Input | State, make: Callable[..., Section], page: str, place: str) -> None:
+def follow(
+    app: dash.Dash, showings: Showings, name: str, *inputs: Input | State, make: Callable[..., Section], page: str, place: str
+) -> None:
     """Register a live section.
 
     Args:
         name: The section's name.
         page: Name of the page it stands on. The page has a component of that id, and a store ``PAGE-ticket``.
         inputs: What it depends on; a change of an ``Input`` begins a new showing.
-        place: Id of a component that only this section fills. As an input it never changes; it is what tells Dash two sections apart
-            that depend on the same inputs.
+        place: Id of a component that only this section fills. As an input it never changes; it is what tells Dash two sections
+            apart that depend on the same inputs.
         make: Called on a worker thread with the values of ``inputs``, returns the section.
     """
 

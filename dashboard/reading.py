@@ -13,8 +13,8 @@ from .signals import HISTOGRAM, SignalInfo
 MAX_POINTS = 2000
 MAX_HISTOGRAMS = 300
 
-OPEN_STATES = (AlertState.FIRING, AlertState.ACKNOWLEDGED, AlertState.SILENCED, AlertState.PENDING)
-SHOWN_STATES = (*OPEN_STATES[:3], AlertState.RESOLVED)
+OPEN_STATES = (AlertState.FIRING, AlertState.ACKNOWLEDGED, AlertState.SILENCED)
+SHOWN_STATES = (*OPEN_STATES, AlertState.RESOLVED)
 
 
 def run_wide(store: Store, run_id: str, signal: str) -> list[Series]:
@@ -23,7 +23,9 @@ def run_wide(store: Store, run_id: str, signal: str) -> list[Series]:
     return [min(found, key=lambda series: series.key.rank)] if found else []
 
 
-def line(store: Store, run_id: str, signal: str, *, start: int | None = None, max_points: int | None = MAX_POINTS) -> SeriesData | None:
+def line(
+    store: Store, run_id: str, signal: str, *, start: int | None = None, max_points: int | None = MAX_POINTS
+) -> SeriesData | None:
     """Return the run-wide series of a signal from step ``start`` on, or None where it was never measured."""
     series = run_wide(store, run_id, signal)
     return store.read(series, start=start, max_points=max_points)[0] if series else None
@@ -47,7 +49,9 @@ class LayerPoints:
     rows: tuple[Points, ...]
 
 
-def layer_points(store: Store, run_id: str, signal: str, *, start: int | None = None, max_points: int | None = MAX_POINTS) -> LayerPoints:
+def layer_points(
+    store: Store, run_id: str, signal: str, *, start: int | None = None, max_points: int | None = MAX_POINTS
+) -> LayerPoints:
     """Return every layer's points of a signal from step ``start`` on; heads and ranks of a layer are laid together."""
     series = [one for one in store.series(run_id, signal=signal) if one.key.module]
     rows: dict[str, tuple[list[int], list[float]]] = {}
@@ -92,13 +96,15 @@ def histogram_steps(store: Store, run_id: str, module: str, *, start: int | None
 def histogram_grid(
     histograms: Sequence[StepHistogram], *, start: int | None = None, width: int | None = None, before: Floats | None = None
 ) -> Grid | None:
-    """Lay histograms on a grid of shares, one row a bin; None where there are none. ``start`` and ``width`` extend an older grid."""
+    """Lay histograms on a grid of shares, a row a bin; None where there are none. ``start`` and ``width`` extend an older grid."""
     usable = [one for one in histograms if sum(one.histogram.counts)]
     if not usable:
         return None
     bins = len(usable[-1].histogram.counts)
     usable = [one for one in usable if len(one.histogram.counts) == bins]
-    newest = {one.step: one.histogram.counts for one in usable}  # histograms come in order of (segment, step): the newer segment wins
+    newest = {
+        one.step: one.histogram.counts for one in usable
+    }  # histograms come in order of (segment, step): the newer segment wins
     steps = sorted(newest)
     shares = np.array([newest[step] for step in steps], dtype=np.float64)
     shares /= shares.sum(axis=1, keepdims=True)
@@ -120,5 +126,3 @@ def shown_alerts(store: Store, run: Run) -> list[Alert]:
 def is_open(alert: Alert) -> bool:
     """Return whether an alert still stands."""
     return alert.state in OPEN_STATES
-
-

@@ -27,6 +27,7 @@ def page_at(store: Store, path: str | None, search: str | None) -> Component:
     from .pages.overview import overview_page
     from .pages.parts import message
     from .pages.run import run_page
+    from .sections.head import Head
     from .sections.layer import usual_layer
     from .sections.overview import Overview
 
@@ -39,9 +40,13 @@ def page_at(store: Store, path: str | None, search: str | None) -> Component:
             order = order_of(search)
             return overview_page(order, Overview(store, *order).paint()["runs"]["children"])
         run, view = store.run(reference), view_of(search)
-        return run_page(run, view if view.module is not None else replace(view, module=usual_layer(store, run)))
+        if view.module is None:
+            view = replace(view, module=usual_layer(store, run))
+        return run_page(run, view, Head(store, run).paint())
     except UnknownRunError:
         where = html.P(["The store ", html.Code(store.url), " has no run whose id or name is ", html.Code(reference), "."])
-        return message("There is no such run", where, html.P("It may be in another store, or its name may be spelt differently."), back)
+        return message(
+            "There is no such run", where, html.P("It may be in another store, or its name may be spelt differently."), back
+        )
     except StoreError as error:
         return message("The store cannot be read just now", html.P(str(error)), html.P("Reload the page to try again."), back)

@@ -1,4 +1,4 @@
-"""What keeps the page safe as long as it has no log-in: only this machine may ask, and the browser runs nothing but our own files."""
+"""What keeps the page safe while it has no log-in: only this machine may ask, and the browser runs nothing but our own files."""
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -14,10 +14,19 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 def content_security_policy(script_hashes: list[str]) -> str:
     """Return the policy: our own files and the given inline scripts, no other address. Plotly sets styles inline."""
-    scripts = " ".join(["'self'", *script_hashes])
-    return (
-        f"default-src 'self'; script-src {scripts}; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
-        "connect-src 'self' ws: wss:; worker-src 'self' blob:; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    return "; ".join(
+        (
+            "default-src 'self'",
+            " ".join(("script-src 'self'", *script_hashes)),
+            "style-src 'self' 'unsafe-inline'",
+            "img-src 'self' data: blob:",
+            "connect-src 'self'",
+            "worker-src 'self'",
+            "object-src 'none'",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+        )
     )
 
 
@@ -36,6 +45,7 @@ class Guard:
         self._headers: list[tuple[bytes, bytes]] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or pass it on."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
@@ -66,7 +76,7 @@ class Guard:
             await receive()
             await send({"type": "websocket.close", "code": 4003})
             return
-        body = b"This dashboard answers only to the names of its own machine: open it as http://127.0.0.1:PORT or through an SSH tunnel."
+        body = b"This dashboard answers only to the names of its own machine: open http://127.0.0.1:PORT, or use an SSH tunnel."
         headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": 421, "headers": headers})
         await send({"type": "http.response.body", "body": body})

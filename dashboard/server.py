@@ -65,8 +65,8 @@ def _listen(host: str, port: int) -> socket.socket:
     """Return a bound socket; binding first makes a taken port a message instead of a dead server."""
     if host not in LOOPBACK:
         raise AddressError(
-            f"Cannot serve the dashboard at {host!r}: it has no log-in yet, so only this machine may open it ({', '.join(LOOPBACK)}). "
-            "From another machine use an SSH tunnel: ssh -L 8050:127.0.0.1:8050 HOST, then open http://127.0.0.1:8050."
+            f"Cannot serve the dashboard at {host!r}: it has no log-in yet, so only this machine may open it "
+            f"({', '.join(LOOPBACK)}). From another machine use an SSH tunnel: ssh -L 8050:127.0.0.1:8050 HOST, then open http://127.0.0.1:8050."
         )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)

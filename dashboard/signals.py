@@ -109,7 +109,7 @@ _CATALOGUE = (
         "spectral_alignment.gap",
         "Spectral gap",
         "σ₁ / σ₂",
-        "Close to 1 the main direction is ill-defined and sign diversity means little; a rising gap means one direction takes over.",
+        "Close to 1 the main direction is ill-defined and sign diversity means little; as it rises, one direction takes over.",
         scale=Scale.LOG,
     ),
     SignalInfo(
@@ -126,7 +126,9 @@ _CATALOGUE = (
         "Bright layers move too far in one step.",
         scale=Scale.LOG,
     ),
-    SignalInfo("activation.rms", "Activation RMS", "", "Activations that swell from layer to layer or step to step.", scale=Scale.LOG),
+    SignalInfo(
+        "activation.rms", "Activation RMS", "", "Activations that swell from layer to layer or step to step.", scale=Scale.LOG
+    ),
     SignalInfo("activation.max", "Largest activation", "", "A few activations that outgrow all others.", scale=Scale.LOG),
 )
 

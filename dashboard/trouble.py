@@ -1,9 +1,56 @@
-"""What the monitor noted about itself where the store could not be written."""
+"""What monitors on this machine noted when they could not write: shown beside what the store itself holds."""
 
-from ..storage.base import Store
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import lru_cache
+
+from dash import html
+from dash.development.base_component import Component
+
 from ..storage.records import Run
+from ..storage.trouble import Trouble, path, recent
+from .pages.attributes import aria
+from .vitals import ago
+
+_RECENT = 24 * 3600.0
+_READ = 200
 
 
-def troubles(store: Store, run: Run) -> list[tuple[float, str]]:
-    """Return (time, words) of the newest troubles noted beside the store, newest first; empty when all went well."""
-    return []
+def troubles(run: Run | None = None, *, limit: int = 5) -> list[Trouble]:
+    """Return the newest troubles of one run, or of all runs on this machine within a day; newest first."""
+    noted = _noted(_stamp())
+    if run is not None:
+        return [trouble for trouble in noted if trouble.run_id == run.id][:limit]
+    since = time.time() - _RECENT
+    return [trouble for trouble in noted if trouble.time >= since][:limit]
+
+
+def trouble_list(noted: Sequence[Trouble], *, with_run: bool = False) -> list[Component]:
+    """Return troubles as a list; nothing where there are none."""
+    if not noted:
+        return []
+    now = time.time()
+    rows = [
+        html.Li(
+            [
+                html.Span(ago(now - trouble.time), className="trouble-time"),
+                html.Span([html.Strong(f"{trouble.run}: ") if with_run else "", trouble.message]),
+            ]
+        )
+        for trouble in noted
+    ]
+    return [html.Ul(rows, className="troubles", **aria(label="Troubles noted by the monitor"))]
+
+
+def _stamp() -> tuple[int, int]:
+    """Return what changes with the log, so that it is read again only then."""
+    with suppress(OSError, RuntimeError):
+        state = path().stat()
+        return state.st_mtime_ns, state.st_size
+    return 0, 0
+
+
+@lru_cache(maxsize=1)
+def _noted(stamp: tuple[int, int]) -> tuple[Trouble, ...]:
+    return tuple(recent(_READ))

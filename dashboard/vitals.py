@@ -47,7 +47,7 @@ def vitals(run: Run, now: float) -> Vitals:
             return Vitals(Life.TERMINATED, f"terminated {ago(now - (run.ended_at or run.heartbeat_at))}")
     silence = now - max(run.heartbeat_at, run.created_at)
     if silence > LOST_AFTER:
-        return Vitals(Life.LOST, f"lost, last heard of {ago(silence)}")
+        return Vitals(Life.LOST, f"lost {ago(silence)}")
     if silence > STALE_AFTER:
         return Vitals(Life.STALE, f"stale since {clock(now - silence)}")
     return Vitals(Life.LIVE, "live")

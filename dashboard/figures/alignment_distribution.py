@@ -4,13 +4,15 @@ import math
 from typing import Any
 
 from ..grid import Grid
-from .style import TROUBLE_SCALE, Figure, axis, empty, layout, plain, step_axis
+from .style import TROUBLE_SCALE, Figure, axis, colour_bar, empty, layout, plain, step_axis
 
 TITLE = "Distribution of spectral alignment"
 RECOGNISE = (
     "Healthy: one band around 0, as many tokens on either side. Trouble: the band splits off or wanders to one side; the layer has "
     "become one-signed."
 )
+
+HEIGHT = 360
 
 _TICKS = (-100, -30, -10, -3, -1, 0, 1, 3, 10, 30, 100)
 
@@ -23,11 +25,11 @@ def alignment_distribution_figure(grid: Grid | None, low: float = -1.0, high: fl
 
     Args:
         grid: Shares of shape (bins, columns), each column adding up to 1.
-        low, high: Range of the bins, in ``asinh(sqrt(d_in) * alignment)``: labels undo the asinh, so that they count in multiples of
-            what a randomly directed token has.
+        low, high: Range of the bins, in ``asinh(sqrt(d_in) * alignment)``: labels undo the asinh, so that they count in multiples
+            of what a randomly directed token has.
     """
     if grid is None or not grid.columns:
-        return empty("No distribution for this layer yet.<br>It is measured for linear layers, on sampled steps.", height=320)
+        return empty("No distribution for this layer yet.<br>It is measured for linear layers, on sampled steps.", height=HEIGHT)
     bins = len(grid.cells)
     width = (high - low) / bins
     heat: dict[str, Any] = {
@@ -39,15 +41,7 @@ def alignment_distribution_figure(grid: Grid | None, low: float = -1.0, high: fl
         "z": share_rows(grid),
         "zmin": 0,
         "colorscale": TROUBLE_SCALE,
-        "colorbar": {
-            "thickness": 10,
-            "outlinewidth": 0,
-            "ticks": "",
-            "tickformat": ".0%",
-            "tickfont": {"size": 11},
-            "title": {"text": "share of tokens", "side": "right", "font": {"size": 11}},
-            "xpad": 6,
-        },
+        "colorbar": colour_bar("share of tokens", tickformat=".0%"),
         "hoverongaps": False,
         "hovertemplate": "step %{x:,.0f}<br><b>%{z:.1%}</b> of the tokens<extra></extra>",
     }
@@ -58,8 +52,16 @@ def alignment_distribution_figure(grid: Grid | None, low: float = -1.0, high: fl
         ticktext=[f"{tick:+d}" if tick else "0" for tick in ticks],
         showgrid=False,
     )
-    zero = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 0, "y1": 0, "line": {"color": "#94a3b8", "width": 1, "dash": "dot"}}
-    return {"data": [heat], "layout": layout(step_axis(showgrid=False), y, height=320, shapes=[zero])}
+    zero = {
+        "type": "line",
+        "xref": "paper",
+        "x0": 0,
+        "x1": 1,
+        "y0": 0,
+        "y1": 0,
+        "line": {"color": "#94a3b8", "width": 1, "dash": "dot"},
+    }
+    return {"data": [heat], "layout": layout(step_axis(showgrid=False), y, height=HEIGHT, shapes=[zero])}
 
 
 def share_rows(grid: Grid) -> list[list[float | None]]:

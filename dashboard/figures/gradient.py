@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from ...storage.base import SeriesData
 from ...storage.records import Alert, Event
 from .lines import alert_lines, alert_trace, event_trace, line_traces, mark_axis, nonfinite_trace
-from .style import Figure, axis, empty, layout, step_axis
+from .style import Figure, axis, empty, layout, log_axis, step_axis
 
 TITLE = "Gradient norm"
 RECOGNISE = "Lets you see exploding or vanishing gradients, and spikes that clipping hides from the loss."
 
 
-def gradient_figure(data: SeriesData | None, alerts: Sequence[Alert] = (), events: Sequence[Event] = (), *, log: bool = True) -> Figure:
+def gradient_figure(
+    data: SeriesData | None, alerts: Sequence[Alert] = (), events: Sequence[Event] = (), *, log: bool = True
+) -> Figure:
     """Draw the norm of all gradients before clipping, on a logarithmic axis.
 
     What trouble this picture lets you recognise: gradients that explode or vanish, and single bad batches as lone spikes.
@@ -19,5 +21,6 @@ def gradient_figure(data: SeriesData | None, alerts: Sequence[Alert] = (), event
     if data is None or not len(data.steps):
         return empty("No gradient norm yet. It is measured when <b>watch()</b> is given the optimizer.")
     traces = [nonfinite_trace([data]), alert_trace(alerts), event_trace(events), *line_traces(data, "gradient norm")]
-    y = axis("L2 norm before clipping", type="log" if log else "linear")
+    name = "L2 norm before clipping"
+    y = log_axis(name, data.values) if log else axis(name)
     return {"data": traces, "layout": layout(step_axis(), y, yaxis2=mark_axis(), shapes=alert_lines(alerts))}

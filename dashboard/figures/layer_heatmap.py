@@ -4,10 +4,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from ..grid import Floats, Grid
 from ..signals import Scale, SignalInfo
 from .lines import kind_name, kind_symbol
-from .style import TROUBLE_SCALE, Figure, axis, empty, layout, plain, shorten, step_axis, text
+from .style import TROUBLE_SCALE, Figure, axis, colour_bar, empty, layout, plain, shorten, step_axis, text
 
 CELLS, ODD = 0, 1
 
@@ -49,11 +51,11 @@ def layer_heatmap_figure(grid: Grid | None, modules: Sequence[str], info: Signal
         autorange="reversed",
         type="category",
         tickvals=[names[index] for index in shown],
-        ticktext=[text(shorten(modules[index] or "(whole model)")) for index in shown],
+        ticktext=[text(shorten(modules[index] or "(whole model)", 24)) for index in shown],
         showgrid=False,
         fixedrange=len(names) < 30,
     )
-    height = min(900, max(260, 110 + 21 * len(names)))
+    height = min(900, max(280, 150 + 21 * len(names)))
     figure_layout = layout(step_axis(showgrid=False), y, height=height, meta={"modules": list(modules)})
     figure_layout["shapes"] = chosen_frame(modules, chosen)
     return {"data": [heat, odd_trace(grid, names)], "layout": figure_layout}
@@ -98,17 +100,8 @@ def odd_trace(grid: Grid, names: Sequence[str], limit: int = 2000) -> dict[str, 
 
 
 def _colour_bar(grid: Grid, info: SignalInfo) -> dict[str, Any]:
-    bar: dict[str, Any] = {
-        "thickness": 10,
-        "outlinewidth": 0,
-        "ticks": "",
-        "tickfont": {"size": 11},
-        "title": {"text": text(info.unit), "side": "right", "font": {"size": 11}},
-        "xpad": 6,
-    }
+    bar = colour_bar(text(info.unit or info.title))
     if info.scale is Scale.LOG:
-        import numpy as np
-
         positive = grid.cells[np.isfinite(grid.cells) & (grid.cells > 0)]
         if positive.size:
             powers = _powers(float(np.log10(positive.min())), float(np.log10(positive.max())))

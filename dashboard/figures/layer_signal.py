@@ -6,7 +6,9 @@ from ...storage.base import SeriesData
 from ...storage.records import Alert
 from ..signals import Scale, SignalInfo
 from .lines import alert_lines, alert_trace, event_trace, line_traces, mark_axis, nonfinite_trace
-from .style import SERIES, Figure, axis, empty, layout, step_axis, text
+from .style import SERIES, Figure, axis, empty, layout, log_axis, step_axis, text
+
+HEIGHT = 360
 
 
 def layer_signal_figure(series: Sequence[SeriesData], info: SignalInfo, module: str, alerts: Sequence[Alert] = ()) -> Figure:
@@ -20,7 +22,7 @@ def layer_signal_figure(series: Sequence[SeriesData], info: SignalInfo, module: 
     """
     drawn = [data for data in series if len(data.steps)]
     if not drawn:
-        return empty(f"<b>{text(info.title)}</b> is not measured for this layer.")
+        return empty(f"<b>{text(info.title)}</b> is not measured for this layer.", height=HEIGHT)
     traces = [nonfinite_trace(drawn), alert_trace(alerts), event_trace(())]
     for data in drawn:
         name = info.title if data.key.head < 0 else f"head {data.key.head}"
@@ -30,6 +32,10 @@ def layer_signal_figure(series: Sequence[SeriesData], info: SignalInfo, module: 
                 line["opacity"] = 0.75
                 line["line"] = {**line["line"], "width": 1.2}
         traces.extend(lines)
-    kind = "log" if info.scale is Scale.LOG else "linear"
-    y = axis(f"{text(info.axis_title)}", type=kind, **({"rangemode": "tozero"} if info.scale is Scale.UNIT else {}))
-    return {"data": traces, "layout": layout(step_axis(), y, yaxis2=mark_axis(), shapes=alert_lines(alerts))}
+    if info.scale is Scale.LOG:
+        y = log_axis(text(info.axis_title), [value for data in drawn for value in data.values])
+    elif info.scale is Scale.UNIT:
+        y = axis(text(info.title), range=[-0.03, 1.03])
+    else:
+        y = axis(text(info.axis_title))
+    return {"data": traces, "layout": layout(step_axis(), y, height=HEIGHT, yaxis2=mark_axis(), shapes=alert_lines(alerts))}

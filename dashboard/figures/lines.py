@@ -64,7 +64,9 @@ def line_traces(data: SeriesData, name: str, colour: str = SERIES) -> list[dict[
     return traces
 
 
-def marks(steps: Sequence[int], height: float, symbols: list[str], colours: list[str], texts: list[str], size: int) -> dict[str, Any]:
+def marks(
+    steps: Sequence[int], height: float, symbols: list[str], colours: list[str], texts: list[str], size: int
+) -> dict[str, Any]:
     """Return a trace of marks at a fixed height of the plot, whatever the y axis shows."""
     return {
         "type": "scatter",

@@ -5,20 +5,24 @@ from collections.abc import Sequence
 from ...storage.base import SeriesData
 from ...storage.records import Alert, Event
 from .lines import alert_lines, alert_trace, event_trace, line_traces, mark_axis, nonfinite_trace
-from .style import Figure, axis, empty, layout, step_axis
+from .style import Figure, axis, empty, layout, log_axis, step_axis
 
 TITLE = "Loss"
 RECOGNISE = "Lets you see a loss that turns upwards or jumps, and whether the alerts came before it did."
 
+HEIGHT = 380
 
-def loss_figure(data: SeriesData | None, alerts: Sequence[Alert] = (), events: Sequence[Event] = (), *, log: bool = False) -> Figure:
+
+def loss_figure(
+    data: SeriesData | None, alerts: Sequence[Alert] = (), events: Sequence[Event] = (), *, log: bool = False
+) -> Figure:
     """Draw the loss over steps with the alerts and events on it.
 
     What trouble this picture lets you recognise: a loss that turns upwards, jumps, sticks or becomes NaN, and how long before
     that the first alert came. Segments of a resumed run are lines of their own; non-finite values are marks at the top edge.
     """
     if data is None or not len(data.steps):
-        return empty("No loss yet. It appears with the first <b>monitor.step(loss)</b>.", height=320)
+        return empty("No loss yet. It appears with the first <b>monitor.step(loss)</b>.", height=HEIGHT)
     traces = [nonfinite_trace([data]), alert_trace(alerts), event_trace(events), *line_traces(data, "loss")]
-    y = axis("loss (log scale)" if log else "loss", type="log" if log else "linear")
-    return {"data": traces, "layout": layout(step_axis(), y, height=320, yaxis2=mark_axis(), shapes=alert_lines(alerts))}
+    y = log_axis("loss (log scale)", data.values) if log else axis("loss")
+    return {"data": traces, "layout": layout(step_axis(), y, height=HEIGHT, yaxis2=mark_axis(), shapes=alert_lines(alerts))}

@@ -34,5 +34,5 @@ def overhead_figure(data: SeriesData | None) -> Figure:
         "line": {"color": "#7c8aa0", "width": 1, "dash": "dash"},
         "layer": "below",
     }
-    y = axis("% of step time", rangemode="tozero")
+    y = axis("% of step time", autorangeoptions={"include": [0, 1.5 * BUDGET_PERCENT]})
     return {"data": traces, "layout": layout(step_axis(), y, height=200, yaxis2=mark_axis(), shapes=[budget])}

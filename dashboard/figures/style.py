@@ -78,9 +78,37 @@ def axis(title: str, **more: Any) -> dict[str, Any]:
     }
 
 
+def log_axis(title: str, values: Iterable[float]) -> dict[str, Any]:
+    """Return a logarithmic y axis for these values: with ticks at powers of ten only where there are several of them."""
+    positive = [float(value) for value in values if 0 < value < math.inf]
+    decades = math.log10(max(positive) / min(positive)) if positive else 0.0
+    ticks = {"dtick": max(1, round(decades / 6)), "exponentformat": "power"} if decades >= 1.5 else {"nticks": 6}
+    return axis(title, type="log", **ticks)
+
+
 def step_axis(**more: Any) -> dict[str, Any]:
     """Return the x axis of every figure over time."""
-    return axis("training step", tickformat=",d", nticks=8, **more)
+    return axis("training step", tickformat=",d", nticks=7, tickangle=0, **more)
+
+
+def colour_bar(title: str, **more: Any) -> dict[str, Any]:
+    """Return a horizontal colour bar above the plot: on a narrow screen one beside it would take a third of the width."""
+    return {
+        "orientation": "h",
+        "x": 0,
+        "xanchor": "left",
+        "xpad": 0,
+        "y": 1,
+        "yanchor": "bottom",
+        "ypad": 8,
+        "len": 0.9,
+        "thickness": 8,
+        "outlinewidth": 0,
+        "ticks": "",
+        "tickfont": {"size": 11},
+        "title": {"text": title, "side": "top", "font": {"size": 11}},
+        **more,
+    }
 
 
 def layout(x: dict[str, Any], y: dict[str, Any], *, height: int = 280, **more: Any) -> dict[str, Any]:

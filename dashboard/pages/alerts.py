@@ -8,6 +8,7 @@ from dash.development.base_component import Component
 
 from ...storage.records import Alert, AlertState, Cause
 from ..reading import is_open
+from .attributes import aria, data
 from .parts import severity_badge
 
 _STATES = {
@@ -22,7 +23,11 @@ _STATES = {
 def alert_list(alerts: Sequence[Alert], last_step: int) -> list[Component]:
     """Return all alerts as cards, open ones first, the most severe on top."""
     if not alerts:
-        watched = f"{last_step + 1:,} steps watched, none of them alarming." if last_step >= 0 else "They appear here once steps are recorded."
+        watched = (
+            f"{last_step + 1:,} steps watched, none of them alarming."
+            if last_step >= 0
+            else "They appear here once steps are recorded."
+        )
         return [html.Div([html.P("No alerts.", className="strong"), html.P(watched, className="quiet")], className="empty small")]
     ordered = sorted(alerts, key=lambda alert: (not is_open(alert), -alert.severity.rank, alert.first_step))
     return [alert_card(alert) for alert in ordered]
@@ -30,7 +35,9 @@ def alert_list(alerts: Sequence[Alert], last_step: int) -> list[Component]:
 
 def alert_card(alert: Alert) -> html.Article:
     """Return one alert."""
-    steps = f"step {alert.first_step:,}" if alert.last_step <= alert.first_step else f"steps {alert.first_step:,} – {alert.last_step:,}"
+    steps = (
+        f"step {alert.first_step:,}" if alert.last_step <= alert.first_step else f"steps {alert.first_step:,} – {alert.last_step:,}"
+    )
     head = [
         severity_badge(alert.severity),
         html.Span(_STATES[alert.state], className=f"state state-{alert.state.value}"),
@@ -49,7 +56,7 @@ def alert_card(alert: Alert) -> html.Article:
         parts,
         id={"kind": "alert", "alert": alert.id},
         className=f"alert severity-{alert.severity.value}" + ("" if is_open(alert) else " closed"),
-        **{"data-rule": alert.rule},
+        **data(rule=alert.rule),
     )
 
 
@@ -85,7 +92,7 @@ def _decisions(alert: Alert) -> list[html.Button]:
             id={"kind": "decision", "alert": alert.id, "state": state.value},
             type="button",
             className="button",
-            **{"aria-label": f"{label}: {alert.message[:80]}"},
+            **aria(label=f"{label}: {alert.message[:80]}"),
         )
         for label, state in [*choices, ("Resolve", AlertState.RESOLVED)]
     ]

@@ -2,6 +2,8 @@
 
 from dash import dcc, html
 
+from .attributes import aria, data
+
 
 def frame() -> html.Div:
     """Return the layout of the whole application; ``page`` is filled by the router."""
@@ -15,7 +17,7 @@ def frame() -> html.Div:
             html.Header(
                 [
                     dcc.Link(
-                        [html.Span(className="mark", **{"aria-hidden": "true"}), html.Span("foreshock")],
+                        [html.Span(className="mark", **aria(hidden="true")), html.Span("foreshock")],
                         href="/",
                         className="brand",
                         title="All runs",
@@ -36,7 +38,7 @@ def theme_switch() -> html.Div:
     """Return the choice between light, dark and what the system says (kept in the browser by ``assets/theme.js``)."""
     choices = (("system", "Auto", "Follow the system"), ("light", "Light", "Light colours"), ("dark", "Dark", "Dark colours"))
     buttons = [
-        html.Button(label, id=f"theme-{name}", className="theme-choice", title=title, type="button", **{"data-theme-choice": name})
+        html.Button(label, id=f"theme-{name}", className="theme-choice", title=title, type="button", **data(theme_choice=name))
         for name, label, title in choices
     ]
-    return html.Div(buttons, className="theme-switch", role="group", **{"aria-label": "Colour theme"})
+    return html.Div(buttons, className="theme-switch", role="group", **aria(label="Colour theme"))

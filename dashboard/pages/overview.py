@@ -19,6 +19,7 @@ def overview_page(order: Order, table: Any) -> html.Main:
             dcc.Store(id="overview-ticket"),
             html.H1("Runs", className="page-title"),
             html.Div(table, id="runs", className="card flush"),
+            html.Div(id="overview-troubles"),
         ],
         id="overview",
         className="page",

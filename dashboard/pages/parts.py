@@ -7,8 +7,9 @@ from dash.development.base_component import Component
 
 from ...storage.records import Severity
 from ..vitals import Vitals
+from .attributes import aria
 
-GRAPH_CONFIG: dict[str, Any] = {
+GRAPH_CONFIG: Any = {
     "displaylogo": False,
     "responsive": True,
     "scrollZoom": False,
@@ -29,17 +30,18 @@ def card(title: str, *children: Any, hint: str = "", actions: Any = None, wide: 
         name: Makes the heading's id, which names the card to screen readers.
     """
     heading = html.Div(
-        [html.H2(title, id=f"{name}-title", className="card-title"), html.Div(actions, className="card-actions")], className="card-head"
+        [html.H2(title, id=f"{name}-title", className="card-title"), html.Div(actions, className="card-actions")],
+        className="card-head",
     )
     notes = [html.P(hint, className="hint", id=f"{name}-hint")] if hint else []
-    return html.Section([heading, *notes, *children], className=f"card {wide}".strip(), **{"aria-labelledby": f"{name}-title"})
+    return html.Section([heading, *notes, *children], className=f"card {wide}".strip(), **aria(labelledby=f"{name}-title"))
 
 
 def graph(name: str, label: str, height: int) -> html.Div:
     """Return an empty graph that a live section fills; ``label`` says what it is to those who cannot see it."""
     figure = {"data": [], "layout": {"height": height, **_BLANK}}
     plot = dcc.Graph(id=name, figure=figure, config=GRAPH_CONFIG, className="graph", style={"minHeight": height})
-    return html.Div(plot, className="graph-frame", role="group", **{"aria-label": label})
+    return html.Div(plot, className="graph-frame", role="group", **aria(label=label))
 
 
 _BLANK: dict[str, Any] = {
@@ -55,7 +57,7 @@ _BLANK: dict[str, Any] = {
 
 def pill(state: Vitals) -> html.Span:
     """Return a run's state as a pill: a dot and a word."""
-    return html.Span([html.Span(className="dot", **{"aria-hidden": "true"}), state.phrase], className=f"pill life-{state.life.value}")
+    return html.Span([html.Span(className="dot", **aria(hidden="true")), state.phrase], className=f"pill life-{state.life.value}")
 
 
 def severity_badge(severity: Severity, count: int | None = None) -> html.Span:
@@ -63,17 +65,19 @@ def severity_badge(severity: Severity, count: int | None = None) -> html.Span:
     said = severity.value if count is None else str(count)
     label = severity.value if count is None else f"{count} {severity.value}"
     return html.Span(
-        [html.Span(SEVERITY_ICONS[severity], className="icon", **{"aria-hidden": "true"}), said],
+        [html.Span(SEVERITY_ICONS[severity], className="icon", **aria(hidden="true")), said],
         className=f"badge severity-{severity.value}",
         title=label,
         role="img",
-        **{"aria-label": label},
+        **aria(label=label),
     )
 
 
 def fact(label: str, value: Any, detail: str = "") -> html.Div:
     """Return a labelled figure."""
-    return html.Div([html.Dt(label), html.Dd([html.Span(value, className="fact-value"), html.Span(detail, className="fact-detail")])])
+    return html.Div(
+        [html.Dt(label), html.Dd([html.Span(value, className="fact-value"), html.Span(detail, className="fact-detail")])]
+    )
 
 
 def message(title: str, *body: Any, name: str = "message") -> Component:
@@ -93,5 +97,3 @@ def number(value: float | None) -> str:
     if value != value:
         return "NaN"
     return f"{value:,.4g}".replace("inf", "∞")
-
-

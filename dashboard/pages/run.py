@@ -3,28 +3,39 @@
 from dash import dcc, html
 
 from ...storage.records import Run
-from ..figures import alignment_distribution, gradient, loss, overhead
+from ..figures import alignment_distribution, gradient, layer_signal, loss, overhead
+from ..live import Updates
 from ..paths import View
 from ..signals import describe
+from .attributes import aria
 from .parts import card, graph
 
 
-def run_page(run: Run, view: View) -> html.Main:
-    """Return the layout of a run's page for one view of it."""
+def run_page(run: Run, view: View, words: Updates) -> html.Main:
+    """Return the layout of a run's page for one view of it.
+
+    Args:
+        words: What the parts in words say now, as ``sections.head`` paints them: they are read before any chart is drawn.
+    """
     return html.Main(
         [
             dcc.Store(id="run", data=run.id),
             dcc.Store(id="run-page-ticket"),
-            html.Div(id="run-head", className="run-head"),
-            html.Section(id="verdict", className="card verdict", role="status", **{"aria-label": "Verdict"}),
-            html.Div([_loss(), _alerts()], className="row wide-left"),
+            html.Div(words["run-head"]["children"], id="run-head", className="run-head"),
+            html.Section(id="verdict", **words["verdict"], role="status", **aria(label="Verdict")),
+            html.Div([_loss(), _alerts(words)], className="row wide-left"),
             html.H2("Layers", className="section-title"),
             html.Div([_heat("heat-a", "signal", view.signal), _heat("heat-b", "compare", view.compare)], className="row halves"),
             html.Div([_layer_bar(view)], className="layer-bar card"),
             html.Div([_distribution(), _layer_signal()], className="row halves"),
             html.H2("Training and monitor", className="section-title"),
-            html.Div([_gradient(), _monitor()], className="row halves"),
-            card("Events", html.Div(id="events"), name="events-card", hint="What happened to the run besides training steps."),
+            html.Div([_gradient(), _monitor(words)], className="row halves"),
+            card(
+                "Events",
+                html.Div(words["events"]["children"], id="events"),
+                name="events-card",
+                hint="What happened to the run besides training steps.",
+            ),
         ],
         id="run-page",
         className="page",
@@ -39,8 +50,8 @@ def _loss() -> html.Section:
         className="segmented",
         inline=True,
     )
-    actions = html.Div(scale, role="group", **{"aria-label": "Scale of the loss axis"})
-    plot = graph("loss", "Chart of the loss over training steps", 320)
+    actions = html.Div(scale, role="group", **aria(label="Scale of the loss axis"))
+    plot = graph("loss", "Chart of the loss over training steps", loss.HEIGHT)
     return card(loss.TITLE, plot, _legend(), hint=loss.RECOGNISE, actions=actions, name="loss-card")
 
 
@@ -52,34 +63,47 @@ def _legend() -> html.Div:
         ("■", "legend-event", "event"),
         ("✖", "severity-critical", "not a finite number"),
     )
-    marks = [html.Span([html.Span(icon, className=f"icon {style}", **{"aria-hidden": "true"}), label]) for icon, style, label in entries]
+    marks = [
+        html.Span([html.Span(icon, className=f"icon {style}", **aria(hidden="true")), label]) for icon, style, label in entries
+    ]
     return html.Div(marks, className="legend")
 
 
-def _alerts() -> html.Section:
-    return card("Alerts", html.Div(id="alerts", className="alerts"), name="alerts-card", wide="alerts-card")
+def _alerts(words: Updates) -> html.Section:
+    return card(
+        "Alerts", html.Div(words["alerts"]["children"], id="alerts", className="alerts"), name="alerts-card", wide="alerts-card"
+    )
 
 
 def _heat(name: str, role: str, signal: str) -> html.Section:
     picker = dcc.Dropdown(
-        id=role, options=[{"label": describe(signal).title, "value": signal}], value=signal, clearable=False, searchable=False, className="picker", maxHeight=360, optionHeight=34
+        id=role,
+        options=[{"label": describe(signal).title, "value": signal}],
+        value=signal,
+        clearable=False,
+        searchable=False,
+        className="picker",
+        maxHeight=360,
+        optionHeight=34,
     )
     heading = html.Div(
         [
-            html.H2(id=f"{name}-title", className="card-title"),
+            html.H2(describe(signal).title, id=f"{name}-title", className="card-title"),
             html.Div(html.Label([html.Span("Signal", className="visually-hidden"), picker]), className="card-actions"),
         ],
         className="card-head",
     )
     plot = graph(name, "Heatmap of a signal, layers by training steps. Choose a layer in the list below.", 340)
-    parts = [heading, html.P(id=f"{name}-hint", className="hint"), plot, html.P("Brighter is more worrying. Click a row to open that layer.")]
-    parts[-1].className = "foot"
-    return html.Section(parts, className="card", **{"aria-labelledby": f"{name}-title"})
+    foot = html.P("Brighter is more worrying. Click a row to open that layer.", className="foot")
+    parts = [heading, html.P(describe(signal).recognise, id=f"{name}-hint", className="hint"), plot, foot]
+    return html.Section(parts, className="card", **aria(labelledby=f"{name}-title"))
 
 
 def _layer_bar(view: View) -> html.Div:
     options = [{"label": view.module, "value": view.module}] if view.module else []
-    picker = dcc.Dropdown(id="module", options=options, value=view.module, clearable=False, className="picker wide-picker", maxHeight=420)
+    picker = dcc.Dropdown(
+        id="module", options=options, value=view.module, clearable=False, className="picker wide-picker", maxHeight=420
+    )
     return html.Div(
         [
             html.Label([html.Span("Chosen layer", className="label"), picker], className="layer-choice"),
@@ -90,16 +114,18 @@ def _layer_bar(view: View) -> html.Div:
 
 
 def _distribution() -> html.Section:
-    plot = graph("distribution", "Heatmap of the distribution of spectral alignment over training steps", 320)
+    plot = graph(
+        "distribution", "Heatmap of the distribution of spectral alignment over training steps", alignment_distribution.HEIGHT
+    )
     title = alignment_distribution.TITLE
     return card(title, plot, hint=alignment_distribution.RECOGNISE, name="distribution-card")
 
 
 def _layer_signal() -> html.Section:
-    plot = graph("layer-signal", "Chart of the chosen signal of the chosen layer", 320)
+    plot = graph("layer-signal", "Chart of the chosen signal of the chosen layer", layer_signal.HEIGHT)
     hint = "The first heatmap's signal for this layer alone: when did it leave its own past behaviour, and did all heads?"
     heading = html.Div(html.H2("Signal of this layer", id="layer-signal-title", className="card-title"), className="card-head")
-    return html.Section([heading, html.P(hint, className="hint"), plot], className="card", **{"aria-labelledby": "layer-signal-title"})
+    return html.Section([heading, html.P(hint, className="hint"), plot], className="card", **aria(labelledby="layer-signal-title"))
 
 
 def _gradient() -> html.Section:
@@ -107,7 +133,7 @@ def _gradient() -> html.Section:
     return card(gradient.TITLE, plot, hint=gradient.RECOGNISE, name="gradient-card")
 
 
-def _monitor() -> html.Section:
+def _monitor(words: Updates) -> html.Section:
     plot = graph("overhead", "Chart of the cost of monitoring in percent of step time", 200)
-    facts = html.Div(id="monitor-facts")
+    facts = html.Div(words["monitor-facts"]["children"], id="monitor-facts")
     return card(overhead.TITLE, facts, plot, hint=overhead.RECOGNISE, name="overhead-card")

@@ -28,7 +28,14 @@ class Chart(RunSection):
     """
 
     def __init__(
-        self, store: Store, run: Run, graph: str, series: Callable[[], list[Series]], draw: Draw, marks: Marks | None, scale: float = 1.0
+        self,
+        store: Store,
+        run: Run,
+        graph: str,
+        series: Callable[[], list[Series]],
+        draw: Draw,
+        marks: Marks | None,
+        scale: float = 1.0,
     ) -> None:
         super().__init__(store, run)
         self._graph, self._find, self._draw, self._marks, self._scale = graph, series, draw, marks, scale

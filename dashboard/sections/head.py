@@ -10,9 +10,10 @@ from dash.development.base_component import Component
 from ...storage.records import Alert, Event, Run, Severity
 from ..live import Updates
 from ..pages.alerts import alert_list
+from ..pages.attributes import aria
 from ..pages.parts import fact, number, percent, pill, severity_badge
 from ..reading import is_open, line, shown_alerts
-from ..trouble import troubles
+from ..trouble import trouble_list, troubles
 from ..verdict import Verdict, verdict
 from ..vitals import Vitals, ago, clock, vitals
 from .following import RunSection
@@ -67,10 +68,10 @@ class Head(RunSection):
         open_alerts = [alert for alert in alerts if is_open(alert)]
         counts = [(severity, sum(alert.severity is severity for alert in open_alerts)) for severity in reversed(Severity)]
         badges = [severity_badge(severity, count) for severity, count in counts if count]
-        icon = html.Span(_ICONS.get(said.level, "●"), className="icon", **{"aria-hidden": "true"})
+        icon = html.Span(_ICONS.get(said.level, "●"), className="icon", **aria(hidden="true"))
         words: list[Component] = [html.H2([icon, said.word]), html.P(said.sentence)]
         if said.since is not None:
-            where = [html.Span("Layer ", className="quiet"), html.Code(said.module), " "] if said.module else []
+            where: list[Any] = [html.Span("Layer ", className="quiet"), html.Code(said.module), " "] if said.module else []
             words.append(html.P([*where, html.Span(f"since step {said.since:,}", className="quiet")], className="where"))
         if said.detail:
             words.append(html.P(said.detail, className="advice"))
@@ -96,11 +97,7 @@ class Head(RunSection):
         ]
         if values["monitor.step_ms"] is not None:
             facts.insert(1, fact("Sampled step", number(values["monitor.step_ms"]), "ms"))
-        noted = troubles(self.store, self.run)
-        parts: list[Component] = [html.Dl(facts, className="facts")]
-        if noted:
-            parts.append(html.Ul([html.Li([html.Time(clock(at), className="quiet"), " ", said]) for at, said in noted], className="troubles"))
-        return parts
+        return [html.Dl(facts, className="facts"), *trouble_list(troubles(self.run))]
 
 
 def run_head(run: Run, state: Vitals) -> list[Component]:
@@ -108,7 +105,7 @@ def run_head(run: Run, state: Vitals) -> list[Component]:
     facts: list[Any] = [f"started {clock(run.created_at)}"] if run.created_at else []
     facts += [f"{name} {run.meta[key]}" for key, name in (("host", "on"), ("model", "model")) if isinstance(run.meta.get(key), str)]
     return [
-        html.Nav(dcc.Link("← All runs", href="/"), **{"aria-label": "Breadcrumb"}),
+        html.Nav(dcc.Link("← All runs", href="/"), **aria(label="Breadcrumb")),
         html.Div([html.H1(run.name or run.id, className="page-title"), html.Span(pill(state), id="state")], className="title-line"),
         html.P(" · ".join([run.project, *facts] if run.project else facts), className="quiet"),
     ]

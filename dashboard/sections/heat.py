@@ -30,7 +30,11 @@ class Heat(RunSection):
         points = layer_points(self.store, self.run.id, self._info.name)
         self._modules, self._drawn_segment = points.modules, self._segment
         self._grid = layer_grid(points, self._info)
-        return {self._graph: {"figure": layer_heatmap_figure(self._grid, self._modules, self._info, self._chosen)}}
+        return {
+            self._graph: {"figure": layer_heatmap_figure(self._grid, self._modules, self._info, self._chosen)},
+            f"{self._graph}-title": {"children": self._info.title},
+            f"{self._graph}-hint": {"children": self._info.recognise},
+        }
 
     def advance(self) -> Updates:
         """Append columns."""

@@ -58,7 +58,7 @@ class Choices(RunSection):
 
 
 def usual_layer(store: Store, run: Run) -> str | None:
-    """Return the layer that a page opens with: that of the alert that matters most, else the first one; None before any is measured."""
+    """Return the layer that a page opens with: that of the leading alert, else the first one; None before any is measured."""
     _, modules = signals_and_layers(store, run.id)
     worst = leading(shown_alerts(store, run))
     if worst is not None and worst.module in modules:
@@ -92,5 +92,9 @@ class LayerFacts(RunSection):
                 value, info = float(data.values[-1]), CATALOGUE[data.key.signal]
                 before = newest.get(info.name, value)
                 newest[info.name] = max(before, value) if info.high_is_trouble else min(before, value)
-        shown = [name for name in offered(set(newest))][:_FACTS]
-        return {"layer-facts": {"children": html.Dl([fact(describe(name).title, number(newest[name])) for name in shown], className="facts")}}
+        shown = offered(set(newest))[:_FACTS]
+        return {
+            "layer-facts": {
+                "children": html.Dl([fact(describe(name).title, number(newest[name])) for name in shown], className="facts")
+            }
+        }

@@ -12,10 +12,12 @@ from ...storage.base import Store
 from ...storage.records import Run, Severity, derived_id
 from ..figures.sparkline import sparkline
 from ..live import Updates
+from ..pages.attributes import aria, data
 from ..pages.overview import nothing_yet
 from ..pages.parts import number, percent, pill, severity_badge
-from ..reading import OPEN_STATES, line
 from ..paths import run_path
+from ..reading import OPEN_STATES, line
+from ..trouble import trouble_list, troubles
 from ..vitals import Life, Vitals, ago, vitals
 
 SHOWN = 200
@@ -97,13 +99,14 @@ class Overview:
         runs = self._store.runs(limit=SHOWN + 1)
         rows = self._sorted(self._rows(runs[:SHOWN]))
         ids = tuple(row.run.id for row in rows)
+        noted = {"overview-troubles": {"children": trouble_list(troubles(), with_run=True)}}
         if ids == self._shown:
-            return {row_id(row.run.id): {"children": cells(row)} for row in rows}
+            return {row_id(row.run.id): {"children": cells(row)} for row in rows} | noted
         self._shown = ids
         if not rows:
-            return {"runs": {"children": nothing_yet(self._store.url)}}
+            return {"runs": {"children": nothing_yet(self._store.url)}} | noted
         more = [html.P(f"The newest {SHOWN} runs are shown.", className="quiet pad")] if len(runs) > SHOWN else []
-        return {"runs": {"children": [self._table(rows), *more]}}
+        return {"runs": {"children": [self._table(rows), *more]}} | noted
 
     def _rows(self, runs: Iterable[Run]) -> list[Row]:
         now = time.time()
@@ -136,19 +139,19 @@ class Overview:
         head = html.Thead(html.Tr([self._heading(column) for column in COLUMNS]))
         body = html.Tbody([html.Tr(cells(row), id=row_id(row.run.id)) for row in rows])
         table = html.Table([head, body], className="runs")
-        return html.Div(table, className="scroll", tabIndex="0", role="region", **{"aria-label": "Table of runs"})
+        return html.Div(table, className="scroll", tabIndex="0", role="region", **aria(label="Table of runs"))
 
     def _heading(self, column: Column) -> html.Th:
         mine = column is self._column
         descend = not self._descending if mine else column.numeric
         arrow = ("↓" if self._descending else "↑") if mine else ""
         link = dcc.Link(
-            [column.heading, html.Span(arrow, className="arrow", **{"aria-hidden": "true"})],
+            [column.heading, html.Span(arrow, className="arrow", **aria(hidden="true"))],
             href=f"/?sort={column.name}&order={'desc' if descend else 'asc'}",
             title=f"Sort by {column.heading.lower()}",
         )
         order = ("descending" if self._descending else "ascending") if mine else "none"
-        return html.Th(link, scope="col", className=f"col-{column.name}", **{"aria-sort": order})
+        return html.Th(link, scope="col", className=f"col-{column.name}", **aria(sort=order))
 
 
 def row_id(run_id: str) -> str:
@@ -172,4 +175,6 @@ def cells(row: Row) -> list[html.Td]:
         "heartbeat": ago(row.silence),
         "cost": percent(row.overhead),
     }
-    return [html.Td(content[column.name], className=f"col-{column.name}", **{"data-label": column.heading}) for column in COLUMNS]
+    return [
+        html.Td(html.Div(content[column.name]), className=f"col-{column.name}", **data(label=column.heading)) for column in COLUMNS
+    ]
