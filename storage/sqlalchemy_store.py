@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from . import alerting, history, reading, runs, schema, writing
+from . import alerting, history, numbering, reading, runs, schema, writing
 from .base import SeriesData, StepHistogram, Store, StoreError
 from .database import Database
 from .records import Alert, AlertState, Batch, Changes, Event, Notification, Run, RunStatus, Segment, Series
@@ -23,7 +23,7 @@ class SQLAlchemyStore(Store):
     def __init__(self, database: Database) -> None:
         self.url = database.address
         self._database = database
-        self._numbers = writing.SeriesNumbers()
+        self._numbers = numbering.SeriesNumbers()
 
     # -- runs and segments ---------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import Connection, Dialect, Table
@@ -9,6 +10,8 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.sql.expression import ColumnCollection
 
 from .base import StoreConfigurationError
+
+_MOST_PARAMETERS = 999  # of a statement, in every SQLite there is
 
 Updates = Callable[[Any], Mapping[str, Any]]
 """Given the row that was to be inserted, what to set in the row that is there."""
@@ -44,20 +47,30 @@ def insert_new(dialect: str, table: Table, key: str) -> Any:
 def bulk_upsert(connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
     """Insert full rows, newer values replacing older ones. No two rows may have the same primary key.
 
-    Past SQLAlchemy's parameter handling, straight to the driver: SQLite and MySQL get ``executemany``, PostgreSQL one
-    array a column. Fastest when rows come in primary key order.
+    Past SQLAlchemy's parameter handling, straight to the driver: PostgreSQL gets one array a column, MySQL ``executemany``,
+    SQLite many rows a statement (a third less processor time than ``executemany``, and most of it outside Python's lock,
+    which the training thread wants). Fastest when rows come in primary key order.
     """
     if not rows:
         return
-    sql = _bulk_sql(table, connection.dialect)
-    if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql(sql, tuple(list(column) for column in zip(*rows, strict=True)))
-    else:
-        connection.exec_driver_sql(sql, list(rows))
+    dialect = connection.dialect
+    if dialect.name == "postgresql":
+        connection.exec_driver_sql(_bulk_sql(table, dialect), tuple(list(column) for column in zip(*rows, strict=True)))
+        return
+    whole = 0
+    if dialect.name == "sqlite":
+        size = _MOST_PARAMETERS // len(table.columns)
+        whole = len(rows) - len(rows) % size
+        statement = _bulk_sql(table, dialect, size)
+        for first in range(0, whole, size):
+            connection.exec_driver_sql(statement, tuple(chain.from_iterable(rows[first : first + size])))
+    if whole < len(rows):
+        connection.exec_driver_sql(_bulk_sql(table, dialect), list(rows[whole:]))
 
 
 @lru_cache(maxsize=64)
-def _bulk_sql(table: Table, dialect: Dialect) -> str:
+def _bulk_sql(table: Table, dialect: Dialect, size: int = 1) -> str:
+    """Return the statement for ``size`` rows (on PostgreSQL: for any number)."""
     quote = dialect.identifier_preparer.quote
     names = [quote(column.name) for column in table.columns]
     keys = [quote(column.name) for column in table.primary_key]
@@ -69,7 +82,8 @@ def _bulk_sql(table: Table, dialect: Dialect) -> str:
     updates = ", ".join(f"{name} = excluded.{name}" for name in values)
     conflict = f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {updates}"
     if dialect.name == "sqlite":
-        return f"{head} VALUES ({', '.join(['?'] * len(names))}) {conflict}"
+        row = f"({', '.join(['?'] * len(names))})"
+        return f"{head} VALUES {', '.join([row] * size)} {conflict}"
     arrays = ", ".join(f"%s::{column.type.compile(dialect)}[]" for column in table.columns)
     return f"{head} SELECT * FROM unnest({arrays}) {conflict}"
 
