@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .config import ConfigurationError, load_settings
+from .config import load_settings
 
 try:
     import torch
@@ -150,7 +150,7 @@ def facts_about(model: WatchedModel) -> dict[str, Any]:
 
 
 def _optimizers(optimizer: Optimizer | Sequence[Optimizer] | None) -> list[Optimizer]:
-    given = [] if optimizer is None else [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
+    given = [] if optimizer is None else list(optimizer) if isinstance(optimizer, (list, tuple)) else [optimizer]
     for one in given:
         if not isinstance(one, Optimizer):
             raise TypeError(

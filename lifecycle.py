@@ -70,7 +70,7 @@ def _close_all(status: RunStatus) -> None:
     for monitor in list(_open):
         try:
             monitor.close(status)
-        except Exception:  # noqa: BLE001 - the process is ending; the next monitor must still be closed
+        except Exception:
             log.exception("closing a monitor failed")
 
 

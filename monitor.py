@@ -67,6 +67,7 @@ class Monitor:
         self._seen: set[str] = set()
         self._logged: dict[str, Metric] = {}
         self._closed = False
+        self._told_closed = False
         self._console = ConsoleNotifier()
         self._owns_store = owns_store
         outbox = Outbox(channels, run_name=run.name)
@@ -80,7 +81,7 @@ class Monitor:
         )
         self._courier = Courier(outbox, store) if channels and store is not None else None
         collector.vitals = self._vitals
-        faults.report = lambda source, message: self._event("fault", message, source=source)
+        faults.report_to(lambda source, message: self._event("fault", message, source=source))
         for root in model.roots.values():
             _watched[root] = self
         self._writer.start()
@@ -101,7 +102,9 @@ class Monitor:
             metrics: more of the same, each kept under its own name.
         """
         if self._closed:
-            self.faults.note("closed monitor", RuntimeError("step() after close(): nothing is recorded any more"))
+            if not self._told_closed:
+                self._told_closed = True
+                log.warning("this monitor is closed: step() records nothing any more; call watch() again to go on")
             return
         try:
             if self._logged:
@@ -167,8 +170,8 @@ class Monitor:
 
     def abandon(self) -> None:
         """Forget the writer thread and the store's connections: a forked child must not touch its parent's."""
-        self._closed = True
-        self.faults.report = None
+        self._closed = self._told_closed = True
+        self.faults.report_to(None)
         if self._writer.store is not None:
             self._writer.store.abandon()
 
@@ -209,9 +212,7 @@ class Monitor:
                 self.faults.note("on_alert", error)
 
     def _event(self, kind: str, message: str, **data: Any) -> None:
-        self._writer.put_event(
-            Event(new_id(), self.run.id, self._segment, self._step, time.time(), kind, message, data)
-        )
+        self._writer.put_event(Event(new_id(), self.run.id, self._segment, self._step, time.time(), kind, message, data))
 
 
 def _say_trouble(message: str, error: Exception | None) -> None:

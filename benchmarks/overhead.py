@@ -97,7 +97,9 @@ class _Run:
     reported: float = 0.0
 
 
-def measure(pairs: int = 5, steps: int = 60, threads: int | None = None, say: Callable[[str], None] = lambda line: None) -> Overhead:
+def measure(
+    pairs: int = 5, steps: int = 60, threads: int | None = None, say: Callable[[str], None] = lambda line: None
+) -> Overhead:
     """Run the pairs and return the figures. Raises ValueError for fewer than one pair or twenty steps."""
     if pairs < 1 or steps < 20:
         raise ValueError(f"pairs={pairs}, steps={steps}: at least 1 pair of 20 steps is needed")

@@ -30,7 +30,6 @@ from torch import Tensor
 from ..storage.records import SeriesKey
 from .model import WatchedModel
 
-
 Guard = Callable[[Callable[[], None]], object]
 """Runs a piece of measuring; what it raises is counted and never reaches the model."""
 

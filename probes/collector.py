@@ -52,6 +52,7 @@ class Collector:
             probe.guard = faults.guard(_source(probe))
             faults.run(_source(probe), partial(probe.attach, model))
         self._armed = False
+        self._faults_before: dict[str, int] = {}
         self._next_sample = -1
         # When the last step ended, and the guarded seconds until then: what came since belongs to the step now running.
         self._ended = 0.0
@@ -130,6 +131,7 @@ class Collector:
         """Arm the probes for ``step``; what that takes counts as that step's."""
         self._guarded_before = self._faults.seconds
         self._armed = True
+        self._faults_before = {_source(probe): self._faults.count(_source(probe)) for probe in self.probes}
         for probe in self.probes:
             source = _source(probe)
             if not self._faults.is_off(source) and not self._faults.run(source, partial(probe.arm, step)):
@@ -144,10 +146,9 @@ class Collector:
             source = _source(probe)
             if self._faults.is_off(source):
                 continue
-            faults_before = self._faults.total
             self._faults.run(source, lambda probe=probe: blocks.extend(list(probe.collect(step))))  # type: ignore[misc]
             self._faults.run(source, probe.disarm)
-            if self._faults.total == faults_before:
+            if self._faults.count(source) == self._faults_before[source]:
                 self._faults.succeeded(source)
         packed: list[PackedBlocks | None] = []
         self._faults.run("packing", lambda: packed.append(pack(blocks)))

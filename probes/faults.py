@@ -16,19 +16,24 @@ class Faults:
     """Catches, counts and reports the monitor's own faults, by source ("probe spectral", "gradient norm", ...).
 
     A source that fails three times in a row is switched off for the rest of the run.
-
-    Args:
-        report: told once per source of its first fault, and once when it is switched off.
     """
 
-    def __init__(self, report: Callable[[str, str], None] | None = None) -> None:
+    def __init__(self) -> None:
         self.total = 0
         self.seconds = 0.0
         """Time spent inside guarded work so far."""
+        self._counts: dict[str, int] = {}
         self._in_a_row: dict[str, int] = {}
         self._told: set[str] = set()
         self._off: set[str] = set()
-        self.report = report
+        self._report: Callable[[str, str], None] | None = None
+        self._unreported: list[tuple[str, str]] = []
+
+    def report_to(self, report: Callable[[str, str], None] | None) -> None:
+        """Tell ``report(source, message)`` of each source's first fault, and when it is switched off; those so far, too."""
+        self._report = report
+        while report is not None and self._unreported:
+            report(*self._unreported.pop(0))
 
     def guard(self, source: str) -> Guard:
         """Return ``run`` for one source, as probes and taps take it."""
@@ -50,6 +55,10 @@ class Faults:
             self.seconds += time.perf_counter() - started
         return True
 
+    def count(self, source: str) -> int:
+        """Return how often the source failed so far."""
+        return self._counts.get(source, 0)
+
     def succeeded(self, source: str) -> None:
         """Note a clean sample: the run of faults in a row ends."""
         self._in_a_row.pop(source, None)
@@ -57,6 +66,7 @@ class Faults:
     def note(self, source: str, error: Exception) -> None:
         """Count a fault."""
         self.total += 1
+        self._counts[source] = self.count(source) + 1
         in_a_row = self._in_a_row[source] = self._in_a_row.get(source, 0) + 1
         what = f"{type(error).__name__}: {error}"
         if source not in self._told:
@@ -69,5 +79,7 @@ class Faults:
             self._tell(source, f"{source} switched off after {in_a_row} faults in a row: {what}")
 
     def _tell(self, source: str, message: str) -> None:
-        if self.report is not None:
-            self.report(source, message)
+        if self._report is not None:
+            self._report(source, message)
+        else:
+            self._unreported.append((source, message))

@@ -21,7 +21,6 @@ from torch.utils.hooks import RemovableHandle
 
 from .base import Guard
 
-
 Norm = tuple[float | Tensor, float]
 """The norm of some gradients, and what it is clipped to (inf: not at all)."""
 

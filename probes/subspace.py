@@ -42,38 +42,36 @@ def leading_pairs(weights: Sequence[Tensor], bases: Sequence[Tensor], iterations
     """Refine each basis by ``iterations`` passes of W^T W and read off the leading singular pair (Rayleigh-Ritz).
 
     Costs 2 * iterations + 1 reads of each weight. Where a result is not finite, the basis given is handed back, so that a NaN
-    shows in sigma but does not poison the next sample.
+    shows in sigma but does not poison the next sample; so it is for a matrix of zeros, which has no direction to offer.
 
     Args:
         weights: L matrices (out, in), any floating dtype, on one device; read only.
         bases: L tensors (k, in) with orthonormal rows, k 1 or 2.
         iterations: 1 or 2 once warm; 64 from a random start.
     """
-    refined, scales, grams = [], [], []
+    refined, grams = [], []
     for weight, basis in zip(weights, bases, strict=True):
         q = basis
         for _ in range(iterations):
-            q = _orthonormal(_times(_times_transposed(q, weight), weight))
-        y = _times_transposed(q, weight)
-        # Scaled, so that squaring neither overflows nor underflows.
-        scale = y.abs().amax().clamp_min(_TINY)
-        y = (y / scale).double()
+            y = _times_transposed(q, weight)
+            # Scaled: sigma squared would leave float32's range from 2e19 upwards and 1e-19 downwards.
+            q = _orthonormal(_times(y.div_(y.abs().amax().clamp_min_(_TINY)), weight))
+        y = _times_transposed(q, weight).double()
         gram = y @ y.t()
         refined.append(q)
-        scales.append(scale)
         grams.append(gram if gram.shape[0] == 2 else torch.nn.functional.pad(gram, (0, 1, 0, 1)))
     sigma, rotations = _ritz(torch.stack(grams))
-    sigma = sigma * torch.stack(scales)[:, None]
-    finite = torch.isfinite(sigma).all(1)
+    zero = sigma[:, 0] == 0
+    found = torch.isfinite(sigma).all(1) & ~zero
     overlaps, chosen = [], []
     for i, (q, before) in enumerate(zip(refined, bases, strict=True)):
         k = q.shape[0]
         after = rotations[i, :k, :k] @ q
         overlap = torch.dot(after[0], before[0])
         # The sign of a singular pair is arbitrary; keep it continuous in time.
-        chosen.append(torch.where(finite[i], torch.where(overlap < 0, -after, after), before))
+        chosen.append(torch.where(found[i], torch.where(overlap < 0, -after, after), before))
         overlaps.append(overlap)
-    return LeadingPairs(sigma, 1.0 - torch.stack(overlaps).abs(), chosen)
+    return LeadingPairs(sigma, torch.where(zero, 0.0, 1.0 - torch.stack(overlaps).abs()), chosen)
 
 
 def _ritz(gram: Tensor) -> tuple[Tensor, Tensor]:

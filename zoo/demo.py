@@ -20,7 +20,8 @@ from ..monitor import Monitor
 from ..storage import open_store
 from ..storage.records import Alert
 from .page import LivePage
-from .scenario import Scenario, scenario as scenario_named
+from .scenario import Scenario
+from .scenario import scenario as scenario_named
 
 # Fixed, so that a seed gives the same alerts however busy the machine is.
 SAMPLE_EVERY = 20
@@ -94,9 +95,7 @@ def run_demo(
         return 0 if page.served() else 1
 
 
-def train(
-    chosen: Scenario, url: str, *, seed: int, threads: int = 1, say: Callable[[str], None] = lambda line: None
-) -> Summary:
+def train(chosen: Scenario, url: str, *, seed: int, threads: int = 1, say: Callable[[str], None] = lambda line: None) -> Summary:
     """Train a scenario under ``watch()`` to its end and sum up what was seen when."""
     torch.set_num_threads(threads)
     training = chosen.build(seed)

@@ -1,0 +1,188 @@
+"""What a user gets who does everything right."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import foreshock
+import pytest
+import torch
+import torch.nn.functional as F
+from foreshock.storage.records import Alert
+from torch import Tensor, nn
+
+
+def test_every_step_has_loss_norm_rate_and_metrics_and_sampled_steps_have_the_rest(small: Any, url: str) -> None:
+    losses, norms = [], []
+    with foreshock.watch(small.model, small.optimizer, run="plain", project="p", store=url, every=10, tags=["a"]) as monitor:
+        for number in range(45):
+            loss = small.step()
+            losses.append(loss.item())
+            norms.append(torch.cat([p.grad.flatten() for p in small.model.parameters()]).norm().item())
+            monitor.log(noted=torch.tensor(float(number)))
+            monitor.step(loss, mark=number)
+    store = foreshock.open_store(url)
+    (run,) = store.runs()
+    assert (run.name, run.project, run.tags, run.status, run.last_step) == ("plain", "p", ("a",), "finished", 44)
+    assert run.meta["parameters"] == sum(p.numel() for p in small.model.parameters())
+    frame = store.frame(run)
+    by_signal = {str(name): group for name, group in frame.groupby("signal")}
+    assert by_signal["loss"]["value"].tolist() == losses
+    assert by_signal["gradient.norm"]["value"].tolist() == pytest.approx(norms, rel=1e-5)
+    assert by_signal["learning_rate"]["value"].tolist() == [0.05] * 45
+    assert by_signal["mark"]["value"].tolist() == by_signal["noted"]["value"].tolist() == list(range(45))
+    sampled = by_signal["spectral_alignment.sign_diversity"]
+    assert sorted(set(sampled["step"])) == [0, 10, 20, 30, 40]
+    assert set(sampled["module"]) == {"0", "2"}
+    assert sorted(set(by_signal["weight.spectral_growth"]["step"])) == [10, 20, 30, 40]
+    assert {"monitor.overhead", "monitor.queue_depth", "monitor.dropped", "monitor.errors", "system.step_time"} <= set(by_signal)
+    assert len(store.histograms(run.id, "spectral_alignment.histogram", "0")) == 5
+    store.close()
+
+
+def test_the_same_name_is_a_new_run_and_resume_goes_on_with_the_old(small: Any, url: str) -> None:
+    for _ in range(2):
+        with foreshock.watch(small.model, small.optimizer, run="again", store=url, every=4) as monitor:
+            for _ in range(10):
+                monitor.step(small.step())
+    first = monitor.run.id
+    with foreshock.watch(small.model, small.optimizer, store=url, resume="again", every=4) as monitor:
+        for _ in range(5):
+            monitor.step(small.step())
+    assert monitor.run.id == first
+    store = foreshock.open_store(url)
+    assert len(store.runs()) == 2
+    frame = store.frame(first, "loss")
+    assert frame["step"].tolist() == list(range(15))
+    assert frame["segment"].tolist() == [0] * 10 + [1] * 5
+    store.close()
+
+
+def test_a_checkpoint_carries_step_and_detector_state(small: Any, url: str) -> None:
+    with foreshock.watch(small.model, small.optimizer, run="long", store=url) as monitor:
+        for _ in range(60):
+            monitor.step(small.step())
+        state = monitor.state_dict()
+        for _ in range(20):
+            monitor.step(small.step())
+    with foreshock.watch(small.model, small.optimizer, resume="long", store=url) as monitor:
+        monitor.load_state_dict(state)
+        for _ in range(10):
+            monitor.step(small.step())
+    store = foreshock.open_store(url)
+    frame = store.frame("long", "loss")
+    assert frame[frame["segment"] == 1]["step"].tolist() == list(range(60, 70))
+    assert len(frame) == 90
+    store.close()
+
+
+def test_an_alert_reaches_store_console_and_callback_on_the_training_thread(
+    small: Any, url: str, capsys: pytest.CaptureFixture[str], eventually: Callable[[Callable[[], object], str], None]
+) -> None:
+    seen: list[tuple[Alert, threading.Thread]] = []
+    with foreshock.watch(
+        small.model, small.optimizer, store=url, on_alert=lambda alert: seen.append((alert, threading.current_thread()))
+    ) as monitor:
+        for _ in range(50):
+            monitor.step(small.step())
+        monitor.step(float("inf"))
+        monitor._writer.flush(10)
+        monitor.step(small.step())
+        assert [alert.rule for alert in monitor.alerts] == ["non_finite"]
+    ((alert, thread),) = seen
+    assert thread is threading.main_thread()
+    assert (alert.first_step, alert.severity) == (50, "critical")
+    assert "foreshock CRITICAL step 50" in capsys.readouterr().err
+    store = foreshock.open_store(url)
+    (stored,) = store.alerts(store.runs()[0])
+    assert stored.message
+    assert stored.remedy
+    assert stored.evidence
+    store.close()
+
+
+def test_alerts_are_queued_for_the_channels(small: Any, url: str) -> None:
+    with foreshock.watch(small.model, small.optimizer, store=url, notify="json://127.0.0.1:1/nobody") as monitor:
+        monitor.step(float("nan"))
+        assert monitor._writer.flush(10)
+        store = foreshock.open_store(url)
+        (alert,) = store.alerts(monitor.run)
+        (waiting,) = store.due_notifications(now=2e12)
+        assert waiting.alert_id == alert.id
+        store.close()
+
+
+class HandWritten(nn.Module):
+    def __init__(self, tell: Callable[..., None]) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(16, 16) for _ in range(3))
+        self.tell = tell
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (p(x).view(4, 8, 2, 8).transpose(1, 2) for p in (self.q, self.k, self.v))
+        p = torch.softmax(q @ k.transpose(-2, -1) / 8**0.5, -1)
+        out = p @ v
+        self.tell(q, k, v, out, name="mine")
+        return out.transpose(1, 2).reshape(4, 8, 16)
+
+
+def test_hand_written_attention_is_told(url: str) -> None:
+    told: list[Any] = []
+    model = HandWritten(lambda *args, **kwargs: told[0](*args, **kwargs))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with foreshock.watch(model, optimizer, store=url, every=2) as monitor:
+        told.append(monitor.attention)
+        for _ in range(4):
+            loss = F.mse_loss(model(torch.randn(4, 8, 16)), torch.randn(4, 8, 16))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss)
+        assert monitor.faults.total == 0
+    store = foreshock.open_store(url)
+    frame = store.frame(store.runs()[0])
+    seen = frame[frame["module"] == "mine"]
+    assert set(seen["signal"]) == {
+        "attention.max_logit",
+        "attention.entropy_mean",
+        "attention.entropy_min",
+        "attention.common_logit_shift",
+        "rounding.key_shift_residual",
+        "rounding.key_shift_excess",
+    }
+    assert sorted(set(seen["step"])) == [0, 2]
+    assert seen[seen["signal"] == "rounding.key_shift_residual"]["value"].max() < 1e-5
+    store.close()
+
+
+def test_a_store_object_stays_open_for_its_owner(small: Any, url: str, tmp_path: Path) -> None:
+    store = foreshock.open_store(url)
+    with foreshock.watch(small.model, small.optimizer, store=store) as monitor:
+        monitor.step(small.step())
+    assert store.runs()[0].id == monitor.run.id
+    store.close()
+
+
+def test_several_optimizers_accumulation_and_frozen_parameters(url: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 2))
+    model[1].requires_grad_(False)
+    optimizers = [torch.optim.SGD(model[0].parameters(), lr=0.1), torch.optim.Adam(model[2].parameters(), lr=0.01)]
+    expected = []
+    with foreshock.watch(model, optimizers, store=url, every=1) as monitor:
+        for _ in range(6):
+            for _ in range(3):
+                loss = model(torch.randn(5, 6)).square().mean() / 3
+                loss.backward()
+            expected.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).norm().item())
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+            monitor.step(loss)
+        assert monitor.faults.total == 0
+    store = foreshock.open_store(url)
+    frame = store.frame(store.runs()[0])
+    assert frame[frame["signal"] == "gradient.norm"]["value"].tolist() == pytest.approx(expected, rel=1e-5)
+    assert (frame["signal"] == "spectral_alignment.mean").sum() == 3 * 6
+    store.close()
