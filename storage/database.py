@@ -154,7 +154,7 @@ class Database:
         cursor = connection.cursor()
         cursor.execute("PRAGMA synchronous = NORMAL")
         cursor.execute("PRAGMA foreign_keys = ON")
-        cursor.execute("PRAGMA cache_size = -32000")
+        cursor.execute("PRAGMA cache_size = -16000")
         cursor.close()
 
 

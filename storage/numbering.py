@@ -28,29 +28,32 @@ class Layout:
 class Numbers:
     """The series numbers of one run. Steps that share a ``keys`` tuple cost one look-up for all of it."""
 
-    def __init__(self, by_key: dict[SeriesKey, int]) -> None:
+    def __init__(self, run_key: int, by_key: dict[SeriesKey, int]) -> None:
+        self.run_key = run_key
         self.by_key = by_key
         self._layouts: dict[int, Layout] = {}
 
     def missing(self, batch: Batch) -> list[SeriesKey]:
         """Return the batch's keys that have no number, in order of appearance."""
         shared = {id(record.keys): record.keys for record in batch.steps}
-        keys = dict.fromkeys(key for name, keys in shared.items() if not self._knows(name, keys) for key in keys)
+        keys = dict.fromkeys(key for keys in shared.values() if not self._knows(keys) for key in keys)
         keys |= dict.fromkeys(histogram.key for record in batch.steps for histogram in record.histograms)
         return [key for key in keys if key not in self.by_key]
 
     def layout(self, keys: tuple[SeriesKey, ...]) -> Layout:
         """Return the layout of a tuple whose keys all have numbers."""
-        if not self._knows(id(keys), keys):
+        found = self._layouts.get(id(keys))
+        if found is None or found.keys is not keys:  # an id may come back for another tuple
+            columns = tuple(sorted((self.by_key[key], place) for place, key in enumerate(keys)))
+            found = Layout(keys, columns, len({number for number, _ in columns}) == len(columns))
             if len(self._layouts) >= _MOST_LAYOUTS:
                 self._layouts.clear()
-            columns = tuple(sorted((self.by_key[key], place) for place, key in enumerate(keys)))
-            self._layouts[id(keys)] = Layout(keys, columns, len({number for number, _ in columns}) == len(columns))
-        return self._layouts[id(keys)]
+            self._layouts[id(keys)] = found
+        return found
 
-    def _knows(self, name: int, keys: tuple[SeriesKey, ...]) -> bool:
-        found = self._layouts.get(name)
-        return found is not None and found.keys is keys  # an id may come back for another tuple
+    def _knows(self, keys: tuple[SeriesKey, ...]) -> bool:
+        found = self._layouts.get(id(keys))
+        return found is not None and found.keys is keys
 
 
 class SeriesNumbers:
@@ -61,10 +64,10 @@ class SeriesNumbers:
         self._known: dict[str, Numbers] = {}
         self._lock = threading.Lock()
 
-    def known(self, run_id: str, identity: Identity | None) -> Numbers:
-        """Return what is known of one run."""
+    def known(self, run_id: str, identity: Identity | None) -> Numbers | None:
+        """Return what is known of one run in this file."""
         with self._lock:
-            return (self._known.get(run_id) if identity == self._identity else None) or Numbers({})
+            return self._known.get(run_id) if identity == self._identity else None
 
     def remember(self, run_id: str, identity: Identity | None, numbers: Numbers) -> None:
         """Keep numbers, once the transaction that made them is committed."""
@@ -96,7 +99,7 @@ def add_series(connection: Connection, run_key: int, missing: Sequence[SeriesKey
     query = select(series.c.id, series.c.signal, series.c.module, series.c.head, series.c.rank).where(series.c.run_key == run_key)
     numbers = {SeriesKey(row.signal, row.module, row.head, row.rank): row.id for row in connection.execute(query)}
     # A name that had to be cleaned is stored under its clean form and looked up under the form it came in.
-    return Numbers(numbers | {key: numbers[_clean(key)] for key in missing})
+    return Numbers(run_key, numbers | {key: numbers[_clean(key)] for key in missing})
 
 
 def _clean(key: SeriesKey) -> SeriesKey:

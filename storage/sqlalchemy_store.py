@@ -85,7 +85,7 @@ class SQLAlchemyStore(Store):
         except StoreError:
             self._numbers.forget()
             raise
-        if numbers is not known:
+        if numbers is not None and numbers is not known:
             self._numbers.remember(batch.run_id, identity, numbers)
 
     @override

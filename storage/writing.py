@@ -19,23 +19,24 @@ from .tables import batches, histograms, runs, samples, steps
 from .upserts import bulk_upsert
 
 
-def write_batch(connection: Connection, batch: Batch, known: Numbers) -> Numbers:
-    """Write a batch; return the series numbers of its run, which are those given unless there were new ones.
+def write_batch(connection: Connection, batch: Batch, known: Numbers | None) -> Numbers | None:
+    """Write a batch; return the series numbers of its run, which are those known unless there were new ones.
 
     Raises:
         UnknownRunError: the run is not there.
         OverflowError: a number is beyond what columns hold.
     """
-    numbers = known
     if not batch.steps:
         key_of(connection, batch.run_id)
-        return numbers
+        return known
     run_key = _move_forward(connection, batch)
     if connection.execute(select(batches.c.seq).where(batches.c.id == batch.id)).first() is not None:
-        return numbers
+        return known
     places = [record.step for record in batch.steps]
     row = {"id": batch.id, "run_key": run_key, "segment": batch.segment, "first_step": min(places), "last_step": max(places)}
     connection.execute(insert(batches), row)
+    # Known numbers are those of this very run, not of one of the same id that was deleted.
+    numbers = known if known is not None and known.run_key == run_key else Numbers(run_key, {})
     if missing := numbers.missing(batch):
         numbers = add_series(connection, run_key, missing)
     times = {record.step: (run_key, batch.segment, record.step, record.time) for record in batch.steps}

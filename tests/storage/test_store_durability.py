@@ -258,6 +258,22 @@ def test_a_file_that_took_the_place_of_the_store_is_not_mistaken_for_it(
     assert values == {"loss": [5.0, 6.0, 7.0, 8.0, 9.0], "lr": [6.0, 7.0, 8.0, 9.0, 10.0]}
 
 
+def test_a_run_deleted_and_made_again_does_not_write_under_its_old_numbers(
+    tmp_path: Path, file_store: Store, new_run: MakeRun, batch_of: MakeBatch
+) -> None:
+    run = new_run()
+    file_store.create_run(run)
+    file_store.write(batch_of(run, range(5)))
+    with contextlib.closing(sqlite3.connect(tmp_path / "runs.db")) as other:
+        other.execute("PRAGMA foreign_keys = ON")
+        other.execute("DELETE FROM runs")
+        other.commit()
+    with contextlib.closing(open_store(tmp_path / "runs.db")) as other_store:
+        other_store.create_run(run)
+    file_store.write(batch_of(run, range(5, 8)))
+    assert [list(data.steps) for data in file_store.read(file_store.series(run.id))] == [[5, 6, 7]]
+
+
 def test_a_folder_that_vanished_is_reported(tmp_path: Path, new_run: MakeRun) -> None:
     folder = tmp_path / "gone"
     folder.mkdir()
