@@ -150,13 +150,14 @@ def facts_about(model: WatchedModel) -> dict[str, Any]:
 
 
 def _optimizers(optimizer: Optimizer | Sequence[Optimizer] | None) -> list[Optimizer]:
-    given = [] if optimizer is None else list(optimizer) if isinstance(optimizer, (list, tuple)) else [optimizer]
-    for one in given:
-        if not isinstance(one, Optimizer):
-            raise TypeError(
-                f"watch() takes a torch.optim.Optimizer or a list of them as its second argument; got {type(one).__name__}"
-            )
-    return given
+    given: Sequence[object] = () if optimizer is None else optimizer if isinstance(optimizer, (list, tuple)) else (optimizer,)
+    optimizers = [one for one in given if isinstance(one, Optimizer)]
+    if len(optimizers) != len(given):
+        wrong = next(one for one in given if not isinstance(one, Optimizer))
+        raise TypeError(
+            f"watch() takes a torch.optim.Optimizer or a list of them as its second argument; got {type(wrong).__name__}"
+        )
+    return optimizers
 
 
 def _open(url: str) -> Store | None:

@@ -1,7 +1,7 @@
 """``foreshock bench overhead``: what watching costs, in paired, alternating runs with and without the monitor.
 
-The work is real: a GPT of width 256 with 4 layers and 256 tokens of context learns text with AdamW and gradient clipping. A pair is one
-run with the monitor at default settings and one without, in alternating order; its ratio is the whole time of the measured
+The work is real: a GPT of width 256 with 4 layers and 256 tokens of context learns text with AdamW and gradient clipping. A pair is
+one run with the monitor at default settings and one without, in alternating order; its ratio is the whole time of the measured
 steps with the monitor, sampled steps included, over that without. The writer thread's share is in it: it runs in the same process.
 """
 
@@ -143,10 +143,8 @@ def _run(seed: int, steps: int, *, with_monitor: bool, clip: bool) -> _Run:
     training = small_gpt(seed, clip=clip)
     found = _Run([], [], [], [], [])
     with tempfile.TemporaryDirectory() as folder:
-        monitor, url = None, f"sqlite:///{Path(folder) / 'bench.db'}"
-        if with_monitor:
-            monitor = watch(training.model, training.optimizer, run="bench", store=url)
-            assert isinstance(monitor, Monitor), "unset FORESHOCK_DISABLE to measure the monitor"
+        url = f"sqlite:///{Path(folder) / 'bench.db'}"
+        monitor = _watched(training, url) if with_monitor else None
         for number in range(WARMUP_STEPS + steps):
             counted = number >= WARMUP_STEPS
             sampled = monitor is not None and monitor.collector.sampling
@@ -173,6 +171,13 @@ def _run(seed: int, steps: int, *, with_monitor: bool, clip: bool) -> _Run:
                 shares = store.frame(monitor.run.id, "monitor.overhead")["value"]
                 found.reported = float(shares.mean()) if len(shares) else 0.0
     return found
+
+
+def _watched(training: Training, url: str) -> Monitor:
+    monitor = watch(training.model, training.optimizer, run="bench", store=url)
+    if not isinstance(monitor, Monitor):
+        raise ValueError("FORESHOCK_DISABLE is set: there is no monitor to measure; unset it")
+    return monitor
 
 
 def main(*, pairs: int = 5, steps: int = 60, threads: int | None = None, json: bool = False) -> int:

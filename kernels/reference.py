@@ -1,7 +1,8 @@
 """Plain PyTorch attention with its rounding points in the open: the judge of every kernel, and the body used on CPUs.
 
 Forward, one head:   S = scale Q K^T,  m = rowmax S,  P_bar = exp(S - m),  l = rowsum P_bar,  O = (P_bar V) / l
-Backward:            delta = rowsum(dO * O),  dP = dO V^T,  dS = P * (dP - delta),  dQ = scale dS K,  dK = scale dS^T Q,  dV = P^T dO
+Backward:            delta = rowsum(dO * O),  dP = dO V^T,  dS = P * (dP - delta),
+                     dQ = scale dS K,  dK = scale dS^T Q,  dV = P^T dO
 
 Flash attention takes ``delta`` from the *stored, low-precision* O. There a systematic error enters (arXiv 2510.04212): with O
 rounded, ``delta`` is off by ``rowsum(dO * (O_stored - O))``; when that has one sign, the errors in W_q's gradient add up step
@@ -13,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from .rounding import BFLOAT16_MANTISSA_BITS, FLOAT32_MANTISSA_BITS, round_mantissa
 
@@ -50,11 +52,12 @@ class Precision:
     @classmethod
     def everywhere(cls, bits: int, delta_from: DeltaSource = "stored") -> "Precision":
         """Round every intermediate to ``bits``."""
-        return cls(*[bits] * 8, delta_from=delta_from)
+        b = bits
+        return cls(b, b, b, b, b, b, b, b, delta_from)
 
     @classmethod
     def flash(cls, output: int = BFLOAT16_MANTISSA_BITS, delta_from: DeltaSource = "stored") -> "Precision":
-        """Round where a bfloat16 flash attention does - operands of the matrix products, dS, gradients - and O to ``output`` bits."""
+        """Round where a bfloat16 flash attention does (operands of matrix products, dS, gradients), and O to ``output`` bits."""
         b = BFLOAT16_MANTISSA_BITS
         return cls(inputs=b, probabilities=b, output=output, score_gradients=b, gradients=b, delta_from=delta_from)
 
@@ -77,6 +80,7 @@ class _ReferenceAttention(torch.autograd.Function):
         return stored
 
     @staticmethod
+    @once_differentiable  # the second derivative would be silently wrong: P is saved as a number
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, p_BHTS, stored, exact = ctx.saved_tensors
         precision: Precision = ctx.precision
@@ -146,5 +150,7 @@ def reference_attention(
         )
         return seen
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    out: Tensor = _ReferenceAttention.apply(query, key, value, is_causal, scale, precision or Precision())
+    out: Tensor = _ReferenceAttention.apply(  # type: ignore[no-untyped-call]
+        query, key, value, is_causal, scale, precision or Precision()
+    )
     return out

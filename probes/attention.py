@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ..storage.records import SeriesKey
 from .attention_statistics import forward_statistics, key_shift_statistics, recompute
@@ -33,9 +34,11 @@ class AttentionProbe(Probe):
         self._mode: AttentionCalls | None = None
         self._entered = False
 
+    @override
     def attach(self, model: WatchedModel) -> None:
         self._model = model
 
+    @override
     def arm(self, step: int) -> None:
         assert self._model is not None
         self._mode = AttentionCalls(lambda: self._running.innermost, self.guard)
@@ -57,6 +60,7 @@ class AttentionProbe(Probe):
         if self._mode is not None and torch.is_grad_enabled():
             self._mode.report(name, q, k, v, out, is_causal=is_causal, attn_mask=attn_mask, scale=scale)
 
+    @override
     @torch.no_grad()
     def collect(self, step: int) -> Iterator[Scalars | Counts]:
         for call in self._mode.calls if self._mode else ():
@@ -69,6 +73,7 @@ class AttentionProbe(Probe):
                 for signal, values in found.items():
                     yield _per_head(f"rounding.{signal}", call.name, values)
 
+    @override
     def disarm(self) -> None:
         self._leave()
         self._running.remove()
@@ -76,13 +81,13 @@ class AttentionProbe(Probe):
 
     def _enter(self) -> None:
         if self._mode is not None and not self._entered:
-            self._mode.__enter__()
+            self._mode.__enter__()  # type: ignore[no-untyped-call]
             self._entered = True
 
     def _leave(self) -> None:
         if self._mode is not None and self._entered:
             self._entered = False
-            self._mode.__exit__(None, None, None)
+            self._mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
 
 def _per_head(signal: str, module: str, values: Tensor) -> Scalars:

@@ -89,11 +89,8 @@ def forward_statistics(sample: AttentionSample, rows: RecomputedRows) -> dict[st
     """Return per-query-head (H,) tensors: max_logit, entropy_mean, entropy_min (nat), common_logit_shift."""
     mean_key = _per_query_head(sample.k.mean(2, keepdim=True), sample.q)
     common = (sample.q * mean_key).sum(-1).abs() * sample.scale
-    keys = sample.k.shape[2]
-    if sample.bias is None:
-        visible = torch.full((), keys, device=sample.q.device)
-    else:
-        visible = (~torch.isneginf(sample.bias)).sum(-1)
+    masked = torch.zeros((), device=sample.q.device) if sample.bias is None else torch.isneginf(sample.bias).sum(-1)
+    visible = sample.k.shape[2] - masked
     enough = (visible >= _KEYS_FOR_ENTROPY).expand_as(rows.entropy)
     least = torch.where(enough, rows.entropy, torch.inf).amin((0, 2))
     return {

@@ -1,7 +1,7 @@
 """The global gradient norm at every step, before and after clipping, at next to no cost.
 
-Whoever clips computes the norm anyway: ``torch.nn.utils.clip_grad_norm_`` calls two helpers of its own module, and these are what is
-wrapped, so that it does not matter how the user imported the function. Where nothing is clipped, one fused norm over the
+Whoever clips computes the norm anyway: ``torch.nn.utils.clip_grad_norm_`` calls two helpers of its own module, and these are what
+is wrapped, so that it does not matter how the user imported the function. Where nothing is clipped, one fused norm over the
 gradients runs in the optimizer's step pre-hook. Gradients changed by ``clip_grad_value_`` or by hand are seen as changed.
 """
 

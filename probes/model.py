@@ -56,11 +56,8 @@ class WatchedModel:
     """
 
     def __init__(self, model: nn.Module | Mapping[str, nn.Module]) -> None:
-        parts: dict[str, object]
-        if isinstance(model, (nn.ModuleDict, Mapping)):
-            parts = {f"{name}.": part for name, part in model.items()}
-        else:
-            parts = {"": model}
+        several = model.items() if isinstance(model, (nn.ModuleDict, Mapping)) else None
+        parts: dict[str, object] = {"": model} if several is None else {f"{name}.": part for name, part in several}
         self.roots: dict[str, nn.Module] = {}
         for prefix, part in parts.items():
             if not isinstance(part, nn.Module):

@@ -22,4 +22,5 @@ def not_applicable(device: torch.device) -> Tensor:
 
 def is_not_applicable(values: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     """Tell which float32 host values carry the reserved pattern; same shape."""
-    return values.view(np.int32) == _PATTERN
+    same: npt.NDArray[np.bool_] = values.view(np.int32) == _PATTERN
+    return same

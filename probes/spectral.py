@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ..storage.records import SeriesKey
 from .base import Counts, Probe, Scalars
@@ -51,14 +52,17 @@ class SpectralProbe(Probe):
         self._previous: tuple[int, Tensor] | None = None
         self._cosines: dict[str, tuple[Tensor, int]] = {}
 
+    @override
     def attach(self, model: WatchedModel) -> None:
         self._layers = model.linear_layers()
 
+    @override
     def rebind(self) -> None:
         self._bases.clear()
         self._samples = 0
         self._previous = None
 
+    @override
     @torch.no_grad()
     def arm(self, step: int) -> None:
         if not self._layers:
@@ -84,6 +88,7 @@ class SpectralProbe(Probe):
 
         self._tap.place(by_module, on_input, self.guard)
 
+    @override
     @torch.no_grad()
     def collect(self, step: int) -> Iterator[Scalars | Counts]:
         if self._pairs is None:
@@ -96,6 +101,7 @@ class SpectralProbe(Probe):
         for (_, width), names in groups.items():
             yield from _alignment(names, torch.stack([self._cosines[name][0] for name in names]), width)
 
+    @override
     def disarm(self) -> None:
         self._tap.remove()
         self._pairs = None

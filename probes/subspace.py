@@ -88,7 +88,8 @@ def _ritz(gram: Tensor) -> tuple[Tensor, Tensor]:
 
 def _orthonormal(rows: Tensor) -> Tensor:
     """Orthonormalise rows (k, n); rows that are dependent or zero are replaced by something orthonormal."""
-    return torch.linalg.qr(rows.t())[0].t()
+    q: Tensor = torch.linalg.qr(rows.t())[0]
+    return q.t()
 
 
 def _times_transposed(rows: Tensor, weight: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ class RunningModules:
 
     def place(self, roots: Iterable[nn.Module], named_modules: Iterable[tuple[str, nn.Module]]) -> None:
         """Hook roots and every module below them that has children or no parameters of its own to offer a better name."""
-        names = dict((module, name) for name, module in named_modules)
+        names = {module: name for name, module in named_modules}
         root_set = set(roots)
         for module, name in names.items():
             is_root = module in root_set

@@ -17,11 +17,12 @@ def scattered_rows(count: int, limit: int, device: torch.device) -> Tensor | Non
     if count <= limit:
         return None
     rows = (torch.arange(limit, dtype=torch.float64) * _GOLDEN_RATIO % 1.0 * count).long()
-    return rows.unique().to(device)
+    distinct: Tensor = torch.unique(rows)
+    return distinct.to(device)
 
 
 def sample_tokens(x: Tensor, limit: int) -> Tensor:
-    """Return at most ``limit`` tokens of ``x`` (..., d) as float32 (n, d), detached; a copy, so later in-place changes do no harm."""
+    """Return at most ``limit`` tokens of ``x`` (..., d) as float32 (n, d), detached, copied: in-place changes do no harm."""
     tokens = x.detach().reshape(-1, x.shape[-1])
     rows = scattered_rows(tokens.shape[0], limit, tokens.device)
     picked = tokens if rows is None else tokens.index_select(0, rows)

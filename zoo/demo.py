@@ -30,7 +30,7 @@ _REPORT_EVERY = 100
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a demo run showed. ``lead_steps`` is None where nothing failed or nothing warned; ``overhead`` is a share of the time."""
+    """What a demo run showed. ``lead_steps`` is None where nothing failed or nothing warned; ``overhead`` is a share of time."""
 
     run: str
     scenario: str

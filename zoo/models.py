@@ -45,7 +45,8 @@ class Block(nn.Module):
     def forward(self, x_BTC: Tensor) -> Tensor:
         """Map (B, T, width) to the same."""
         x_BTC = x_BTC + self.attention(self.norm_1(x_BTC))
-        return x_BTC + self.down(F.gelu(self.up(self.norm_2(x_BTC))))
+        fed: Tensor = self.down(F.gelu(self.up(self.norm_2(x_BTC))))
+        return x_BTC + fed
 
 
 class GPT(nn.Module):

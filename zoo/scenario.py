@@ -1,4 +1,4 @@
-"""What a scenario is: a training run with a known end, its cause and its source. They stand in ``scenarios/``, one file a family."""
+"""What a scenario is: a training run with a known end, its cause, its source. They stand in ``scenarios/``, one file a family."""
 
 import functools
 import importlib
