@@ -28,7 +28,10 @@ PERIOD = 0.5
 LIVENESS_EVERY = 10.0
 
 Updates = Mapping[str, Mapping[str, Any]]
-"""Component id -> property -> new value (or a ``dash.Patch`` of the old one)."""
+"""Component id -> property -> new value (or a ``dash.Patch`` of the old one).
+
+A component's ``children`` go alone: where another property of it arrives in the same frame, Dash's renderer keeps the old children.
+"""
 
 
 class Section(Protocol):

@@ -20,6 +20,8 @@ class SignalInfo:
         unit: Unit or reading of the value, for axis titles.
         recognise: The trouble that a picture of this signal lets the reader recognise, one plain sentence.
         high_is_trouble: Whether large values are the worrying ones; else small ones are.
+        span: Smallest range of values that the colours stand for (of powers of ten on a logarithmic scale), so that harmless
+            differences stay dark.
     """
 
     name: str
@@ -28,6 +30,7 @@ class SignalInfo:
     recognise: str
     high_is_trouble: bool = True
     scale: Scale = Scale.LINEAR
+    span: float = 1.0
 
     @property
     def axis_title(self) -> str:
@@ -57,6 +60,7 @@ _CATALOGUE = (
         "σ₁ growth",
         "relative, per step",
         "Bright cells are moments at which a weight matrix grew fastest; a layer that stays bright is running away.",
+        span=0.003,
     ),
     SignalInfo(
         "attention.max_logit",
@@ -98,6 +102,7 @@ _CATALOGUE = (
         "Mean |alignment|",
         "cosine",
         "Inputs that line up with the layer's main direction; bright layers pass on little else.",
+        scale=Scale.UNIT,
     ),
     SignalInfo(
         "spectral_alignment.mean",

@@ -58,8 +58,8 @@
     const point = click && click.points && click.points[0];
     const modules = figure && figure.layout && figure.layout.meta && figure.layout.meta.modules;
     if (!point || !modules) return nothing();
-    const row = Array.isArray(point.pointNumber) ? point.pointNumber[0] : undefined;
-    return row === undefined || modules[row] === undefined ? nothing() : modules[row];
+    const row = figure.data[0].y.indexOf(point.y); // labels are escaped names, in the order of the names themselves
+    return modules[row] === undefined ? nothing() : modules[row];
   }
 
   function title(words) {

@@ -38,12 +38,11 @@ def layer_heatmap_figure(grid: Grid | None, modules: Sequence[str], info: Signal
         **cell_rows(grid.cells, info),
         "colorscale": TROUBLE_SCALE,
         "reversescale": not info.high_is_trouble,
-        "colorbar": _colour_bar(grid, info),
+        "colorbar": scale_bar(grid, info),
         "hoverongaps": False,
         "hovertemplate": hover_template(info),
     }
-    if info.scale is Scale.UNIT:
-        heat |= {"zmin": 0, "zmax": 1}
+    heat["zmin"], heat["zmax"] = colour_range(grid, info)
     every = math.ceil(len(names) / _MAX_LABELS)
     shown = list(range(0, len(names), every))
     y = axis(
@@ -68,6 +67,20 @@ def cell_rows(cells: Floats, info: SignalInfo) -> dict[str, list[list[Any]]]:
         return {"z": [[plain(value, 4) for value in row] for row in rows]}
     powers = [[plain(math.log10(value), 4) if value > 0 else None for value in row] for row in rows]
     return {"z": powers, "text": [[f"{value:.4g}" for value in row] for row in rows]}
+
+
+def colour_range(grid: Grid, info: SignalInfo) -> tuple[float, float]:
+    """Return the values at the ends of the colours (on a logarithmic scale powers of ten), no narrower than the signal's span."""
+    if info.scale is Scale.UNIT:
+        return 0.0, 1.0
+    finite = grid.cells[np.isfinite(grid.cells)]
+    if info.scale is Scale.LOG:
+        finite = np.log10(finite[finite > 0])
+    if not finite.size:
+        return 0.0, info.span
+    low, high = float(finite.min()), float(finite.max())
+    low = low if info.scale is Scale.LOG else min(0.0, low)
+    return low, max(high, low + info.span)
 
 
 def hover_template(info: SignalInfo) -> str:
@@ -99,13 +112,12 @@ def odd_trace(grid: Grid, names: Sequence[str], limit: int = 2000) -> dict[str, 
     }
 
 
-def _colour_bar(grid: Grid, info: SignalInfo) -> dict[str, Any]:
+def scale_bar(grid: Grid, info: SignalInfo) -> dict[str, Any]:
+    """Return the colour bar, on a logarithmic scale with the values themselves at its ticks."""
     bar = colour_bar(text(info.unit or info.title))
     if info.scale is Scale.LOG:
-        positive = grid.cells[np.isfinite(grid.cells) & (grid.cells > 0)]
-        if positive.size:
-            powers = _powers(float(np.log10(positive.min())), float(np.log10(positive.max())))
-            bar |= {"tickvals": powers, "ticktext": [f"{10**power:.3g}" for power in powers]}
+        powers = _powers(*colour_range(grid, info))
+        bar |= {"tickvals": powers, "ticktext": [f"{10**power:.3g}" for power in powers]}
     return bar
 
 

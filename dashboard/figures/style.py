@@ -81,7 +81,7 @@ def axis(title: str, **more: Any) -> dict[str, Any]:
 def log_axis(title: str, values: Iterable[float]) -> dict[str, Any]:
     """Return a logarithmic y axis for these values: with ticks at powers of ten only where there are several of them."""
     positive = [float(value) for value in values if 0 < value < math.inf]
-    decades = math.log10(max(positive) / min(positive)) if positive else 0.0
+    decades = math.log10(max(positive)) - math.log10(min(positive)) if positive else 0.0
     ticks = {"dtick": max(1, round(decades / 6)), "exponentformat": "power"} if decades >= 1.5 else {"nticks": 6}
     return axis(title, type="log", **ticks)
 

@@ -22,7 +22,7 @@ def run_page(run: Run, view: View, words: Updates) -> html.Main:
             dcc.Store(id="run", data=run.id),
             dcc.Store(id="run-page-ticket"),
             html.Div(words["run-head"]["children"], id="run-head", className="run-head"),
-            html.Section(id="verdict", **words["verdict"], role="status", **aria(label="Verdict")),
+            html.Section(words["verdict"]["children"], id="verdict", role="status", **aria(label="Verdict")),
             html.Div([_loss(), _alerts(words)], className="row wide-left"),
             html.H2("Layers", className="section-title"),
             html.Div([_heat("heat-a", "signal", view.signal), _heat("heat-b", "compare", view.compare)], className="row halves"),
@@ -93,7 +93,7 @@ def _heat(name: str, role: str, signal: str) -> html.Section:
         ],
         className="card-head",
     )
-    plot = graph(name, "Heatmap of a signal, layers by training steps. Choose a layer in the list below.", 340)
+    plot = graph(name, "Heatmap of a signal, layers by training steps. Choose a layer in the list below.", 280)
     foot = html.P("Brighter is more worrying. Click a row to open that layer.", className="foot")
     parts = [heading, html.P(describe(signal).recognise, id=f"{name}-hint", className="hint"), plot, foot]
     return html.Section(parts, className="card", **aria(labelledby=f"{name}-title"))

@@ -57,14 +57,14 @@ class Head(RunSection):
         said = verdict(self.run, alerts, state, self._values["loss"])
         return {
             "run-head": {"children": run_head(self.run, state)},
-            "verdict": {"children": self._verdict(said, alerts, now), "className": f"card verdict level-{said.level}"},
+            "verdict": {"children": self._verdict(said, alerts, now)},
             "alerts": {"children": alert_list(alerts, self.run.last_step)},
             "events": {"children": event_list(self.store.events(self.run.id))},
             "monitor-facts": {"children": self._monitor()},
             "page-title": {"data": f"{said.word} · {self.run.name}"},
         }
 
-    def _verdict(self, said: Verdict, alerts: Sequence[Alert], now: float) -> list[Component]:
+    def _verdict(self, said: Verdict, alerts: Sequence[Alert], now: float) -> Component:
         open_alerts = [alert for alert in alerts if is_open(alert)]
         counts = [(severity, sum(alert.severity is severity for alert in open_alerts)) for severity in reversed(Severity)]
         badges = [severity_badge(severity, count) for severity, count in counts if count]
@@ -85,7 +85,7 @@ class Head(RunSection):
             ],
             className="facts",
         )
-        return [html.Div(words, className="verdict-words"), facts]
+        return html.Div([html.Div(words, className="verdict-words"), facts], className=f"card verdict level-{said.level}")
 
     def _monitor(self) -> list[Component]:
         values = self._values

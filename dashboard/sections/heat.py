@@ -5,7 +5,7 @@ from dash import Patch
 
 from ...storage.base import Store
 from ...storage.records import Run
-from ..figures.layer_heatmap import CELLS, ODD, cell_rows, layer_heatmap_figure, odd_trace
+from ..figures.layer_heatmap import CELLS, ODD, cell_rows, colour_range, layer_heatmap_figure, odd_trace, scale_bar
 from ..figures.style import text
 from ..grid import MAX_COLUMNS, Grid, OddCell, fill
 from ..live import Updates
@@ -56,6 +56,8 @@ class Heat(RunSection):
         self._grid = Grid(grid.start, grid.width, np.concatenate([grid.cells[:, :last], tail.cells], axis=1), odd)
         patch = Patch()
         extend_columns(patch, cell_rows(tail.cells, self._info), last)
+        patch["data"][CELLS]["zmin"], patch["data"][CELLS]["zmax"] = colour_range(self._grid, self._info)
+        patch["data"][CELLS]["colorbar"] = scale_bar(self._grid, self._info)
         if odd:
             patch["data"][ODD] = odd_trace(self._grid, [text(name or "(whole model)") for name in self._modules])
         return {self._graph: {"figure": patch}}

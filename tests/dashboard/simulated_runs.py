@@ -86,7 +86,9 @@ class Simulation:
     def layer(self, index: int, step: int) -> dict[str, float]:
         gone, noise = self._collapse(index, step), self._random.gauss(0, 1)
         diversity = min(1.0, max(0.0, (0.9 - 0.03 * (index % 4)) * (1 - 0.93 * gone) + 0.02 * noise))
-        spectral = (1.2 + 0.15 * (index % 5)) * (1 + 0.25 * (1 - math.exp(-step / 500))) * math.exp(2.6 * gone * min(1, step / 1400))
+        spectral = (
+            (1.2 + 0.15 * (index % 5)) * (1 + 0.25 * (1 - math.exp(-step / 500))) * math.exp(2.6 * gone * min(1, step / 1400))
+        )
         values = {
             "spectral_alignment.sign_diversity": diversity,
             "spectral_alignment.mean_abs": 0.05 + 0.5 * gone,
@@ -110,7 +112,9 @@ class Simulation:
         return Histogram(key, -EDGE, EDGE, tuple(counts))
 
 
-def write_steps(store: Store, run_id: str, simulation: Simulation, start: int, stop: int, segment: int = 0, size: int = 100) -> None:
+def write_steps(
+    store: Store, run_id: str, simulation: Simulation, start: int, stop: int, segment: int = 0, size: int = 100
+) -> None:
     """Write steps in batches, the way the writer thread does."""
     for first in range(start, stop, size):
         records = tuple(simulation.steps(first, min(first + size, stop)))
@@ -162,7 +166,13 @@ def failing_alerts(run_id: str, module: str = "blocks.1.attn.q") -> list[Alert]:
         )
 
     return [
-        alert("alignment_collapse", Severity.WARNING, module, 560, f"Sign diversity of {module} fell from 0.90 to 0.12 since step 500."),
+        alert(
+            "alignment_collapse",
+            Severity.WARNING,
+            module,
+            560,
+            f"Sign diversity of {module} fell from 0.90 to 0.12 since step 500.",
+        ),
         alert("logit_growth", Severity.CRITICAL, module, 640, f"Max attention logit of {module} doubles every 140 steps, now 820."),
         alert("gradient_spike", Severity.INFO, "", 310, "The gradient norm was 3.1 times its usual level.", AlertState.RESOLVED),
     ]

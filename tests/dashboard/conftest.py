@@ -1,0 +1,119 @@
+import importlib.util
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from foreshock.storage import open_store
+from foreshock.storage.base import Store
+from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+
+HERE = Path(__file__).parent
+CHROMIUM = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+SERVE = "import sys; from foreshock.storage import open_store; from foreshock.dashboard.server import serve; serve(open_store(sys.argv[1]), port=0)"
+
+
+def _simulated_runs() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("simulated_runs", HERE / "simulated_runs.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def simulated() -> ModuleType:
+    """The generator of believable runs."""
+    return _simulated_runs()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = open_store(f"sqlite:///{tmp_path / 'runs.db'}")
+    yield opened
+    opened.close()
+
+
+def poll(condition: Callable[[], Any], timeout: float = 15.0, pause: float = 0.05) -> Any:
+    """Return the first true answer, or fail with the last one."""
+    deadline = time.monotonic() + timeout
+    while not (answer := condition()):
+        assert time.monotonic() < deadline, f"still {answer!r} after {timeout} s"
+        time.sleep(pause)
+    return answer
+
+
+@pytest.fixture(scope="session")
+def until() -> Callable[..., Any]:
+    """Wait for a condition by asking again and again."""
+    return poll
+
+
+@contextmanager
+def serving(store_url: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A dashboard in a process of its own: (its URL, the process)."""
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", SERVE, store_url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        assert "http://" in said, (said, process.stderr.read() if process.stderr else "")
+        yield "http://" + said.split("http://")[1].split()[0], process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.communicate(timeout=20)
+
+
+@pytest.fixture(scope="session")
+def serve_store() -> Any:
+    """Serve a store: a context manager that gives (URL, process)."""
+    return serving
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    path = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
+    if path is None:
+        pytest.skip("no Chromium on this machine: install it to test the pages")
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=path, args=CHROMIUM)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def tab(browser: Browser) -> Iterator[Page]:
+    """A fresh tab. What it complains about on its console fails the test."""
+    context = browser.new_context(viewport={"width": 1400, "height": 900}, color_scheme="light")
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    complaints: list[str] = []
+
+    def listen(message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            complaints.append(message.text)
+
+    page.on("console", listen)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}"))
+    yield page
+    context.close()
+    assert complaints == []

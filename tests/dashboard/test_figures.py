@@ -1,0 +1,178 @@
+"""Every figure holds what plotly accepts, for no data, little data, much data and data that is no number."""
+
+import json
+import math
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+from foreshock.dashboard.figures.alignment_distribution import alignment_distribution_figure
+from foreshock.dashboard.figures.gradient import gradient_figure
+from foreshock.dashboard.figures.layer_heatmap import CELLS, ODD, layer_heatmap_figure
+from foreshock.dashboard.figures.layer_signal import layer_signal_figure
+from foreshock.dashboard.figures.lines import ALERTS, EVENTS, FIRST_LINE, NONFINITE
+from foreshock.dashboard.figures.loss import loss_figure
+from foreshock.dashboard.figures.overhead import overhead_figure
+from foreshock.dashboard.figures.sparkline import sparkline
+from foreshock.dashboard.figures.style import SEVERITY_COLOURS, Figure, shorten
+from foreshock.dashboard.grid import Points, fill, spacing
+from foreshock.dashboard.signals import CATALOGUE, describe
+from foreshock.storage.base import SeriesData
+from foreshock.storage.records import Event, SeriesKey, Severity
+
+NAN, INF = math.nan, math.inf
+
+
+def series(values: list[float], segments: list[int] | None = None, steps: list[int] | None = None, **key: object) -> SeriesData:
+    steps = steps if steps is not None else list(range(len(values)))
+    return SeriesData(SeriesKey("loss", **key), segments or [0] * len(values), steps, values)
+
+
+def accepted(figure: Figure) -> Figure:
+    """Assert that plotly knows every property, that JSON can carry the figure, and that its axes have titles."""
+    go.Figure(figure)
+    json.dumps(figure, allow_nan=False)
+    if figure["data"]:
+        assert figure["layout"]["xaxis"]["title"]["text"]
+        assert figure["layout"]["yaxis"]["title"]["text"]
+    return figure
+
+
+def words(figure: Figure) -> str:
+    return " ".join(note["text"] for note in figure["layout"].get("annotations", ()))
+
+
+CASES = {
+    "one point": [2.5],
+    "constant": [1.0] * 5,
+    "not a number": [NAN, NAN, NAN],
+    "infinite": [1.0, INF, -INF, 2.0],
+    "zero and below": [0.0, -1.0, 3.0],
+    "huge and tiny": [1e300, 1e-300, 1.0],
+    "many": [math.sin(step / 50) + 2 for step in range(2000)],
+}
+
+
+@pytest.mark.parametrize("values", CASES.values(), ids=CASES.keys())
+def test_line_figures_take_any_values(values: list[float]) -> None:
+    data = series(values)
+    for log in (False, True):
+        accepted(loss_figure(data, log=log))
+        accepted(gradient_figure(data, log=log))
+    accepted(overhead_figure(data))
+    for name in ("spectral_alignment.sign_diversity", "weight.spectral_norm", "weight.spectral_growth", "my.metric"):
+        accepted(layer_signal_figure([data, series(values, head=3)], describe(name), "blocks.0"))
+
+
+@pytest.mark.parametrize("data", [None, series([])], ids=["none", "empty"])
+def test_no_data_says_what_is_missing(data: SeriesData | None) -> None:
+    assert "monitor.step(loss)" in words(accepted(loss_figure(data)))
+    assert "optimizer" in words(accepted(gradient_figure(data)))
+    assert "sampled steps" in words(accepted(overhead_figure(data)))
+    assert "not measured for this layer" in words(accepted(layer_signal_figure([data] if data else [], describe("a.b"), "m")))
+    assert "not been measured yet" in words(accepted(layer_heatmap_figure(None, [], describe("a.b"))))
+    assert "linear layers" in words(accepted(alignment_distribution_figure(None)))
+
+
+def test_non_finite_values_are_marks_at_the_top_edge_and_gaps_in_the_line() -> None:
+    figure = accepted(loss_figure(series([1.0, NAN, INF, -INF, 2.0])))
+    marks = figure["data"][NONFINITE]
+    assert marks["x"] == [1, 2, 3]
+    assert marks["marker"]["symbol"] == ["x", "triangle-up", "triangle-down"]
+    assert all(height > 0.9 for height in marks["y"])
+    assert marks["yaxis"] == "y2"
+    assert figure["layout"]["yaxis2"]["range"] == [0, 1]
+    assert figure["data"][FIRST_LINE]["y"] == [1.0, None, None, None, 2.0]
+    assert figure["data"][FIRST_LINE]["connectgaps"] is False
+
+
+def test_segments_of_a_resumed_run_are_lines_of_their_own() -> None:
+    figure = accepted(loss_figure(series([3.0, 2.0, 1.0, 2.5, 2.0], segments=[0, 0, 0, 1, 1], steps=[0, 1, 2, 1, 2])))
+    first, second = figure["data"][FIRST_LINE:]
+    assert (first["x"], second["x"]) == ([0, 1, 2], [1, 2])
+    assert "restart" in second["name"]
+
+
+def test_alerts_and_events_are_marked_with_shape_colour_and_words(simulated) -> None:
+    alerts = simulated.failing_alerts("run", module="<script>alert(1)</script>")
+    events = [Event("e", "run", 0, 50, 0.0, "resume", "Resumed <b>here</b>.")]
+    figure = accepted(loss_figure(series([1.0] * 900), alerts, events))
+    marks = figure["data"][ALERTS]
+    assert marks["x"] == [560, 640, 310]
+    assert len(set(marks["marker"]["symbol"])) == 3
+    assert marks["marker"]["color"][1] == SEVERITY_COLOURS[Severity.CRITICAL]
+    assert len(figure["layout"]["shapes"]) == 3
+    assert figure["data"][EVENTS]["x"] == [50]
+    assert "<script>" not in json.dumps(figure)
+    assert "&lt;b&gt;here" in figure["data"][EVENTS]["text"][0]
+
+
+def test_two_hundred_layers_by_five_thousand_samples_stay_small() -> None:
+    generator = np.random.default_rng(0)
+    steps = np.arange(0, 50_000, 10)
+    rows = [Points(steps, generator.random(len(steps))) for _ in range(200)]
+    start, width = spacing(steps)
+    grid = fill(rows, start, width, high_is_trouble=True)
+    modules = [f"model.layers.{index}.self_attention.query_projection" for index in range(200)]
+    figure = accepted(layer_heatmap_figure(grid, modules, describe("update.ratio"), modules[3]))
+    assert len(figure["data"][CELLS]["z"]) == 200
+    assert len(figure["data"][CELLS]["z"][0]) <= 400
+    assert len(figure["layout"]["yaxis"]["tickvals"]) <= 45
+    assert figure["layout"]["height"] <= 900
+    assert len(json.dumps(figure)) < 2_500_000
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_heatmaps_of_every_signal_mark_cells_that_are_not_finite(name: str) -> None:
+    grid = fill([Points([0, 10, 20], [0.5, NAN, 0.7]), Points([0, 20], [0.2, INF])], 0, 10, high_is_trouble=True)
+    figure = accepted(layer_heatmap_figure(grid, ["a", "b"], CATALOGUE[name]))
+    assert figure["data"][ODD]["y"] == ["a", "b"]
+    assert figure["data"][ODD]["text"] == ["NaN", "+infinity"]
+    assert figure["data"][CELLS]["reversescale"] is not CATALOGUE[name].high_is_trouble
+
+
+def test_a_heatmap_of_one_sample_has_cells_with_a_width() -> None:
+    grid = fill([Points([7], [0.5])], 7, 1, high_is_trouble=False)
+    heat = accepted(layer_heatmap_figure(grid, ["only"], describe("weight.spectral_norm")))["data"][CELLS]
+    assert (heat["x0"], heat["dx"]) == (7, 1)
+
+
+def test_harmless_differences_stay_dark() -> None:
+    grid = fill([Points([0, 10], [1.00, 1.20])], 0, 10, high_is_trouble=True)
+    heat = layer_heatmap_figure(grid, ["a"], describe("weight.spectral_norm"))["data"][CELLS]
+    assert heat["zmax"] - heat["zmin"] >= 1  # a factor of ten
+
+
+def test_names_are_shown_letter_by_letter() -> None:
+    grid = fill([Points([0, 1], [1.0, 2.0])], 0, 1, high_is_trouble=True)
+    name = "<script>alert('x')</script>"
+    figure = accepted(layer_heatmap_figure(grid, [name], describe("<img src=x>")))
+    assert figure["layout"]["meta"]["modules"] == [name]
+    shown = json.dumps({"data": figure["data"], "yaxis": figure["layout"]["yaxis"]})
+    assert "<script" not in shown
+    assert "<img" not in shown
+
+
+def test_the_distribution_counts_in_multiples_of_a_random_direction() -> None:
+    grid = fill([Points([0, 10], [0.25, 0.75]), Points([0, 10], [0.75, 0.25])], 0, 10, high_is_trouble=True)
+    figure = accepted(alignment_distribution_figure(grid, -6.0, 6.0))
+    axis = figure["layout"]["yaxis"]
+    assert axis["ticktext"][axis["tickvals"].index(0)] == "0"
+    assert axis["tickvals"][axis["ticktext"].index("+10")] == pytest.approx(math.asinh(10))
+    assert figure["data"][0]["y0"] == -3.0
+
+
+@pytest.mark.parametrize("values", [(), (1.0,), (NAN, NAN), (1.0, 1.0), (3.0, NAN, 1.0, INF)])
+def test_sparklines_are_images_without_outside_references(values: tuple[float, ...]) -> None:
+    image = sparkline(values)
+    assert image.startswith("data:image/svg+xml,")
+    assert "nan" not in image.lower()
+    assert "inf" not in image.lower()
+
+
+def test_long_names_keep_both_ends() -> None:
+    assert shorten("short") == "short"
+    long = shorten("transformer.encoder.layers.17.self_attention.out_proj", 24)
+    assert len(long) == 24
+    assert long.startswith("transf")
+    assert long.endswith("out_proj")

@@ -1,0 +1,64 @@
+"""The grid under the heatmaps: bounded, holding the last value, newest segment first."""
+
+import math
+
+import numpy as np
+from foreshock.dashboard.grid import MAX_COLUMNS, Points, fill, spacing
+from foreshock.dashboard.reading import latest
+from foreshock.storage.base import SeriesData
+from foreshock.storage.records import SeriesKey
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def test_columns_follow_the_usual_distance_between_samples() -> None:
+    assert spacing([0, 50, 100, 150, 160]) == (0, 50)
+    assert spacing([7]) == (7, 1)
+    assert spacing([]) == (0, 1)
+
+
+def test_a_cell_without_a_measurement_keeps_the_last_one() -> None:
+    grid = fill([Points([0, 30], [1.0, 4.0]), Points([10, 30], [2.0, 3.0])], 0, 10, high_is_trouble=True)
+    np.testing.assert_array_equal(grid.cells, [[1, 1, 1, 4], [math.nan, 2, 2, 3]])
+
+
+def test_a_cell_keeps_its_worst_value() -> None:
+    points = [Points([0, 1, 2, 3], [1.0, 9.0, 4.0, 5.0])]
+    assert fill(points, 0, 2, high_is_trouble=True).cells.tolist() == [[9.0, 5.0]]
+    assert fill(points, 0, 2, high_is_trouble=False).cells.tolist() == [[1.0, 4.0]]
+
+
+def test_values_that_are_not_finite_are_told_apart() -> None:
+    grid = fill([Points([0, 1], [math.nan, 2.0])], 0, 1, high_is_trouble=True)
+    assert [(cell.row, cell.column) for cell in grid.odd] == [(0, 0)]
+    assert math.isnan(grid.odd[0].value)
+
+
+@given(
+    st.lists(st.integers(0, 100_000), min_size=1, max_size=300, unique=True).map(sorted),
+    st.data(),
+)
+def test_extending_a_grid_gives_the_grid_of_everything(steps: list[int], data: st.DataObject) -> None:
+    values = data.draw(st.lists(st.floats(-1e3, 1e3), min_size=len(steps), max_size=len(steps)))
+    start, width = spacing(steps)
+    whole = fill([Points(steps, values)], start, width, high_is_trouble=True)
+    assert whole.columns <= MAX_COLUMNS + 1
+    cut = data.draw(st.integers(0, whole.columns - 1))
+    kept = [index for index, step in enumerate(steps) if step >= whole.step_of(cut)]
+    before = whole.cells[:, cut - 1] if cut else None
+    tail = fill(
+        [Points([steps[i] for i in kept], [values[i] for i in kept])],
+        whole.step_of(cut),
+        width,
+        high_is_trouble=True,
+        before=before,
+    )
+    np.testing.assert_array_equal(tail.cells, whole.cells[:, cut:])
+
+
+def test_steps_seen_twice_take_the_newer_segment() -> None:
+    key = SeriesKey("loss")
+    data = SeriesData(key, [0, 0, 0, 1, 1, 2], [0, 10, 20, 10, 20, 15], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    assert latest(data) == ([0, 10, 15], [1.0, 4.0, 6.0])
+    single = SeriesData(key, [0, 0], [0, 1], [1.0, 2.0])
+    assert latest(single) == ([0, 1], [1.0, 2.0])

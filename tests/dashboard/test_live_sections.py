@@ -1,0 +1,219 @@
+"""What the live push sends: patches that, applied in the browser's way, leave the same picture as painting it anew."""
+
+import copy
+import math
+from types import ModuleType
+from typing import Any
+
+import dash
+import pytest
+from foreshock.dashboard import factory
+from foreshock.dashboard.live import Section, Sender, Showings
+from foreshock.storage.base import Store
+from foreshock.storage.records import AlertState, Batch, Event, RunStatus, SeriesKey, StepRecord, new_id
+
+LAYER = "blocks.1.attn.q"
+SECTIONS: dict[str, tuple[Any, ...]] = {
+    "loss": ("linear",),
+    "gradient": (),
+    "overhead": (),
+    "heat_a": ("spectral_alignment.sign_diversity", LAYER),
+    "heat_b": ("weight.spectral_norm", LAYER),
+    "distribution": (LAYER,),
+    "layer_signal": (LAYER, "attention.max_logit"),
+    "layer_facts": (LAYER,),
+    "head": (),
+    "choices": (LAYER, "spectral_alignment.sign_diversity", "weight.spectral_norm"),
+}
+
+
+class Screen:
+    """The properties of the components on a page, changed by updates as the browser changes them."""
+
+    def __init__(self) -> None:
+        self.shown: dict[tuple[str, str], Any] = {}
+        self.patches = 0
+        self.replacements = 0
+
+    def show(self, updates: Any) -> None:
+        for component, properties in updates.items():
+            for name, value in properties.items():
+                if isinstance(value, dash.Patch):
+                    self.patches += 1
+                    for operation in value.to_plotly_json()["operations"]:
+                        self._apply(self.shown[component, name], operation)
+                else:
+                    self.replacements += 1
+                    self.shown[component, name] = copy.deepcopy(value)
+
+    def _apply(self, target: Any, operation: dict[str, Any]) -> None:
+        *path, last = operation["location"]
+        for key in path:
+            target = target[key]
+        value = copy.deepcopy(operation["params"]["value"])
+        if operation["operation"] == "Assign":
+            target[last] = value
+        else:
+            assert operation["operation"] == "Extend"
+            target[last].extend(value)
+
+
+def make(store: Store, run_id: str, name: str) -> Section:
+    section: Section = getattr(factory, name)(store, run_id, *SECTIONS[name])
+    return section
+
+
+def traces(figure: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a figure draws, without the colours' range, which a long look may have widened."""
+    return [{name: trace[name] for name in ("x", "y", "z", "text", "x0", "dx") if name in trace} for trace in figure["data"]]
+
+
+@pytest.mark.parametrize("name", ["loss", "gradient", "overhead", "heat_a", "heat_b", "distribution", "layer_signal"])
+def test_patches_leave_the_picture_that_painting_anew_gives(name: str, store: Store, simulated: ModuleType) -> None:
+    run = simulated.begin_run(store, "growing")
+    simulation = simulated.Simulation(failing=True)
+    simulated.write_steps(store, run.id, simulation, 0, 300)
+    live, screen = make(store, run.id, name), Screen()
+    screen.show(live.paint())
+    for start, stop in ((300, 310), (310, 311), (311, 450), (450, 700)):
+        simulated.write_steps(store, run.id, simulation, start, stop)
+        screen.show(live.advance())
+    assert live.advance() == {}
+    fresh = Screen()
+    fresh.show(make(store, run.id, name).paint())
+    assert screen.shown.keys() == fresh.shown.keys()
+    ((key, figure),) = [(key, value) for key, value in fresh.shown.items() if key[1] == "figure"]
+    assert traces(screen.shown[key]) == traces(figure)
+    assert screen.patches >= 3
+    assert screen.replacements == len(fresh.shown)
+
+
+@pytest.mark.parametrize("name", ["loss", "heat_a", "distribution", "layer_signal"])
+def test_a_picture_begins_with_the_first_sample_and_again_with_a_segment(name: str, store: Store, simulated: ModuleType) -> None:
+    run = simulated.begin_run(store, "young")
+    simulation = simulated.Simulation(failing=True)
+    live, screen = make(store, run.id, name), Screen()
+    screen.show(live.paint())
+    simulated.write_steps(store, run.id, simulation, 0, 200)
+    screen.show(live.advance())
+    segment = store.open_segment(run.id, 150, 1.0)
+    simulated.write_steps(store, run.id, simulation, 150, 260, segment)
+    screen.show(live.advance())
+    fresh = Screen()
+    fresh.show(make(store, run.id, name).paint())
+    for key, value in fresh.shown.items():
+        if key[1] == "figure":
+            assert traces(screen.shown[key]) == traces(value)
+
+
+def test_non_finite_values_reach_an_open_page(store: Store, simulated: ModuleType) -> None:
+    run = simulated.begin_run(store, "breaking")
+    key = (SeriesKey("loss"),)
+    store.write(Batch(new_id(), run.id, 0, tuple(StepRecord(step, 0.0, key, [1.0]) for step in range(5))))
+    live, screen = make(store, run.id, "loss"), Screen()
+    screen.show(live.paint())
+    store.write(Batch(new_id(), run.id, 0, (StepRecord(5, 0.0, key, [math.nan]), StepRecord(6, 0.0, key, [math.inf]))))
+    screen.show(live.advance())
+    marks, _, _, line = screen.shown["loss", "figure"]["data"]
+    assert marks["x"] == [5, 6]
+    assert marks["marker"]["symbol"] == ["x", "triangle-up"]
+    assert line["y"][-2:] == [None, None]
+
+
+def test_alerts_and_events_reach_an_open_page(store: Store, simulated: ModuleType) -> None:
+    run = simulated.begin_run(store, "warned")
+    simulated.write_steps(store, run.id, simulated.Simulation(failing=True), 0, 100)
+    chart, head = make(store, run.id, "loss"), make(store, run.id, "head")
+    screen, sender_screen = Screen(), Screen()
+    screen.show(chart.paint())
+    sender_screen.show(head.paint())
+    alerts = simulated.failing_alerts(run.id)
+    store.save_alerts(alerts)
+    store.add_event(Event(new_id(), run.id, 0, 90, 1.0, "resume", "Resumed."))
+    screen.show(chart.advance())
+    assert screen.shown["loss", "figure"]["data"][1]["x"] == [alert.first_step for alert in store.alerts(run)]
+    assert screen.shown["loss", "figure"]["data"][2]["x"] == [90]
+    sender_screen.show(head.advance())
+    assert "level-critical" in str(sender_screen.shown["verdict", "children"])
+    store.set_alert_state(alerts[0].id, AlertState.RESOLVED, at=1.0)
+    store.set_alert_state(alerts[1].id, AlertState.RESOLVED, at=1.0)
+    sender_screen.show(head.advance())
+    assert "level-healthy" in str(sender_screen.shown["verdict", "children"])
+
+
+def test_choices_follow_the_run(store: Store, simulated: ModuleType) -> None:
+    run = simulated.begin_run(store, "young")
+    choices = factory.choices(store, run.id, None, None, None)
+    assert choices.paint() == {}
+    simulated.write_steps(store, run.id, simulated.Simulation(failing=False), 0, 20)
+    updates = choices.advance()
+    assert updates["module"]["value"] == simulated.layers()[0]
+    assert len(updates["module"]["options"]) == 12
+    assert updates["signal"]["value"] == "spectral_alignment.sign_diversity"
+    assert updates["compare"]["value"] == "weight.spectral_norm"
+    assert choices.advance() == {}
+
+
+def test_the_page_opens_with_the_layer_that_matters(store: Store, simulated: ModuleType) -> None:
+    run = simulated.write_failing_run(store, steps=300)
+    assert factory.choices(store, run.id, "no such layer", None, None).paint()["module"]["value"] == LAYER
+
+
+def test_overview_sends_rows_until_runs_come_or_go(store: Store, simulated: ModuleType) -> None:
+    table = factory.overview(store, ("", False))
+    assert "no-runs" in str(table.paint())
+    first = simulated.begin_run(store, "first")
+    assert "runs" in table.advance()
+    store.update_run(first.id, status=RunStatus.FINISHED)
+    updates = table.advance()
+    assert "runs" not in updates
+    assert any(key.startswith("row-") for key in updates)
+    simulated.begin_run(store, "second")
+    assert "runs" in table.advance()
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"), [("name", ["a", "b", "c"]), ("step", ["c", "a", "b"]), ("alerts", ["a", "c", "b"])]
+)
+def test_overview_sorts(column: str, expected: list[str], store: Store, simulated: ModuleType) -> None:
+    for name, steps in (("b", 30), ("c", 10), ("a", 20)):
+        run = simulated.begin_run(store, name)
+        simulated.write_steps(store, run.id, simulated.Simulation(failing=False), 0, steps)
+        if name == "b":
+            store.save_alerts(simulated.failing_alerts(run.id))
+    for descending in (False, True):
+        table = factory.overview(store, (column, descending))
+        table.paint()
+        names = [store.run(run_id).name for run_id in table._shown or ()]
+        ends = (names[0], names[-1]) if not descending else (names[-1], names[0])
+        assert ends == (expected[0], expected[-1]) or (column == "alerts" and ends[1] == "b")
+
+
+def test_a_property_is_sent_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setattr(dash, "set_props", lambda component, properties: sent.append((component, properties)))
+    sender, patch = Sender(), dash.Patch()
+    sender.send({"a": {"children": ["x"], "className": "c"}})
+    sender.send({"a": {"children": ["x"], "className": "d"}, "b": {"figure": patch}})
+    sender.send({"b": {"figure": patch}})
+    assert [(component, list(properties)) for component, properties in sent] == [
+        ("a", ["children", "className"]),
+        ("a", ["className"]),
+        ("b", ["figure"]),
+        ("b", ["figure"]),
+    ]
+
+
+def test_showings_end_when_the_tab_asks_anew_or_leaves() -> None:
+    showings = Showings()
+    first = showings.begin("tab", "loss", 1)
+    other = showings.begin("other tab", "loss", 1)
+    second = showings.begin("tab", "loss", 2)
+    assert not showings.current("tab", "loss", first)
+    showings.end("tab", "loss", first)
+    assert showings.current("tab", "loss", second)
+    showings.retire("tab", 3)
+    assert not showings.current("tab", "loss", second)
+    assert showings.current("other tab", "loss", other)
+    showings.end("other tab", "loss", other)
+    assert len(showings) == 0

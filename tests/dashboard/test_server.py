@@ -1,0 +1,104 @@
+"""The dashboard as a process: how it starts, whom it answers, how it ends."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from foreshock.dashboard.security import is_local
+from foreshock.dashboard.server import AddressError, serve
+from foreshock.storage import open_store
+from foreshock.storage.base import Store
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    address = f"sqlite:///{tmp_path / 'runs.db'}"
+    open_store(address).close()
+    return address
+
+
+def fetch(url: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as answer:
+            return answer.status, dict(answer.headers), answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, dict(error.headers), error.read()
+
+
+def test_it_answers_with_headers_that_keep_the_page_safe_and_ends_well(url: str, serve_store) -> None:
+    with serve_store(url) as (base, process):
+        status, _, body = fetch(base + "/healthz")
+        assert (status, json.loads(body)["status"]) == (200, "ok")
+        for path in ("/", "/run/anything", "/no/such/page"):
+            status, headers, body = fetch(base + path)
+            assert status == 200
+            assert b"/assets/foreshock.css" in body, "the first page of a fresh process has its style sheet"
+            assert headers["x-content-type-options"] == "nosniff"
+            assert "default-src 'self'" in headers["content-security-policy"]
+            assert b"https://" not in body
+        assert fetch(base + "/healthz", Host="evil.example")[0] == 421
+        for path in ("/docs", "/openapi.json", "/redoc"):
+            assert b"swagger" not in fetch(base + path)[2].lower()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=10) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
+def test_ctrl_c_ends_it_well(url: str, serve_store) -> None:
+    with serve_store(url) as (_, process):
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=10) == 0
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "gpu-7", ""])
+def test_other_addresses_are_refused_with_the_way_out(host: str, store: Store) -> None:
+    with pytest.raises(AddressError, match="ssh -L"):
+        serve(store, host=host, port=0)
+
+
+def test_a_taken_port_says_so(store: Store) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(AddressError, match="--port"):
+            serve(store, port=taken.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [
+        ("127.0.0.1:8050", True),
+        ("localhost", True),
+        ("[::1]:8050", True),
+        ("evil.example:8050", False),
+        ("127.0.0.1.evil.example", False),
+        ("", False),
+    ],
+)
+def test_local_names(host: str, local: bool) -> None:
+    assert is_local(host) is local
+
+
+def test_neither_torch_nor_what_is_slow_is_imported_before_the_first_page(url: str) -> None:
+    script = (
+        "import sys; from foreshock.storage import open_store; from foreshock.dashboard.app import build_app; "
+        f"build_app(open_store({url!r})); print([name for name in ('torch', 'pandas', 'scipy', 'alembic') if name in sys.modules])"
+    )
+    said = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "[]"
+
+
+def test_torch_is_not_imported_by_any_page(url: str) -> None:
+    script = (
+        "import sys; from foreshock.storage import open_store; from foreshock.dashboard import factory, router; "
+        f"print(type(router.page_at(open_store({url!r}), '/', '')).__name__, 'torch' in sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["Main", "False"]
