@@ -104,7 +104,6 @@ class Feed:
 class Plan:
     """What to do with the values of one tuple of keys."""
 
-    keys: tuple[SeriesKey, ...]
     tracks: list[tuple[int, Track]] = field(default_factory=list)
     single: list[tuple[Callable[..., Any], int, Feed]] = field(default_factory=list)
     joined: list[Feed] = field(default_factory=list)

@@ -270,3 +270,9 @@ def test_replay_of_a_stored_run_equals_the_live_engine(tmp_path):
     stored = sorted(store.alerts("run"), key=lambda alert: alert.id)
     assert stored == sorted(live.alerts, key=lambda alert: alert.id)
     store.close()
+
+
+def test_keys_that_are_equal_but_not_the_same_tuple_feed_the_same_watchers():
+    fresh = [replace(record, keys=tuple(replace(key) for key in record.keys)) for record in RECORDS]
+    engine, _ = fed(fresh)
+    assert engine.alerts == WHOLE.alerts
