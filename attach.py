@@ -45,7 +45,7 @@ def watch(
     every: int | None = None,
     budget: float | None = None,
     rules: str | Path | Mapping[str, Any] | None = None,
-    notify: str | Sequence[str] | None = None,
+    notify: str | Sequence[str] = (),
     on_alert: Callable[[Alert], object] | None = None,
     interventions: Sequence[str] = (),
     resume: str | None = None,

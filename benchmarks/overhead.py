@@ -40,7 +40,8 @@ class Overhead:
         ratios: the pairs' ratios, in order.
         median_step_ratio: the same of the median step instead of the whole time.
         step_ms: median step without the monitor.
-        plain_step_us: median of ``monitor.step()`` on a step that is not sampled, without a loss.
+        plain_step_us: median of ``monitor.step()`` on a step that is not sampled, without a loss; less what timing nothing at the
+            same place of the runs without a monitor gives (cold caches make even that cost microseconds).
         loss_us: what passing the loss adds to that.
         gradient_norm_us: what the gradient norm costs a step (where ``clip_grad_norm_`` is called, its own norm is used).
         gradient_norm_unclipped_us: the same without clipping: the monitor computes the norm itself.
@@ -115,6 +116,7 @@ def measure(
     unclipped = _run(0, 20, with_monitor=True, clip=False)
     ratios = [sum(a.steps) / sum(b.steps) for a, b in zip(watched, bare, strict=True)]
     step = statistics.median(seconds for run in bare for seconds in run.steps)
+    nothing = statistics.median(seconds for run in bare for seconds in run.calls_without)
     without = statistics.median(seconds for run in watched for seconds in run.calls_without)
     with_loss = statistics.median(seconds for run in watched for seconds in run.calls_with_loss)
     sampled = [seconds for run in watched for seconds in run.sampled]
@@ -125,7 +127,7 @@ def measure(
             statistics.median(a.steps) / statistics.median(b.steps) for a, b in zip(watched, bare, strict=True)
         ),
         step_ms=step * 1e3,
-        plain_step_us=without * 1e6,
+        plain_step_us=(without - nothing) * 1e6,
         loss_us=(with_loss - without) * 1e6,
         gradient_norm_us=statistics.median(seconds for run in watched for seconds in run.gradient) * 1e6,
         gradient_norm_unclipped_us=statistics.median(unclipped.gradient) * 1e6,
@@ -155,13 +157,15 @@ def _run(seed: int, steps: int, *, with_monitor: bool, clip: bool) -> _Run:
             in_hooks = monitor.faults.seconds - guarded if monitor is not None else 0.0
             if monitor is not None:
                 monitor.step(loss if number % 2 else None)
+            else:
+                _nothing(None)
             ended = time.perf_counter()
             if not counted:
                 continue
             found.steps.append(ended - started)
             if sampled:
                 found.sampled.append(ended - started)
-            elif monitor is not None and not monitor.collector.sampling:
+            elif monitor is None or not monitor.collector.sampling:
                 (found.calls_with_loss if number % 2 else found.calls_without).append(ended - trained)
                 found.gradient.append(in_hooks)
         if monitor is not None:
@@ -171,6 +175,10 @@ def _run(seed: int, steps: int, *, with_monitor: bool, clip: bool) -> _Run:
                 shares = store.frame(monitor.run.id, "monitor.overhead")["value"]
                 found.reported = float(shares.mean()) if len(shares) else 0.0
     return found
+
+
+def _nothing(loss: Tensor | None) -> None:
+    """What a step costs that is not monitored at all."""
 
 
 def _watched(training: Training, url: str) -> Monitor:

@@ -15,9 +15,10 @@ from typing_extensions import override
 
 from ..storage.records import SeriesKey
 from .attention_statistics import forward_statistics, key_shift_statistics, recompute
-from .attention_tap import AttentionCalls
+from .attention_tap import AttentionCalls, SeenCall
 from .base import Counts, Probe, Scalars
 from .model import WatchedModel
+from .precision import without_autocast
 from .taps import RunningModules
 
 
@@ -56,22 +57,20 @@ class AttentionProbe(Probe):
         attn_mask: Tensor | None = None,
         scale: float | None = None,
     ) -> None:
-        """Report a hand-written attention call; does nothing on a step that is not sampled, or without gradients."""
-        if self._mode is not None and torch.is_grad_enabled():
+        """Report a hand-written attention call; does nothing on a step that is not sampled, without gradients, or in a
+        micro-batch after the first."""
+        if self._mode is not None and torch.is_grad_enabled() and not self._running.between_passes:
             self._mode.report(name, q, k, v, out, is_causal=is_causal, attn_mask=attn_mask, scale=scale)
 
     @override
     @torch.no_grad()
     def collect(self, step: int) -> Iterator[Scalars | Counts]:
         for call in self._mode.calls if self._mode else ():
-            rows = recompute(call.sample)
-            for signal, values in forward_statistics(call.sample, rows).items():
-                yield _per_head(f"attention.{signal}", call.name, values)
-            # Gradient accumulation and recomputation may pass several times; the first belongs to the sampled forward.
-            if call.key_gradients and call.grad_out:
-                found = key_shift_statistics(call.sample, rows, call.key_gradients[0], call.grad_out[0])
-                for signal, values in found.items():
-                    yield _per_head(f"rounding.{signal}", call.name, values)
+            with without_autocast(call.sample.q.device):
+                found = _statistics(call)
+            for signal, values in found.items():
+                keys = tuple(SeriesKey(signal, call.name, head) for head in range(values.shape[0]))
+                yield Scalars(keys, values)
 
     @override
     def disarm(self) -> None:
@@ -90,5 +89,11 @@ class AttentionProbe(Probe):
             self._mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
 
-def _per_head(signal: str, module: str, values: Tensor) -> Scalars:
-    return Scalars(tuple(SeriesKey(signal, module, head) for head in range(values.shape[0])), values)
+def _statistics(call: SeenCall) -> dict[str, Tensor]:
+    rows = recompute(call.sample)
+    found = {f"attention.{name}": values for name, values in forward_statistics(call.sample, rows).items()}
+    # A graph kept for several backward passes gives several gradients; the first belongs to the sampled forward.
+    if call.key_gradients and call.grad_out:
+        shift = key_shift_statistics(call.sample, rows, call.key_gradients[0], call.grad_out[0])
+        found |= {f"rounding.{name}": values for name, values in shift.items()}
+    return found

@@ -71,8 +71,8 @@ def recompute(sample: AttentionSample) -> RecomputedRows:
     if sample.bias is None:
         highest, lowest = s_BHRS.amax(-1, keepdim=True), s_BHRS.amin(-1, keepdim=True)
     else:
-        # Subtracting the bias sends masked scores to +inf, out of the minimum's way.
-        lowest = (s_BHRS - sample.bias).amin(-1, keepdim=True)
+        # Masked scores are sent to +inf, out of the minimum's way.
+        lowest = (s_BHRS + torch.where(torch.isneginf(sample.bias), torch.inf, sample.bias)).amin(-1, keepdim=True)
         s_BHRS = s_BHRS + sample.bias
         highest = s_BHRS.amax(-1, keepdim=True)
     blind = torch.isneginf(highest)
@@ -86,17 +86,22 @@ def recompute(sample: AttentionSample) -> RecomputedRows:
 
 
 def forward_statistics(sample: AttentionSample, rows: RecomputedRows) -> dict[str, Tensor]:
-    """Return per-query-head (H,) tensors: max_logit, entropy_mean, entropy_min (nat), common_logit_shift."""
+    """Return per-query-head (H,) tensors: max_logit, entropy_mean, entropy_min (nat), common_logit_shift.
+
+    Rows that see no key count for nothing; where none sees one, the first three do not apply.
+    """
     mean_key = _per_query_head(sample.k.mean(2, keepdim=True), sample.q)
     common = (sample.q * mean_key).sum(-1).abs() * sample.scale
     masked = torch.zeros((), device=sample.q.device) if sample.bias is None else torch.isneginf(sample.bias).sum(-1)
     visible = sample.k.shape[2] - masked
     enough = (visible >= _KEYS_FOR_ENTROPY).expand_as(rows.entropy)
     least = torch.where(enough, rows.entropy, torch.inf).amin((0, 2))
+    seeing = (visible > 0).expand_as(rows.entropy).sum((0, 2))
+    nothing = not_applicable(least.device)
     return {
-        "max_logit": rows.largest.amax((0, 2)),
-        "entropy_mean": rows.entropy.mean((0, 2)),
-        "entropy_min": torch.where(torch.isposinf(least), not_applicable(least.device), least),
+        "max_logit": torch.where(seeing == 0, nothing, rows.largest.amax((0, 2))),
+        "entropy_mean": torch.where(seeing == 0, nothing, rows.entropy.sum((0, 2)) / seeing),
+        "entropy_min": torch.where(torch.isposinf(least), nothing, least),
         "common_logit_shift": common.mean((0, 2)),
     }
 

@@ -58,7 +58,8 @@ class AttentionCalls(TorchFunctionMode):
         if func is not F.scaled_dot_product_attention and func is not reference_attention:
             return func(*args, **kwargs)
         q, k, v, options = _arguments(func, args, kwargs)
-        if not (torch.is_grad_enabled() and k.requires_grad):
+        # Other ranks than (B, H, T, D) are allowed, rare, and have no heads to speak of: not looked at.
+        if not (torch.is_grad_enabled() and k.requires_grad and k.dim() == 4):
             return func(*args, **kwargs)
         # A node of its own for the keys: its gradient is this call's alone, whatever else the keys are used for.
         k = k.view_as(k)
@@ -89,7 +90,8 @@ class AttentionCalls(TorchFunctionMode):
             v: (B, G, S, D).
             out: (B, H, T, D).
             is_causal, attn_mask, scale: as ``F.scaled_dot_product_attention`` takes them.
-            roundoff: unit roundoff of the layer's arithmetic; by default that of q's dtype.
+            roundoff: unit roundoff of the layer's arithmetic; by default that of the output's dtype (autocast rounds q, k and v
+                on their way in).
         """
         if any(x.dim() != 4 for x in (q, k, v, out)):
             shapes = ", ".join(str(tuple(x.shape)) for x in (q, k, v, out))
@@ -144,15 +146,14 @@ def _sample(
         causal = torch.where(after, float("-inf"), 0.0)
         bias = causal if bias is None else bias + causal
     q_rows = _rows_of(q[:sequences], rows)
-    keys = k.detach()[:sequences].float().clone()
     sample = AttentionSample(
         q=q_rows,
-        k=keys,
-        v=v.detach()[:sequences].float().clone(),
+        k=k.detach()[:sequences].to(torch.float32, copy=True),
+        v=v.detach()[:sequences].to(torch.float32, copy=True),
         out=_rows_of(out[:sequences], rows),
         bias=bias,
         scale=1.0 / math.sqrt(q.shape[-1]) if scale is None else float(scale),
-        roundoff=torch.finfo(q.dtype).eps / 2 if roundoff is None else roundoff,
+        roundoff=torch.finfo(out.dtype).eps / 2 if roundoff is None else roundoff,
         row_share=where.shape[0] / rows_there,
     )
     return SeenCall(name, sample, rows)

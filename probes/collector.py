@@ -44,6 +44,7 @@ class Collector:
         vitals: Vitals = dict,
     ) -> None:
         self.governor = governor
+        self._note_plain = governor.plain_step
         self.probes = list(probes)
         self.vitals = vitals
         self._faults = faults
@@ -86,7 +87,7 @@ class Collector:
         optimizers = gradients.optimizers
         pending = PlainStep(step, time(), loss, gradients.take(), optimizers[0].param_groups[0]["lr"] if optimizers else None)
         ended = perf_counter()
-        self.governor.plain_step(ended - self._ended, ended - started)
+        self._note_plain((ended - self._ended, ended - started))
         self._ended = ended
         if step + 1 >= self._next_sample:
             self._prepare(step + 1)
@@ -118,8 +119,11 @@ class Collector:
         pending = self._pend(step, values, packed)
         ended = perf_counter()
         in_hooks = self._faults.seconds - self._guarded_before if sampled else 0.0
-        account = self.governor.sampled_step if sampled else self.governor.plain_step
-        account(ended - self._ended, ended - started + in_hooks)
+        whole, own = ended - self._ended, ended - started + in_hooks
+        if sampled:
+            self.governor.sampled_step(whole, own)
+        else:
+            self.governor.plain_step((whole, own))
         self._ended = ended
         if sampled:
             self._next_sample = self.governor.next_after(step)

@@ -6,7 +6,7 @@ from collections import deque
 
 SHORTEST_INTERVAL = 10
 LONGEST_INTERVAL = 2000
-# Plain steps remembered for the median step time, and sampled steps for the median cost.
+# Plain steps looked back on for the median step time, and sampled steps for the median cost.
 _PLAIN, _SAMPLED = 32, 5
 
 
@@ -32,6 +32,8 @@ class Governor:
         self.interval = SHORTEST_INTERVAL if every is None else every
         self._fixed = every is not None
         self._budget = budget
+        # (whole time, the monitor's own share) of the plain steps since the last sampled one, and what is remembered of older ones.
+        self._noted: list[tuple[float, float]] = []
         self._plain: deque[float] = deque(maxlen=_PLAIN)
         self._costs: deque[float] = deque(maxlen=_SAMPLED)
         self._sampled = 0
@@ -42,14 +44,13 @@ class Governor:
         """Return the step to sample after ``step``."""
         return step + self.interval
 
-    def plain_step(self, seconds: float, own: float) -> None:
-        """Account for a step that was not sampled: its whole time, and what the monitor itself took of it."""
-        self._plain.append(seconds)
-        self._elapsed += seconds
-        self._spent += own
+    def plain_step(self, times: tuple[float, float]) -> None:
+        """Account for a step that was not sampled: its whole time, and what the monitor itself took of it, in seconds."""
+        self._noted.append(times)
 
     def sampled_step(self, seconds: float, own: float) -> None:
         """Account for a sampled step and set the next interval."""
+        self._sum_up()
         self._sampled += 1
         usual = statistics.median(self._plain) if len(self._plain) >= 3 else seconds
         cost = max(own, seconds - usual) if self._sampled > 1 else own
@@ -65,6 +66,13 @@ class Governor:
 
     def take_overhead(self) -> float | None:
         """Return the share of the time since the last call that monitoring cost, None when no time has passed."""
+        self._sum_up()
         spent, elapsed = self._spent, self._elapsed
         self._spent = self._elapsed = 0.0
         return min(1.0, spent / elapsed) if elapsed > 0 else None
+
+    def _sum_up(self) -> None:
+        self._plain.extend(seconds for seconds, _ in self._noted[-_PLAIN:])
+        self._elapsed += sum(seconds for seconds, _ in self._noted)
+        self._spent += sum(own for _, own in self._noted)
+        self._noted.clear()

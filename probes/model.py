@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeGuard
 
-import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 Part = Literal["", "q", "k", "v"]
 
@@ -74,10 +74,11 @@ class WatchedModel:
         """Yield each distinct module once with its readable name ('' is a sole root)."""
         seen: set[nn.Module] = set()
         for prefix, root in self.roots.items():
+            wrappers = _wrappers_around(root)
             for name, module in root.named_modules():
                 if module not in seen:
                     seen.add(module)
-                    yield _readable(prefix + name).rstrip("."), module
+                    yield (prefix + _readable(name, wrappers)).rstrip("."), module
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Yield each distinct trainable parameter once."""
@@ -89,7 +90,11 @@ class WatchedModel:
                     yield parameter
 
     def linear_layers(self) -> list[LinearLayer]:
-        """Return every ``nn.Linear`` and Conv1D, fused q-k-v projections split in three, tied weights once."""
+        """Return every ``nn.Linear`` and Conv1D, fused q-k-v projections split in three, tied weights once.
+
+        Left out: weights that are no floating-point matrix (quantised ones), and parametrised ones: reading these computes
+        them anew, and ``spectral_norm`` takes a step of its own power iteration every time.
+        """
         layers: list[LinearLayer] = []
         seen: set[int] = set()
         for name, module in self.named_modules():
@@ -97,7 +102,7 @@ class WatchedModel:
             if kind is None:
                 continue
             weight = module.weight
-            if not isinstance(weight, Tensor) or id(weight) in seen or isinstance(weight, nn.UninitializedParameter):
+            if not _is_matrix(weight) or id(weight) in seen:
                 continue
             seen.add(id(weight))
             transposed = kind == "conv1d"
@@ -108,6 +113,8 @@ class WatchedModel:
 
 
 def _linear_kind(module: nn.Module) -> Literal["linear", "conv1d"] | None:
+    if is_parametrized(module, "weight"):
+        return None
     if isinstance(module, nn.Linear):
         return "linear"
     # GPT-2's Conv1D lives in transformers, which need not be installed: known by its class name and its (in, out) weight.
@@ -117,20 +124,29 @@ def _linear_kind(module: nn.Module) -> Literal["linear", "conv1d"] | None:
     return None
 
 
+def _is_matrix(weight: object) -> TypeGuard[Tensor]:
+    if not isinstance(weight, Tensor) or isinstance(weight, nn.UninitializedParameter):
+        return False
+    return weight.dim() == 2 and weight.is_floating_point() and weight.numel() > 0
+
+
 def _is_fused_qkv(name: str, out: int, into: int) -> bool:
     return name.rpartition(".")[2].lower() in _FUSED_QKV_NAMES and out == 3 * into
 
 
-def _readable(name: str) -> str:
-    """Drop the wrapper segments that torch.compile, DDP, FSDP and checkpoint wrappers put into names."""
-    hidden = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-    segments = name.split(".")
-    # `module` is only a wrapper's segment when it leads; deeper down it may be the user's own name.
-    while segments and segments[0] in hidden:
-        segments.pop(0)
-    return ".".join(s for s in segments if s not in hidden - {"module"})
+# What torch.compile, FSDP and checkpoint wrappers put into names; DDP's `module` may also be a name of the user's own.
+_WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 
 
-def device_of(tensors: Iterator[nn.Parameter]) -> torch.device:
-    """Return the device of the first tensor, the CPU when there is none."""
-    return next((t.device for t in tensors), torch.device("cpu"))
+def _wrappers_around(root: nn.Module) -> int:
+    """Count the wrappers one inside the other that the whole model stands in: each has one child, under a wrapper's name."""
+    depth = 0
+    while len(children := dict(root.named_children())) == 1 and (name := next(iter(children))) in _WRAPPERS | {"module"}:
+        root = children[name]
+        depth += 1
+    return depth
+
+
+def _readable(name: str, wrappers: int) -> str:
+    """Drop the segments of wrappers: the first ``wrappers``, and deeper down those that are no names of a user's."""
+    return ".".join(segment for segment in name.split(".")[wrappers:] if segment not in _WRAPPERS)

@@ -18,6 +18,7 @@ from ..storage.records import SeriesKey
 from .base import Counts, Probe, Scalars
 from .model import LinearLayer, WatchedModel
 from .not_applicable import not_applicable
+from .precision import without_autocast
 from .subspace import LeadingPairs, leading_pairs, starting_basis
 from .taps import InputTap
 from .tokens import sample_tokens
@@ -69,7 +70,9 @@ class SpectralProbe(Probe):
             return
         iterations = ITERATIONS_COLD[self._samples] if self._samples < len(ITERATIONS_COLD) else ITERATIONS_WARM
         weights = [layer.weight() for layer in self._layers]
-        pairs = leading_pairs(weights, [self._basis(*each) for each in zip(self._layers, weights, strict=True)], iterations)
+        bases = [self._basis(*each) for each in zip(self._layers, weights, strict=True)]
+        with without_autocast(weights[0].device):
+            pairs = leading_pairs(weights, bases, iterations)
         self._pairs = pairs
         self._bases = {layer.name: basis for layer, basis in zip(self._layers, pairs.bases, strict=True)}
         self._samples += 1
@@ -78,7 +81,7 @@ class SpectralProbe(Probe):
             by_module.setdefault(layer.module, []).append(layer)
 
         def on_input(module: torch.nn.Module, x: Tensor) -> None:
-            with torch.no_grad():
+            with torch.no_grad(), without_autocast(x.device):
                 tokens = sample_tokens(x, TOKENS)
                 norms = tokens.norm(dim=1)
                 for layer in by_module[module]:
@@ -109,7 +112,7 @@ class SpectralProbe(Probe):
 
     def _basis(self, layer: LinearLayer, weight: Tensor) -> Tensor:
         before = self._bases.get(layer.name)
-        if before is None or before.device != weight.device:
+        if before is None or before.device != weight.device or before.shape[1] != weight.shape[1]:
             return starting_basis(layer.name, weight.shape[1], weight.device)
         return before
 
@@ -140,10 +143,12 @@ def _alignment(names: list[str], cosines: Tensor, width: int) -> Iterator[Scalar
     values = torch.stack([mean, spread, counted.abs().sum(1) / n, positive, 1.0 - (2.0 * positive - 1.0).abs()])
     values = torch.where(n == 0, not_applicable(values.device), values)
     yield Scalars(_keys(_ALIGNMENT_SIGNALS, names), values.flatten())
-    place = torch.asinh(torch.where(present, cosines, torch.nan) * width**0.5)
-    # Sorted and searched, not scattered: deterministic on every device, and no host sync. NaN sorts behind the last edge.
+    place = torch.asinh(cosines * width**0.5)
+    # Sorted and searched, not scattered: deterministic on every device, and no host sync. What has no place (zero tokens, NaN) is
+    # sorted behind the last edge: a search among NaN finds nothing.
+    place = torch.where(present & torch.isfinite(place), place, torch.inf)
     edges = torch.linspace(-HISTOGRAM_RANGE, HISTOGRAM_RANGE, BINS + 1, device=place.device)
-    edges[0], edges[-1] = -torch.inf, torch.inf
+    edges[0], edges[-1] = -torch.inf, torch.finfo(torch.float32).max
     below = torch.searchsorted(place.sort(1).values, edges.expand(len(names), -1).contiguous(), right=True)
     counts = below.diff(dim=1)
     yield Counts(_keys(("spectral_alignment.histogram",), names), -HISTOGRAM_RANGE, HISTOGRAM_RANGE, counts)

@@ -44,20 +44,28 @@ class InputTap:
 class RunningModules:
     """Knows the innermost module that is running its forward pass, so that a call deep inside can be named.
 
+    Each root's first forward pass of the step is followed: further micro-batches add nothing.
+
     Args:
-        on_enter: called when a root's forward begins, training with gradients on.
-        on_leave: called when that root's forward ends, also by an exception.
+        on_enter: called when a root's first forward begins, training with gradients on.
+        on_leave: called when that forward ends, also by an exception.
     """
 
     def __init__(self, on_enter: Callable[[], None], on_leave: Callable[[], None]) -> None:
         self._on_enter, self._on_leave = on_enter, on_leave
         self._handles: list[RemovableHandle] = []
-        self._stack: list[str] = []
+        self._stack: list[tuple[nn.Module, str]] = []
+        self._followed: set[nn.Module] = set()
 
     @property
     def innermost(self) -> str | None:
-        """Name of the innermost running module, None outside the roots' forward passes."""
-        return self._stack[-1] if self._stack else None
+        """Name of the innermost running module, None outside the forward passes followed."""
+        return self._stack[-1][1] if self._stack else None
+
+    @property
+    def between_passes(self) -> bool:
+        """Whether a forward pass was followed, and none is now: what runs in a root belongs to a further micro-batch."""
+        return bool(self._followed) and not self._stack
 
     def place(self, roots: Iterable[nn.Module], named_modules: Iterable[tuple[str, nn.Module]]) -> None:
         """Hook roots and every module below them that has children or no parameters of its own to offer a better name."""
@@ -68,31 +76,35 @@ class RunningModules:
             if not is_root and not any(True for _ in module.children()):
                 continue
             self._handles.append(module.register_forward_pre_hook(self._entering(name, is_root)))
-            self._handles.append(module.register_forward_hook(self._leaving(is_root), always_call=True))
+            self._handles.append(module.register_forward_hook(self._leave, always_call=True))
 
     def remove(self) -> None:
         """Remove the hooks."""
         while self._handles:
             self._handles.pop().remove()
         self._stack.clear()
+        self._followed.clear()
 
     def _entering(self, name: str, is_root: bool) -> Callable[..., None]:
         def enter(module: nn.Module, args: Any) -> None:
             if torch.compiler.is_compiling():  # hooks traced into a graph would fire on every later step
                 return
             if not self._stack:
-                if not (is_root and module.training and torch.is_grad_enabled()):
+                if not (is_root and module.training and torch.is_grad_enabled()) or module in self._followed:
                     return
+                self._followed.add(module)
                 self._on_enter()
-            self._stack.append(name)
+            self._stack.append((module, name))
 
         return enter
 
-    def _leaving(self, is_root: bool) -> Callable[..., None]:
-        def leave(module: nn.Module, args: Any, output: Any) -> None:
-            if self._stack and not torch.compiler.is_compiling():
-                self._stack.pop()
-                if not self._stack and is_root:
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
+        # Found, not assumed on top: a module leaves without having entered where a hook before ours raised.
+        for depth in reversed(range(len(self._stack))):
+            if self._stack[depth][0] is module:
+                del self._stack[depth:]
+                if not self._stack:
                     self._on_leave()
-
-        return leave
+                return

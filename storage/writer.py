@@ -7,6 +7,7 @@ alerts and events are saved, or kept for when the store is back (``saving.Saver`
 import os
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -56,6 +57,18 @@ class _Marker:
     def __init__(self) -> None:
         self.done = threading.Event()
         self.saved = False
+
+
+_writers: "weakref.WeakSet[Writer]" = weakref.WeakSet()
+
+
+def _refuse_in_child() -> None:
+    for writer in _writers:
+        writer._accepting = False
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_refuse_in_child)
 
 
 class Writer:
@@ -108,6 +121,9 @@ class Writer:
         self._deadline = float("inf")
         self._wake = threading.Event()
         self._pid = os.getpid()
+        # One plain flag for ``put``: the training thread pays every look at it in cache misses.
+        self._accepting = True
+        _writers.add(self)
         self._thread = threading.Thread(target=self._work, name="foreshock-writer", daemon=True)
 
     @property
@@ -140,10 +156,10 @@ class Writer:
 
         Never blocks; well under a microsecond.
         """
+        if not self._accepting:
+            return False
         if len(self._queue) >= self._capacity:
             self._refused += 1
-            return False
-        if self._closing.is_set() or os.getpid() != self._pid:
             return False
         self._queue.append(item)
         return True
@@ -177,6 +193,7 @@ class Writer:
             if status is not None:
                 self._saver.end_run(status)
             self._deadline = time.monotonic() + timeout
+            self._accepting = False
             self._closing.set()
             self._wake.set()
         if self._thread.is_alive() and self._thread is not threading.current_thread():

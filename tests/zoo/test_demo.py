@@ -1,0 +1,74 @@
+"""The demo as a newcomer runs it: a command, a live page, a failure, and an alert that came first."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import foreshock
+import pytest
+
+ON_THE_PAGE = re.compile(r"Live page: (http://127\.0\.0\.1:\d+/)")
+
+
+def demo(folder: Path, *arguments: str) -> tuple[dict[str, Any], list[str], int]:
+    """Run ``foreshock demo --json`` to its end; return the summary, what it said, and the status of the page while it trained."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FORESHOCK_")}
+    command = [sys.executable, "-P", "-m", "foreshock.cli", "demo", "--exit", "--no-browser", "--json", *arguments]
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment | {"FORESHOCK_HOME": str(folder / "home")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    out: list[str] = []
+    reader = threading.Thread(target=lambda: out.append(process.stdout.read()), daemon=True)
+    reader.start()
+    said, page = [], 0
+    for line in process.stderr:
+        said.append(line)
+        if found := ON_THE_PAGE.search(line):
+            with urllib.request.urlopen(found[1], timeout=30) as answer:
+                page = answer.status
+    assert process.wait(60) == 0, "".join(said)
+    reader.join(10)
+    return json.loads(out[0]), said, page
+
+
+@pytest.mark.timeout(300)
+def test_the_default_demo_fails_and_was_warned_of_before_the_loss_turned(tmp_path: Path) -> None:
+    summary, said, page = demo(tmp_path, "--seed", "0")
+    assert page == 200
+    assert summary["scenario"] == "low-precision-attention"
+    assert summary["outcome"] in ("diverged", "degraded")
+    assert summary["lead_steps"] == summary["divergence_step"] - summary["first_alert_step"]
+    assert summary["first_alert_step"] < summary["turning_step"] < summary["divergence_step"]
+    first = next(alert for alert in summary["alerts"] if alert["severity"] != "info")
+    assert set(first) == {"rule", "severity", "module", "step", "message"}
+    assert first["module"].startswith("blocks.")
+    assert summary["diagnosis"][0]["name"] == "low_precision_attention"
+    assert 0 < summary["overhead"] < 0.5
+    assert any("foreshock WARNING" in line for line in said)
+    # The command it ends with opens the run again.
+    store = foreshock.open_store(f"sqlite:///{tmp_path / 'foreshock.db'}")
+    run = store.run(summary["run"])
+    assert (run.status, run.last_step) == ("finished", 1299)
+    assert len(store.alerts(run)) == len(summary["alerts"])
+    store.close()
+
+
+@pytest.mark.timeout(300)
+def test_the_healthy_demo_ends_without_a_warning(tmp_path: Path) -> None:
+    summary, _, page = demo(tmp_path, "--scenario", "healthy", "--seed", "0")
+    assert page == 200
+    assert (summary["outcome"], summary["divergence_step"], summary["lead_steps"]) == ("survived", None, None)
+    assert [alert for alert in summary["alerts"] if alert["severity"] != "info"] == []
