@@ -98,6 +98,15 @@ class AlertBook:
         self._changed[alert.id] = None
         self._stale = True
 
+    def adopt(self, alert: Alert) -> bool:
+        """Take over an alert that another engine raised; False where it is known already."""
+        if alert.id in self._entries:
+            return False
+        self._entries[alert.id] = entry = _Entry(alert, alert.last_step, alert.updated_at)
+        if alert.state is not AlertState.RESOLVED:
+            self._open[alert.rule, alert.module] = entry
+        return True
+
     def resolve(self, watcher: Watcher, record: StepRecord) -> None:
         """A watcher's alert is over."""
         entry = self._open.pop((watcher.rule.name, watcher.module), None)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from math import isfinite
 from typing import Any
 
-from ..storage.records import Alert, Batch, SeriesKey, StepRecord
+from ..storage.records import Alert, AlertState, Batch, SeriesKey, StepRecord
 from .alerts import AlertBook
 from .episodes import Turn, Watcher
 from .facts import Facts
@@ -76,6 +76,18 @@ class Engine:
         self._guarding = {watcher for watcher in self._guarding if watcher.open}
         self._book.settle(time)
         return self._book.take_changed()
+
+    def adopt(self, alerts: Iterable[Alert]) -> None:
+        """Take over what is stored of this run, when it is resumed: episodes are counted on, so that an alert of the new segment
+        is a new one, and what was open stays open until it clears. Alerts the engine knows already are left as they are.
+
+        Args:
+            alerts: as ``Store.alerts(run)`` returns them, oldest first.
+        """
+        active = {rule.name for rule in self.rules.active}
+        for alert in alerts:
+            if self._book.adopt(alert) and alert.rule in active:
+                self._watcher(alert.rule, alert.module).adopt(alert.episode, still_open=alert.state is not AlertState.RESOLVED)
 
     @classmethod
     def replay(cls, run_id: str, batches: Iterable[Batch], rules: RuleSet | None = None) -> "Engine":
@@ -187,16 +199,19 @@ class Engine:
         places: Mapping[tuple[str, str], list[int]],
         keys: tuple[SeriesKey, ...],
     ) -> Feed:
-        watcher = self._watchers.get((rule, module))
-        if watcher is None:
-            watcher = self._watchers[rule, module] = Watcher(self.rules[rule], module)
         groups = tuple(tuple(place for signal in signals for place in places.get((signal, module), ())) for signals in inputs)
         tracks = tuple(tuple(self._track(keys[place]) for place in group) for group in groups)
         known = tuple(
             self._related.setdefault((signals[0], module), []) if signals and not group else ()
             for group, signals in zip(groups, inputs, strict=True)
         )
-        return Feed(watcher, groups, tracks, known)
+        return Feed(self._watcher(rule, module), groups, tracks, known)
+
+    def _watcher(self, rule: str, module: str) -> Watcher:
+        watcher = self._watchers.get((rule, module))
+        if watcher is None:
+            watcher = self._watchers[rule, module] = Watcher(self.rules[rule], module)
+        return watcher
 
     def _track(self, key: SeriesKey) -> Track:
         track = self._tracks.get(key)

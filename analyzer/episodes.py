@@ -99,6 +99,11 @@ class Watcher:
         self._hits = 0
         self.detector.rewind(step)
 
+    def adopt(self, episode: int, *, still_open: bool) -> None:
+        """Go on after an episode that another engine saw."""
+        if episode > self.episode:
+            self.episode, self.open = episode, still_open
+
     def drop_pending(self) -> None:
         """The run ended: what has not fired by now never will."""
         if not self.open:

@@ -178,6 +178,26 @@ def test_a_segment_that_resumes_earlier_sees_its_steps_again():
     assert [alert.segment for alert in again] == [0, 2]
 
 
+def test_a_resumed_run_counts_its_episodes_on_and_keeps_open_what_was_open():
+    first = Engine("run", QUICK)
+    first.feed(Batch("a", "run", 0, tuple(RECORDS[:300])))
+    stored = first.alerts
+    assert any(alert.rule == "attention_logit_growth" and alert.state is AlertState.FIRING for alert in stored)
+    second = Engine("run", QUICK)  # a new process, without the old one's state
+    second.adopt(stored)
+    second.adopt(stored)
+    assert second.alerts == stored
+    second.feed(Batch("b", "run", 1, tuple(RECORDS[:100])))
+    calm = [replace(record, values=[0.3, 3e-3, 1.5, 60.0, 50.0, 1.0, 2.0, 0.5][: len(record.keys)]) for record in RECORDS[100:200]]
+    second.feed(Batch("c", "run", 1, tuple(calm)))
+    assert {alert.rule: alert.state for alert in second.alerts}["attention_logit_growth"] is AlertState.RESOLVED
+    second.feed(Batch("d", "run", 1, tuple(RECORDS[200:])))
+    again = [alert for alert in second.alerts if alert.rule == "attention_logit_growth"]
+    assert [alert.episode for alert in again] == [0, 1]
+    assert again[1].segment == 1
+    assert len({alert.id for alert in second.alerts}) == len(second.alerts)
+
+
 def test_an_alert_is_rewritten_seldom_however_long_it_is_open():
     steps = 20_000
     keys = (LOSS, LOGIT)
