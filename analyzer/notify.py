@@ -3,7 +3,7 @@
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from time import time as wall_clock
@@ -69,8 +69,10 @@ class Outbox:
         self.filled = threading.Event()
         """Set when there is something new to deliver."""
 
-    def notifications(self, alerts: Iterable[Alert]) -> list[Notification]:
-        """Return the notifications due for these alerts, to be saved together with them; none for what is not firing."""
+    def notifications(self, alert: Alert) -> list[Notification]:
+        """Return the notifications due for an alert, to be saved together with it; none unless it is firing."""
+        if alert.state is not AlertState.FIRING or alert.severity.rank < self.least.rank:
+            return []
         made = [
             Notification(
                 id=derived_id("notification", alert.id, channel),
@@ -80,8 +82,6 @@ class Outbox:
                 body=notification_body(alert),
                 next_attempt_at=alert.created_at,
             )
-            for alert in alerts
-            if alert.state is AlertState.FIRING and alert.severity.rank >= self.least.rank
             for channel in self.channels
         ]
         if made:
