@@ -116,12 +116,15 @@ def watch(
         )
     opened = store if isinstance(store, Store) else _open(settings.store)
     record, segment, start_step = _begin(opened, run, settings.project, resume, tags, facts_about(watched))
+    engine = Engine(record.id, rule_set)
+    if resume is not None and opened is not None:
+        engine.adopt(opened.alerts(record))
     faults = Faults()
     return Monitor(
         watched,
         Collector(watched, optimizers, chosen, governor, faults),
         faults,
-        Engine(record.id, rule_set),
+        engine,
         record,
         store=opened,
         reopen=lambda: open_store(settings.store),

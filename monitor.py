@@ -76,7 +76,7 @@ class Monitor:
             run,
             segment,
             analyze=self._analyze,
-            notifications=lambda alert: outbox.notifications([alert]),
+            notifications=outbox.notifications,
             on_trouble=_say_trouble,
         )
         self._courier = Courier(outbox, store) if channels and store is not None else None
@@ -162,11 +162,17 @@ class Monitor:
         self.collector.stop()
         for root in self._model.roots.values():
             _watched.pop(root, None)
+        self.faults.run("last alerts", self._settle_alerts)
         self._writer.close(timeout=10.0, status=status)
         if self._courier is not None:
             self._courier.close(timeout=5.0)
         if self._owns_store and self._writer.store is not None:
             self._writer.store.close()
+
+    def _settle_alerts(self) -> None:
+        """Save what open alerts have not reported yet; the engine is idle once everything put was written."""
+        if self._writer.flush(timeout=5.0) and self._writer.store is not None:
+            self._writer.store.save_alerts(self._engine.finish(time.time()))
 
     def abandon(self) -> None:
         """Forget the writer thread and the store's connections: a forked child must not touch its parent's."""

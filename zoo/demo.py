@@ -77,6 +77,7 @@ def run_demo(
     def say(line: str) -> None:
         print(line, file=sys.stderr if json else sys.stdout, flush=True)
 
+    open_store(url).close()  # so that the page finds it
     say(f"{chosen.name}: {chosen.title}")
     with contextlib.ExitStack() as stack:
         page = stack.enter_context(LivePage(url, port))

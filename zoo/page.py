@@ -30,7 +30,7 @@ class LivePage:
         self._was_up = False
 
     def __enter__(self) -> "LivePage":
-        command = [sys.executable, "-P", "-m", "foreshock.cli", "dashboard", "--store", self._store, "--port", str(self.port)]
+        command = [sys.executable, "-P", "-m", "foreshock", "dashboard", "--store", self._store, "--port", str(self.port)]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
         return self
 

@@ -19,7 +19,7 @@ ON_THE_PAGE = re.compile(r"Live page: (http://127\.0\.0\.1:\d+/)")
 def demo(folder: Path, *arguments: str) -> tuple[dict[str, Any], list[str], int]:
     """Run ``foreshock demo --json`` to its end; return the summary, what it said, and the status of the page while it trained."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FORESHOCK_")}
-    command = [sys.executable, "-P", "-m", "foreshock.cli", "demo", "--exit", "--no-browser", "--json", *arguments]
+    command = [sys.executable, "-P", "-m", "foreshock", "demo", "--exit", "--no-browser", "--json", *arguments]
     process = subprocess.Popen(
         command,
         cwd=folder,
@@ -41,6 +41,8 @@ def demo(folder: Path, *arguments: str) -> tuple[dict[str, Any], list[str], int]
                 page = answer.status
     assert process.wait(60) == 0, "".join(said)
     reader.join(10)
+    process.stdout.close()
+    process.stderr.close()
     return json.loads(out[0]), said, page
 
 
