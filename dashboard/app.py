@@ -5,6 +5,7 @@ from typing import Any
 
 import dash
 from dash import ClientsideFunction, Input, Output, State
+from dash.backends._fastapi import FastAPIDashServer
 from fastapi import FastAPI
 from starlette.responses import JSONResponse
 
@@ -15,6 +16,7 @@ from .live import Showings, attend
 from .pages.frame import frame
 from .router import route
 from .security import Guard, content_security_policy
+from .source import StoreSource
 from .wiring import live_sections
 
 _INDEX = """<!DOCTYPE html>
@@ -37,16 +39,25 @@ _INDEX = """<!DOCTYPE html>
 </html>"""
 
 
-def build_app(store: Store) -> dash.Dash:
+class _Backend(FastAPIDashServer):
+    """Dash's FastAPI back end, without FastAPI's own pages of documentation: they load scripts from elsewhere."""
+
+    @staticmethod
+    def create_app(name: str = "foreshock", config: dict[str, Any] | None = None) -> FastAPI:
+        """Return a bare application. (Handing Dash an application instead would make it import Flask to compare.)"""
+        return FastAPI(title=name, version=__version__, openapi_url=None, docs_url=None, redoc_url=None)
+
+
+def build_app(store: Store | StoreSource) -> dash.Dash:
     """Return the dashboard over a store. ``build_app(store).server`` is the ASGI application.
 
     It keeps nothing about its readers but the loops that push to open tabs, so that any number of readers and of server processes
     may use one store. The store stays the caller's, to be closed after the server has stopped.
     """
-    server = FastAPI(title="foreshock", version=__version__, openapi_url=None, docs_url=None, redoc_url=None)
+    source = StoreSource(store) if isinstance(store, Store) else store
     app = dash.Dash(
         __name__,
-        server=server,  # type: ignore[arg-type] # Dash takes an ASGI application too
+        backend=_Backend,
         assets_folder=str(Path(__file__).parent / "assets"),
         assets_ignore=r"theme\.js",
         title="foreshock",
@@ -60,14 +71,14 @@ def build_app(store: Store) -> dash.Dash:
         meta_tags=[{"name": "viewport", "content": "width=device-width, initial-scale=1"}],
     )
     app.layout = frame()
-    _health(server)
-    route(app, store)
-    decide(app, store)
+    _health(app.server)
+    route(app, source)
+    decide(app, source)
     _in_the_browser(app)
     showings = Showings()
     attend(app, showings)
-    live_sections(app, store, showings)
-    server.add_middleware(Guard, policy=lambda: content_security_policy(list(app.csp_hashes())))
+    live_sections(app, source, showings)
+    app.server.add_middleware(Guard, policy=lambda: content_security_policy(list(app.csp_hashes())))
     # Dash collects the assets with the first request of "/": too late for a reader who comes by a run's address.
     app._setup_server()  # type: ignore[no-untyped-call]
     return app

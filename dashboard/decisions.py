@@ -9,11 +9,12 @@ import dash
 from dash import ALL, MATCH, Input, Output, State
 from dash.exceptions import PreventUpdate
 
-from ..storage.base import Store, StoreError
+from ..storage.base import StoreError
 from ..storage.records import AlertState
+from .source import StoreSource
 
 
-def decide(app: dash.Dash, store: Store) -> None:
+def decide(app: dash.Dash, source: StoreSource) -> None:
     """Register the callbacks of the buttons Acknowledge and Resolve. The card changes with the next push, within half a second."""
 
     @app.callback(
@@ -27,7 +28,7 @@ def decide(app: dash.Dash, store: Store) -> None:
         if not chosen or not any(clicks):
             raise PreventUpdate
         try:
-            await asyncio.to_thread(record, store, note["alert"], AlertState(chosen["state"]))
+            await asyncio.to_thread(record, source, note["alert"], AlertState(chosen["state"]))
         except KeyError:
             return "This alert is no longer in the store."
         except StoreError as error:
@@ -35,9 +36,9 @@ def decide(app: dash.Dash, store: Store) -> None:
         return "Saved."
 
 
-def record(store: Store, alert_id: str, state: AlertState) -> None:
+def record(source: StoreSource, alert_id: str, state: AlertState) -> None:
     """Write a decision under the name of the user who runs the dashboard."""
-    store.set_alert_state(alert_id, state, at=time.time(), by=_user())
+    source().set_alert_state(alert_id, state, at=time.time(), by=_user())
 
 
 def _user() -> str:

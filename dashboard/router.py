@@ -9,9 +9,10 @@ from dash.development.base_component import Component
 
 from ..storage.base import Store, StoreError, UnknownRunError
 from .paths import order_of, run_of, view_of
+from .source import StoreSource
 
 
-def route(app: dash.Dash, store: Store) -> None:
+def route(app: dash.Dash, source: StoreSource) -> None:
     """Register the callback that fills the page when the address changes.
 
     A run's page keeps its own query (layer, signals) up to date in the browser, without passing here.
@@ -19,7 +20,7 @@ def route(app: dash.Dash, store: Store) -> None:
 
     @app.callback(Output("page", "children"), Input("url", "pathname"), Input("url", "search"))
     async def show(path: str | None, search: str | None) -> Component:
-        return await asyncio.to_thread(page_at, store, path, search)
+        return await asyncio.to_thread(lambda: page_at(source(), path, search))
 
 
 def page_at(store: Store, path: str | None, search: str | None) -> Component:

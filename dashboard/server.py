@@ -1,16 +1,13 @@
 """Serve the dashboard: one process, until it is told to stop."""
 
+import gc
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
-import uvicorn
-
 from ..storage.base import Store
-from .app import build_app
 from .security import LOOPBACK
-
-_GRACE = 3  # seconds that open pages get at the end
+from .source import StoreSource
 
 Announce = Callable[[str], None]
 
@@ -19,46 +16,45 @@ class AddressError(ValueError):
     """The dashboard cannot listen at the address asked for; the message says what would do."""
 
 
-class _Server(uvicorn.Server):
-    """A server that says when it listens, and for which SIGINT and SIGTERM are orders to end well, not to die by."""
-
-    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._announce = announce
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self._announce()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        with super().capture_signals():
-            yield
-            self._captured_signals.clear()  # uvicorn would raise them again, after having stopped as they asked
-
-
-def serve(store: Store, host: str = "127.0.0.1", port: int = 8050, *, announce: Announce | None = None) -> None:
+def serve(
+    store: Store | Callable[[], Store], host: str = "127.0.0.1", port: int = 8050, *, announce: Announce | None = None
+) -> None:
     """Serve the dashboard over a store until SIGINT or SIGTERM; blocks.
 
     Args:
+        store: A store, which stays the caller's; or a function that opens one, which is called while the first page is served
+            already (a quarter sooner), and whose store is closed at the end.
         host: A loopback address. Others are refused as long as the page has no log-in.
         port: 0 takes a free one.
-        announce: Called with the page's URL once it can be opened; by default the URL is printed.
+        announce: Called with the page's URL once the page can be used; by default the URL is printed.
 
     Raises:
         AddressError: not a loopback address, or the port is taken.
+        StoreError: what the function that opens the store raised.
     """
-    with closing(_listen(host, port)) as listener:
+    source = StoreSource(store)
+    with closing(_listen(host, port)) as listener, closing(source):
         url = _url(listener)
-        config = uvicorn.Config(
-            build_app(store).server,
-            log_level="warning",
-            access_log=False,
-            ws="websockets-sansio",
-            timeout_graceful_shutdown=_GRACE,
-        )
-        _Server(config, lambda: (announce or _print_url)(url)).run(sockets=[listener])
+        with _no_collection():
+            from .app import build_app
+            from .listening import Listener
+
+            server = Listener(build_app(source).server, source, lambda: (announce or _print_url)(url))
+        server.run(sockets=[listener])
+        if server.failure is not None:
+            raise server.failure
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Pause the garbage collector: a tenth of the time of large imports, which leave no garbage."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -66,7 +62,8 @@ def _listen(host: str, port: int) -> socket.socket:
     if host not in LOOPBACK:
         raise AddressError(
             f"Cannot serve the dashboard at {host!r}: it has no log-in yet, so only this machine may open it "
-            f"({', '.join(LOOPBACK)}). From another machine use an SSH tunnel: ssh -L 8050:127.0.0.1:8050 HOST, then open http://127.0.0.1:8050."
+            f"({', '.join(LOOPBACK)}). From another machine use an SSH tunnel: ssh -L 8050:127.0.0.1:8050 HOST, "
+            "then open http://127.0.0.1:8050."
         )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)

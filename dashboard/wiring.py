@@ -6,17 +6,17 @@ from typing import Any
 import dash
 from dash import Input, State
 
-from ..storage.base import Store
 from .live import Section, Showings, follow
+from .source import StoreSource
 
 
-def live_sections(app: dash.Dash, store: Store, showings: Showings) -> None:
+def live_sections(app: dash.Dash, source: StoreSource, showings: Showings) -> None:
     """Register every live section of both pages."""
     run, module = Input("run", "data"), Input("module", "value")
     signal, compare = Input("signal", "value"), Input("compare", "value")
 
     def section(name: str, place: str, *inputs: Input | State, page: str = "run-page") -> None:
-        follow(app, showings, name, *inputs, make=_maker(name, store), page=page, place=place)
+        follow(app, showings, name, *inputs, make=_maker(name, source), page=page, place=place)
 
     section("overview", "runs", Input("order", "data"), page="overview")
     section("head", "verdict", run)
@@ -31,11 +31,11 @@ def live_sections(app: dash.Dash, store: Store, showings: Showings) -> None:
     section("overhead", "overhead", run)
 
 
-def _maker(name: str, store: Store) -> Callable[..., Section]:
+def _maker(name: str, source: StoreSource) -> Callable[..., Section]:
     def make(*values: Any) -> Section:
         from . import factory  # numpy and the figures come with the first page, not before the server listens
 
-        section: Section = getattr(factory, name)(store, *values)
+        section: Section = getattr(factory, name)(source(), *values)
         return section
 
     return make

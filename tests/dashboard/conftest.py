@@ -24,7 +24,16 @@ CHROMIUM = [
     "--disable-component-update",
     "--disable-sync",
 ]
-SERVE = "import sys; from foreshock.storage import open_store; from foreshock.dashboard.server import serve; serve(open_store(sys.argv[1]), port=0)"
+SERVE = """
+import sys
+from foreshock.dashboard.server import serve
+
+def opener():
+    from foreshock.storage import open_store
+    return open_store(sys.argv[1], create=False)
+
+serve(opener, port=int(sys.argv[2]))
+"""
 
 
 def _simulated_runs() -> ModuleType:
@@ -66,10 +75,10 @@ def until() -> Callable[..., Any]:
 
 
 @contextmanager
-def serving(store_url: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def serving(store_url: str, port: int = 0) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """A dashboard in a process of its own: (its URL, the process)."""
     process = subprocess.Popen(
-        [sys.executable, "-P", "-c", SERVE, store_url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-P", "-c", SERVE, store_url, str(port)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
         assert process.stdout is not None

@@ -14,7 +14,7 @@ import pytest
 from foreshock.storage import open_store
 from foreshock.storage.base import Store
 from foreshock.storage.records import AlertState, RunStatus
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 HOSTILE = "<script>alert('run')</script>\"'"
 HOSTILE_LAYERS = ["<img src=x onerror=alert(1)>", "a&b<b>bold</b>"]
@@ -171,10 +171,13 @@ def test_a_run_grows_before_the_readers_eyes(
     until(lambda: tab.evaluate(columns) > wide)
     expect(tab.locator("#alerts")).to_contain_text("No alerts")
 
-    hide = "Object.defineProperty(document, 'visibilityState', {{value: '{0}', configurable: true}}); document.dispatchEvent(new Event('visibilitychange'))"
-    tab.evaluate(hide.format("hidden"))
+    hide = """value => {
+        Object.defineProperty(document, 'visibilityState', {value, configurable: true});
+        document.dispatchEvent(new Event('visibilitychange'));
+    }"""
+    tab.evaluate(hide, "hidden")
     asleep = until(lambda: _unchanged(tab, site, until))
-    tab.evaluate(hide.format("visible"))
+    tab.evaluate(hide, "visible")
     until(lambda: points(tab, "loss") >= asleep + 30)
     steps = tab.evaluate("document.querySelector('#loss .js-plotly-plot').data[3].x")
     assert steps == list(range(len(steps))), "what was written while the tab was hidden is there too"
@@ -270,35 +273,21 @@ def test_an_empty_store_says_how_to_begin_and_notices_the_first_run(
     store.close()
 
 
-def test_a_page_comes_back_with_its_server(browser, tmp_path: Path, simulated: ModuleType, until: Callable[..., Any]) -> None:
+def test_a_page_comes_back_with_its_server(
+    browser: Browser, tmp_path: Path, simulated: ModuleType, serve_store: Any, until: Callable[..., Any]
+) -> None:
     """Not with the ``tab`` fixture: a browser rightly complains of a server that is gone."""
-    store = open_store(f"sqlite:///{tmp_path / 'runs.db'}")
+    url = f"sqlite:///{tmp_path / 'runs.db'}"
+    store = open_store(url)
     run = simulated.begin_run(store, "survivor")
     simulation = simulated.Simulation(failing=False)
     simulated.write_steps(store, run.id, simulation, 0, 50)
-    script = (
-        "import sys; from foreshock.storage import open_store; from foreshock.dashboard.server import serve; "
-        "serve(open_store(sys.argv[1]), port=int(sys.argv[2]))"
-    )
-
-    def server(port: int) -> tuple[subprocess.Popen[str], str]:
-        command = [sys.executable, "-P", "-c", script, f"sqlite:///{tmp_path / 'runs.db'}", str(port)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        return process, "http://" + process.stdout.readline().split("http://")[1].split()[0]
-
-    process, base = server(0)
-    try:
-        tab = browser.new_page()
+    tab = browser.new_page()
+    with serve_store(url) as (base, _):
         tab.goto(f"{base}/run/{run.id}")
         drawn(tab, "loss")
-        process.terminate()
-        process.communicate(timeout=20)
-        simulated.write_steps(store, run.id, simulation, 50, 90)
-        process, _ = server(int(base.rsplit(":", 1)[1]))
+    simulated.write_steps(store, run.id, simulation, 50, 90)
+    with serve_store(url, port=int(base.rsplit(":", 1)[1])):
         until(lambda: points(tab, "loss") == 90, timeout=30)
         tab.close()
-    finally:
-        process.terminate()
-        process.communicate(timeout=20)
-        store.close()
+    store.close()

@@ -13,7 +13,7 @@ import pytest
 from foreshock.dashboard.security import is_local
 from foreshock.dashboard.server import AddressError, serve
 from foreshock.storage import open_store
-from foreshock.storage.base import Store
+from foreshock.storage.base import Store, StoreError
 
 
 @pytest.fixture
@@ -86,10 +86,17 @@ def test_local_names(host: str, local: bool) -> None:
     assert is_local(host) is local
 
 
-def test_neither_torch_nor_what_is_slow_is_imported_before_the_first_page(url: str) -> None:
+def test_a_store_that_cannot_be_opened_ends_the_server_with_the_reason(tmp_path: Path) -> None:
+    announced: list[str] = []
+    with pytest.raises(StoreError, match=r"missing\.db"):
+        serve(lambda: open_store(f"sqlite:///{tmp_path / 'missing.db'}", create=False), port=0, announce=announced.append)
+    assert announced == []
+
+
+def test_neither_torch_nor_what_is_slow_is_imported_before_the_first_page() -> None:
     script = (
-        "import sys; from foreshock.storage import open_store; from foreshock.dashboard.app import build_app; "
-        f"build_app(open_store({url!r})); print([name for name in ('torch', 'pandas', 'scipy', 'alembic') if name in sys.modules])"
+        "import sys; from foreshock.dashboard import app, listening, source; app.build_app(source.StoreSource(lambda: None)); "
+        "print([name for name in ('torch', 'pandas', 'numpy', 'scipy', 'alembic', 'sqlalchemy', 'flask') if name in sys.modules])"
     )
     said = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "[]"

@@ -1,0 +1,39 @@
+"""The store behind the pages, which may still be being opened while the first page is served."""
+
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from ..storage.base import Store
+
+
+class StoreSource:
+    """Gives the store to whoever asks, as soon as there is one.
+
+    Args:
+        store: A store, or a function that opens one. The function is called by ``open``, once.
+    """
+
+    def __init__(self, store: Store | Callable[[], Store]) -> None:
+        self._opener = None if isinstance(store, Store) else store
+        self._opened: Future[Store] = Future()
+        if isinstance(store, Store):
+            self._opened.set_result(store)
+
+    def open(self) -> None:
+        """Open the store. What goes wrong is raised here, and for all who wait."""
+        if self._opener is None:
+            return
+        try:
+            self._opened.set_result(self._opener())
+        except BaseException as error:
+            self._opened.set_exception(error)
+            raise
+
+    def __call__(self) -> Store:
+        """Return the store; waits while it is being opened, so never call this on the event loop's thread."""
+        return self._opened.result()
+
+    def close(self) -> None:
+        """Close the store if it was opened here."""
+        if self._opener is not None and self._opened.done() and self._opened.exception() is None:
+            self._opened.result().close()
