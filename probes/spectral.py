@@ -4,8 +4,8 @@ For ``y = x W^T`` and the principal right singular vector v_1 of W, a token's al
 differs from token to token, the contributions of a step to sigma_1 cancel; once nearly all tokens share one sign they add up,
 sigma_1 grows step after step, outputs align with u_1, representations collapse, and the loss explodes.
 
-Cost: per layer 5 reads of the weight (two iterations and the Ritz step, see subspace.py) and a matrix-vector product with at
-most 256 tokens. Memory: 2 * in floats a layer.
+Cost: per layer 7 reads of the weight (three iterations and the Ritz step, see subspace.py) and a matrix-vector product with at
+most 256 tokens. Memory: 2 * in floats a layer, 8 * in while a sample is prepared.
 """
 
 from collections.abc import Iterator
@@ -27,9 +27,9 @@ TOKENS = 256
 BINS = 64
 # Range of asinh(sqrt(d) * SA): random tokens lie within +-1.8, a fully aligned one at d = 16,384 reaches 5.6.
 HISTOGRAM_RANGE = 6.0
-# Passes over the weight at a layer's first samples, from a random start, and once warm.
-ITERATIONS_COLD = (64, 4, 4)
-ITERATIONS_WARM = 2
+# Passes over the weight at a layer's first samples, from a random start and while weights move fastest, and from then on.
+ITERATIONS_COLD = (16, *[4] * 9)
+ITERATIONS_WARM = 3
 
 _WEIGHT_SIGNALS = ("weight.spectral_norm", "spectral_alignment.gap", "spectral_alignment.turn")
 _ALIGNMENT_SIGNALS = tuple(
