@@ -16,8 +16,9 @@ _RMS_OF_ROUNDING = 0.425
 _FLOAT32_ROUNDOFF = 2.0**-24
 # Rows with fewer keys than this have a low entropy for no reason of the model's.
 _KEYS_FOR_ENTROPY = 8
-# exp() of this is 0 in float32, and 0 times it is still 0, which 0 times -inf is not.
-_FAR_BELOW = -1e4
+# What masked and far-off scores are raised to, below the row's highest: exp() of it is 1.6e-38, nothing beside 1, and still a normal
+# number. Underflow would cost a CPU forty times the time, and 0 times -inf would be NaN in the entropy.
+_FAR_BELOW = -87.0
 _TINY = torch.finfo(torch.float32).tiny
 
 
@@ -141,4 +142,5 @@ def key_shift_statistics(
 
 
 def _per_query_head(x_BGSD: Tensor, q_BHRD: Tensor) -> Tensor:
-    return x_BGSD.repeat_interleave(q_BHRD.shape[1] // x_BGSD.shape[1], 1)
+    heads, groups = q_BHRD.shape[1], x_BGSD.shape[1]
+    return x_BGSD if heads == groups else x_BGSD.repeat_interleave(heads // groups, 1)
