@@ -16,9 +16,9 @@ _RMS_OF_ROUNDING = 0.425
 _FLOAT32_ROUNDOFF = 2.0**-24
 # Rows with fewer keys than this have a low entropy for no reason of the model's.
 _KEYS_FOR_ENTROPY = 8
-# What masked and far-off scores are raised to, below the row's highest: exp() of it is 1.6e-38, nothing beside 1, and still a normal
-# number. Underflow would cost a CPU forty times the time, and 0 times -inf would be NaN in the entropy.
-_FAR_BELOW = -87.0
+# What masked and far-off scores are raised to, below the row's highest. exp() of it, 4e-18, is nothing beside 1 in float32, and its
+# square is still a normal number: underflow costs a CPU forty times the time, and 0 times -inf would be NaN in the entropy.
+_FAR_BELOW = -40.0
 _TINY = torch.finfo(torch.float32).tiny
 
 
