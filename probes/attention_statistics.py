@@ -16,9 +16,9 @@ _RMS_OF_ROUNDING = 0.425
 _FLOAT32_ROUNDOFF = 2.0**-24
 # Rows with fewer keys than this have a low entropy for no reason of the model's.
 _KEYS_FOR_ENTROPY = 8
-# What masked and far-off scores are raised to, below the row's highest. exp() of it, 4e-18, is nothing beside 1 in float32, and its
+# What masked and far-off scores are raised to, below the row's highest. exp() of it, 9e-14, is nothing beside 1 in float32, and its
 # square is still a normal number: underflow costs a CPU forty times the time, and 0 times -inf would be NaN in the entropy.
-_FAR_BELOW = -40.0
+_FAR_BELOW = -30.0
 _TINY = torch.finfo(torch.float32).tiny
 
 
@@ -121,6 +121,9 @@ def key_shift_statistics(
         grad_out: (B, H, R, D), gradient of the output in the sampled rows, float32.
     """
     v = _per_query_head(sample.v, sample.q)
+    # Both statistics are ratios: scaled to 1, gradients of any size square without underflow.
+    size = grad_out.abs().amax().clamp_min(_TINY)
+    grad_out, norm, shift = grad_out / size, gradient.norm / size, gradient.shift / size
     delta_BHR1 = (grad_out * sample.out).sum(-1, keepdim=True)
     ds_BHRS = rows.p * (grad_out @ v.transpose(-2, -1) - delta_BHR1)
     # Errors are taken as independent, so variances add. First that of each row's sum of dS: the rounding of dS itself, and what
@@ -132,11 +135,11 @@ def key_shift_statistics(
     row_BHR = relative * ds_BHRS.square().sum(-1) + _FLOAT32_ROUNDOFF**2 * dots
     # Then what it does to dK. Sampled rows stand for all rows; query heads that share keys add.
     through_q = (row_BHR * sample.q.square().sum(-1)).sum(-1) * (sample.scale**2 / sample.row_share)
-    through_q = through_q.reshape(through_q.shape[0], gradient.norm.shape[1], -1).sum(-1)
-    expected = (through_q + (unit * gradient.norm).square()).sqrt()
-    left = gradient.shift.norm(dim=-1)
+    through_q = through_q.reshape(through_q.shape[0], norm.shape[1], -1).sum(-1)
+    expected = (through_q + (unit * norm).square()).sqrt()
+    left = shift.norm(dim=-1)
     return {
-        "key_shift_residual": (left / gradient.norm.clamp_min(_TINY)).mean(0),
+        "key_shift_residual": (left / norm.clamp_min(_TINY)).mean(0),
         "key_shift_excess": (left / expected.clamp_min(_TINY)).mean(0),
     }
 
