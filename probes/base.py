@@ -41,20 +41,36 @@ def unguarded(work: Callable[[], None]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Scalars:
-    """Measured values: ``values[i]``, a float tensor of shape (len(keys),) on any device, belongs to ``keys[i]``."""
+    """Measured values: ``values[i]``, a float tensor of shape (len(keys),) on any device, belongs to ``keys[i]``.
+
+    Raises:
+        ValueError: there are not as many values as keys.
+    """
 
     keys: tuple[SeriesKey, ...]
     values: Tensor
 
+    def __post_init__(self) -> None:
+        if self.values.shape != (len(self.keys),):
+            raise ValueError(f"{len(self.keys)} keys need values of shape ({len(self.keys)},), got {tuple(self.values.shape)}")
+
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Histograms: ``counts`` of shape (len(keys), bins) over equal bins of [low, high]; outliers lie in the end bins."""
+    """Histograms: ``counts`` of shape (len(keys), bins) over equal bins of [low, high]; outliers lie in the end bins.
+
+    Raises:
+        ValueError: there are not as many rows of counts as keys.
+    """
 
     keys: tuple[SeriesKey, ...]
     low: float
     high: float
     counts: Tensor
+
+    def __post_init__(self) -> None:
+        if self.counts.dim() != 2 or len(self.counts) != len(self.keys):
+            raise ValueError(f"{len(self.keys)} keys need counts of shape ({len(self.keys)}, bins), got {tuple(self.counts.shape)}")
 
 
 class Probe(ABC):

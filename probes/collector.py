@@ -148,9 +148,9 @@ class Collector:
         blocks: list[Scalars | Counts] = []
         for probe in self.probes:
             source = _source(probe)
-            if self._faults.is_off(source):
-                continue
-            self._faults.run(source, lambda probe=probe: blocks.extend(list(probe.collect(step))))  # type: ignore[misc]
+            if not self._faults.is_off(source):
+                self._faults.run(source, lambda probe=probe: blocks.extend(list(probe.collect(step))))  # type: ignore[misc]
+            # Also if its hooks have just had it switched off: they are still in the model.
             self._faults.run(source, probe.disarm)
             if self._faults.count(source) == self._faults_before[source]:
                 self._faults.succeeded(source)

@@ -47,6 +47,8 @@ class Governor:
     def plain_step(self, times: tuple[float, float]) -> None:
         """Account for a step that was not sampled: its whole time, and what the monitor itself took of it, in seconds."""
         self._noted.append(times)
+        if len(self._noted) > LONGEST_INTERVAL:  # a fixed cadence may be longer, or never
+            self._sum_up()
 
     def sampled_step(self, seconds: float, own: float) -> None:
         """Account for a sampled step and set the next interval."""

@@ -1,8 +1,9 @@
 """The global gradient norm at every step, before and after clipping, at next to no cost.
 
 Whoever clips computes the norm anyway: ``torch.nn.utils.clip_grad_norm_`` calls two helpers of its own module, and these are what
-is wrapped, so that it does not matter how the user imported the function. Where nothing is clipped, one fused norm over the
-gradients runs in the optimizer's step pre-hook. Gradients changed by ``clip_grad_value_`` or by hand are seen as changed.
+is wrapped, so that it does not matter how the user imported the function. Where nothing is clipped, or by another norm, or with
+parameters of others, one fused norm over our gradients is taken, before the clip or in the optimizer's step pre-hook. Gradients
+changed by ``clip_grad_value_`` or by hand are seen as changed; of several clips of a parameter the first of the step is seen.
 """
 
 import math
@@ -21,32 +22,36 @@ from torch.utils.hooks import RemovableHandle
 
 from .base import Guard
 
-Norm = tuple[float | Tensor, float]
-"""The norm of some gradients, and what it is clipped to (inf: not at all)."""
+Norm = tuple[float | Tensor, float | Tensor, float]
+"""The 2-norm of some gradients, the norm a clip judged them by, and what it clipped that to (inf: not at all)."""
 
 
 def joined(norms: list[Norm]) -> tuple[float | Tensor, float | Tensor] | None:
     """Return the norm over all of a step's gradients before and after clipping; None where no optimizer stepped.
 
-    Clipping makes |g| to |g| * min(max_norm / (|g| + 1e-6), 1); a norm that is not finite stays so.
+    Clipping scales gradients by min(max_norm / (norm judged + 1e-6), 1); a norm that is not finite stays so.
     """
     if not norms:
         return None
     before: list[float] = []
     after: list[float] = []
-    for norm, limit in norms:
-        if isinstance(norm, Tensor):
+    for norm, judged, limit in norms:
+        if isinstance(norm, Tensor) or isinstance(judged, Tensor):
             return _joined_on_device(norms)
         before.append(norm)
-        after.append(norm * min(1.0, limit / (norm + 1e-6)) if math.isfinite(norm) else math.nan if math.isfinite(limit) else norm)
+        if limit == math.inf:
+            after.append(norm)
+        else:
+            after.append(norm * min(1.0, limit / (judged + 1e-6)) if math.isfinite(judged) else math.nan)
     return math.hypot(*before), math.hypot(*after)
 
 
 def _joined_on_device(norms: list[Norm]) -> tuple[Tensor, Tensor]:
-    device = next(norm.device for norm, _ in norms if isinstance(norm, Tensor))
-    before = torch.stack([torch.as_tensor(norm, device=device, dtype=torch.float32) for norm, _ in norms])
-    limits = torch.tensor([limit for _, limit in norms]).to(device, non_blocking=True)
-    return before.norm(), (before * torch.clamp(limits / (before + 1e-6), max=1.0)).norm()
+    device = next(norm.device for both in norms for norm in both[:2] if isinstance(norm, Tensor))
+    before, judged = (torch.stack([torch.as_tensor(both[i], device=device, dtype=torch.float32) for both in norms]) for i in (0, 1))
+    limits = torch.tensor([limit for _, _, limit in norms]).to(device, non_blocking=True)
+    scales = torch.where(limits.isinf(), 1.0, torch.clamp(limits / (judged + 1e-6), max=1.0))
+    return before.norm(), (before * scales).norm()
 
 
 class GradientNorm:
@@ -93,22 +98,36 @@ class GradientNorm:
             self._handles.pop().remove()
         _unlisten(self)
 
-    def on_clip(self, parameters: list[Tensor], total: Tensor, max_norm: float) -> None:
-        """Note a call of ``clip_grad_norm_`` that found ``total`` as the 2-norm of the gradients of ``parameters``."""
-        if len(parameters) == len(self._parameters) and parameters[0] is self._parameters[0]:
-            self._clipped_all = True
+    def on_clip(self, parameters: list[Tensor], total: Tensor, euclidean: bool, max_norm: float) -> None:
+        """Note a call of ``clip_grad_norm_`` before it scales.
+
+        Args:
+            parameters: whose gradients are clipped.
+            total: their norm.
+            euclidean: it is the 2-norm.
+            max_norm: what it is clipped to.
+        """
+        if self._clipped_all:
+            return
+        if euclidean and self._parameters and len(parameters) == len(self._parameters) and parameters[0] is self._parameters[0]:
+            self._clipped_all = not self._clipped_ids
+        if self._clipped_all:
+            norm = total
         else:
-            ours = [p for p in parameters if id(p) in self._ids]
-            if len(ours) != len(parameters) or not ours:
+            clipped = [p for p in parameters if p.grad is not None]
+            ours = [p for p in clipped if id(p) in self._ids and id(p) not in self._clipped_ids]
+            if not ours:
                 return
             self._clipped_ids.update(map(id, ours))
-        self._note(total, max_norm)
+            norm = total if euclidean and len(ours) == len(clipped) else _norm_of([p.grad for p in ours if p.grad is not None])
+        self._note(norm, total, max_norm)
 
-    def _note(self, norm: Tensor, max_norm: float) -> None:
-        if norm.is_cpu:
-            self._norms.append((norm.item(), max_norm))  # in host memory already: nothing is waited for
+    def _note(self, norm: Tensor, judged: Tensor, max_norm: float) -> None:
+        if norm.is_cpu and judged.is_cpu:
+            value = norm.item()  # in host memory already: nothing is waited for
+            self._norms.append((value, value if judged is norm else judged.item(), max_norm))
         else:
-            self._norms.append((norm.detach(), max_norm))
+            self._norms.append((norm.detach(), judged.detach(), max_norm))
             self.on_device = True
 
     def _on_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -130,8 +149,22 @@ class GradientNorm:
             for p in group["params"]
             if p.grad is not None and id(p) in self._ids and id(p) not in self._clipped_ids
         ]
-        if grads:
-            self._note(nn.utils.get_total_norm(grads), math.inf)
+        if not grads:
+            return
+        norm = _norm_of(grads)
+        scale = getattr(optimizer, "grad_scale", None)
+        if scale is not None:  # a fused optimizer under GradScaler takes scaled gradients and divides by itself
+            norm = norm / scale.to(norm.device)
+        self._note(norm, norm, math.inf)
+
+
+@torch.no_grad()
+def _norm_of(grads: list[Tensor]) -> Tensor:
+    """Return the 2-norm over all of ``grads``, 0-d."""
+    try:
+        return nn.utils.get_total_norm(grads)
+    except NotImplementedError:  # sparse ones, of an embedding say, have no norm of their own
+        return nn.utils.get_total_norm([grad.coalesce().values() if grad.is_sparse else grad for grad in grads])
 
 
 _listeners: "weakref.WeakSet[GradientNorm]" = weakref.WeakSet()
@@ -143,35 +176,43 @@ _last_total = threading.local()
 def _listen(listener: GradientNorm) -> None:
     with _lock:
         _listeners.add(listener)
-        if not _originals:
-            for name, wrapper in (("_get_total_norm", _get_total_norm), ("_clip_grads_with_norm_", _clip_grads_with_norm_)):
-                original = getattr(clip_grad, name, None)
-                if original is None:  # another torch version: norms are then those the optimizer sees
-                    return
-                _originals[name] = original
+        if not all(hasattr(clip_grad, name) for name in _WRAPPERS):  # another torch version: norms are those the optimizer sees
+            return
+        for name, wrapper in _WRAPPERS.items():
+            if name not in _originals:
+                _originals[name] = getattr(clip_grad, name)
                 setattr(clip_grad, name, wrapper)
 
 
 def _unlisten(listener: GradientNorm) -> None:
     with _lock:
         _listeners.discard(listener)
-        if not _listeners and _originals:
-            for name, wrapper in (("_get_total_norm", _get_total_norm), ("_clip_grads_with_norm_", _clip_grads_with_norm_)):
-                # Another tool may have wrapped it after us: then our wrapper stays, and passes everything through.
-                if getattr(clip_grad, name) is wrapper:
-                    setattr(clip_grad, name, _originals.pop(name))
+        if _listeners:
+            return
+        for name, wrapper in _WRAPPERS.items():
+            # Another tool may have wrapped it after us: then our wrapper stays, and passes everything through.
+            if getattr(clip_grad, name, None) is wrapper:
+                setattr(clip_grad, name, _originals.pop(name))
 
 
 def _get_total_norm(tensors: Any, norm_type: float = 2.0, *args: Any, **kwargs: Any) -> Tensor:
     total: Tensor = _originals["_get_total_norm"](tensors, norm_type, *args, **kwargs)
     if not torch.compiler.is_compiling():
-        _last_total.value = total if norm_type == 2.0 else None
+        _last_total.value = total, float(norm_type) == 2.0
     return total
 
 
 def _clip_grads_with_norm_(parameters: Any, max_norm: float, total_norm: Tensor, *args: Any, **kwargs: Any) -> None:
-    if not torch.compiler.is_compiling() and getattr(_last_total, "value", None) is total_norm:
-        for listener in list(_listeners):
-            listener.guard(partial(listener.on_clip, list(parameters), total_norm, float(max_norm)))
+    if not torch.compiler.is_compiling():
+        total, euclidean = getattr(_last_total, "value", None) or (None, False)
+        if total is total_norm:
+            for listener in list(_listeners):
+                listener.guard(partial(listener.on_clip, list(parameters), total_norm, euclidean, float(max_norm)))
         _last_total.value = None
     _originals["_clip_grads_with_norm_"](parameters, max_norm, total_norm, *args, **kwargs)
+
+
+_WRAPPERS: dict[str, Callable[..., Any]] = {
+    "_get_total_norm": _get_total_norm,
+    "_clip_grads_with_norm_": _clip_grads_with_norm_,
+}
