@@ -82,10 +82,11 @@ class Collector:
         if isinstance(loss, Tensor) and loss.is_cpu and loss.numel() == 1:
             loss = loss.item()  # in host memory already: nothing is waited for
         gradients = self._gradients
-        if self._armed or metrics or isinstance(loss, Tensor) or gradients.on_device:
-            return self._end_thoroughly(step, loss, metrics, started)
         optimizers = gradients.optimizers
-        pending = PlainStep(step, time(), loss, gradients.take(), optimizers[0].param_groups[0]["lr"] if optimizers else None)
+        rate = optimizers[0].param_groups[0]["lr"] if optimizers else None
+        if self._armed or metrics or gradients.on_device or isinstance(loss, Tensor) or isinstance(rate, Tensor):
+            return self._end_thoroughly(step, loss, rate, metrics, started)
+        pending = PlainStep(step, time(), loss, gradients.take(), rate)
         ended = perf_counter()
         self._note_plain((ended - self._ended, ended - started))
         self._ended = ended
@@ -99,14 +100,16 @@ class Collector:
             self._faults.run(_source(probe), probe.disarm)
         self._gradients.remove()
 
-    def _end_thoroughly(self, step: int, loss: Metric | None, metrics: Mapping[str, Metric], started: float) -> PendingStep:
+    def _end_thoroughly(
+        self, step: int, loss: Metric | None, rate: Metric | None, metrics: Mapping[str, Metric], started: float
+    ) -> PendingStep:
         sampled = self._armed
         values: dict[str, Metric] = {} if loss is None else {"loss": loss}
         norms = joined(self._gradients.take())
         if norms is not None:
             values["gradient.norm"], values["gradient.norm_clipped"] = norms
-        if self._gradients.optimizers:
-            values["learning_rate"] = self._gradients.optimizers[0].param_groups[0]["lr"]
+        if rate is not None:
+            values["learning_rate"] = rate
         values.update(metrics)
         packed: PackedBlocks | None = None
         if sampled:
