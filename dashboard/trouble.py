@@ -40,7 +40,8 @@ def trouble_list(noted: Sequence[Trouble], *, with_run: bool = False) -> list[Co
         )
         for trouble in noted
     ]
-    return [html.Ul(rows, className="troubles", **aria(label="Troubles noted by the monitor"))]
+    title = [html.H2("Noted by monitors on this machine", className="section-title")] if with_run else []
+    return [*title, html.Ul(rows, className="troubles", **aria(label="Troubles noted by the monitor"))]
 
 
 def _stamp() -> tuple[int, int]:

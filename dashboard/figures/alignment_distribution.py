@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from ..grid import Grid
-from .style import TROUBLE_SCALE, Figure, axis, colour_bar, empty, layout, plain, step_axis
+from .style import BAR_MARGIN, TROUBLE_SCALE, Figure, axis, colour_bar, empty, layout, plain, step_axis
 
 TITLE = "Distribution of spectral alignment"
 RECOGNISE = (
@@ -61,7 +61,8 @@ def alignment_distribution_figure(grid: Grid | None, low: float = -1.0, high: fl
         "y1": 0,
         "line": {"color": "#94a3b8", "width": 1, "dash": "dot"},
     }
-    return {"data": [heat], "layout": layout(step_axis(showgrid=False), y, height=HEIGHT, shapes=[zero])}
+    x = step_axis(grid.columns * grid.width, showgrid=False)
+    return {"data": [heat], "layout": layout(x, y, height=HEIGHT, margin=BAR_MARGIN, shapes=[zero])}
 
 
 def share_rows(grid: Grid) -> list[list[float | None]]:

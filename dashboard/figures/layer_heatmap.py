@@ -9,7 +9,7 @@ import numpy as np
 from ..grid import Floats, Grid
 from ..signals import Scale, SignalInfo
 from .lines import kind_name, kind_symbol
-from .style import TROUBLE_SCALE, Figure, axis, colour_bar, empty, layout, plain, shorten, step_axis, text
+from .style import BAR_MARGIN, TROUBLE_SCALE, Figure, axis, colour_bar, empty, layout, plain, short_names, step_axis, text
 
 CELLS, ODD = 0, 1
 
@@ -43,6 +43,7 @@ def layer_heatmap_figure(grid: Grid | None, modules: Sequence[str], info: Signal
         "hovertemplate": hover_template(info),
     }
     heat["zmin"], heat["zmax"] = colour_range(grid, info)
+    labels = short_names([name or "(whole model)" for name in modules])
     every = math.ceil(len(names) / _MAX_LABELS)
     shown = list(range(0, len(names), every))
     y = axis(
@@ -50,14 +51,14 @@ def layer_heatmap_figure(grid: Grid | None, modules: Sequence[str], info: Signal
         autorange="reversed",
         type="category",
         tickvals=[names[index] for index in shown],
-        ticktext=[text(shorten(modules[index] or "(whole model)", 24)) for index in shown],
+        ticktext=[text(labels[index]) for index in shown],
         showgrid=False,
         fixedrange=len(names) < 30,
     )
     height = min(900, max(280, 150 + 21 * len(names)))
-    figure_layout = layout(step_axis(showgrid=False), y, height=height, meta={"modules": list(modules)})
-    figure_layout["shapes"] = chosen_frame(modules, chosen)
-    return {"data": [heat, odd_trace(grid, names)], "layout": figure_layout}
+    x = step_axis(grid.columns * grid.width, showgrid=False)
+    more = {"meta": {"modules": list(modules)}, "shapes": chosen_frame(modules, chosen), "margin": BAR_MARGIN}
+    return {"data": [heat, odd_trace(grid, names)], "layout": layout(x, y, height=height, **more)}
 
 
 def cell_rows(cells: Floats, info: SignalInfo) -> dict[str, list[list[Any]]]:
@@ -114,7 +115,7 @@ def odd_trace(grid: Grid, names: Sequence[str], limit: int = 2000) -> dict[str, 
 
 def scale_bar(grid: Grid, info: SignalInfo) -> dict[str, Any]:
     """Return the colour bar, on a logarithmic scale with the values themselves at its ticks."""
-    bar = colour_bar(text(info.unit or info.title))
+    bar = colour_bar(text(info.axis_title))
     if info.scale is Scale.LOG:
         powers = _powers(*colour_range(grid, info))
         bar |= {"tickvals": powers, "ticktext": [f"{10**power:.3g}" for power in powers]}

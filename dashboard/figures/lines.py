@@ -43,6 +43,11 @@ def by_segment(data: SeriesData) -> Iterator[tuple[int, list[int], list[float]]]
             start = end
 
 
+def span(*series: SeriesData) -> int:
+    """Return how many steps lie between the first and the last point of some series that have points."""
+    return int(max(max(data.steps) for data in series) - min(min(data.steps) for data in series))
+
+
 def line_traces(data: SeriesData, name: str, colour: str = SERIES) -> list[dict[str, Any]]:
     """Return one line per segment, so that a resumed run is never joined to where it was broken off."""
     traces = []

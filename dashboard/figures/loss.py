@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ...storage.base import SeriesData
 from ...storage.records import Alert, Event
-from .lines import alert_lines, alert_trace, event_trace, line_traces, mark_axis, nonfinite_trace
+from .lines import alert_lines, alert_trace, event_trace, line_traces, mark_axis, nonfinite_trace, span
 from .style import Figure, axis, empty, layout, log_axis, step_axis
 
 TITLE = "Loss"
@@ -25,4 +25,7 @@ def loss_figure(
         return empty("No loss yet. It appears with the first <b>monitor.step(loss)</b>.", height=HEIGHT)
     traces = [nonfinite_trace([data]), alert_trace(alerts), event_trace(events), *line_traces(data, "loss")]
     y = log_axis("loss (log scale)", data.values) if log else axis("loss")
-    return {"data": traces, "layout": layout(step_axis(), y, height=HEIGHT, yaxis2=mark_axis(), shapes=alert_lines(alerts))}
+    return {
+        "data": traces,
+        "layout": layout(step_axis(span(data)), y, height=HEIGHT, yaxis2=mark_axis(), shapes=alert_lines(alerts)),
+    }

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from ...storage.base import SeriesData
-from .lines import alert_trace, event_trace, line_traces, mark_axis, nonfinite_trace
+from .lines import alert_trace, event_trace, line_traces, mark_axis, nonfinite_trace, span
 from .style import SECOND, Figure, axis, empty, layout, step_axis
 
 TITLE = "Cost of monitoring"
@@ -35,4 +35,4 @@ def overhead_figure(data: SeriesData | None) -> Figure:
         "layer": "below",
     }
     y = axis("% of step time", autorangeoptions={"include": [0, 1.5 * BUDGET_PERCENT]})
-    return {"data": traces, "layout": layout(step_axis(), y, height=200, yaxis2=mark_axis(), shapes=[budget])}
+    return {"data": traces, "layout": layout(step_axis(span(data)), y, height=200, yaxis2=mark_axis(), shapes=[budget])}

@@ -9,7 +9,7 @@ Colours are mid-tones that keep a contrast of 3:1 on white and on the dark card;
 
 import html
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ...storage.records import Severity
@@ -63,6 +63,17 @@ def shorten(name: str, width: int = 30) -> str:
     return f"{name[:head]}…{name[len(name) - (width - 1 - head) :]}"
 
 
+def short_names(names: Sequence[str], width: int = 24) -> list[str]:
+    """Return names of at most ``width`` letters. Where one is longer, the path that all begin with goes first."""
+    if len(names) > 1 and max(map(len, names)) > width:
+        parts = [name.split(".") for name in names]
+        shared = 0
+        while all(len(path) > shared + 1 and path[shared] == parts[0][shared] for path in parts):
+            shared += 1
+        names = [".".join(path[shared:]) for path in parts]
+    return [shorten(name, width) for name in names]
+
+
 def axis(title: str, **more: Any) -> dict[str, Any]:
     """Return an axis with the shared look."""
     return {
@@ -72,6 +83,7 @@ def axis(title: str, **more: Any) -> dict[str, Any]:
         "zeroline": False,
         "showline": False,
         "ticks": "",
+        "ticklabelstandoff": 4,
         "automargin": True,
         "tickfont": {"size": 11},
         **more,
@@ -79,16 +91,21 @@ def axis(title: str, **more: Any) -> dict[str, Any]:
 
 
 def log_axis(title: str, values: Iterable[float]) -> dict[str, Any]:
-    """Return a logarithmic y axis for these values: with ticks at powers of ten only where there are several of them."""
+    """Return a logarithmic y axis for these values: powers of ten where there are several, else also what lies between them."""
     positive = [float(value) for value in values if 0 < value < math.inf]
-    decades = math.log10(max(positive)) - math.log10(min(positive)) if positive else 0.0
-    ticks = {"dtick": max(1, round(decades / 6)), "exponentformat": "power"} if decades >= 1.5 else {"nticks": 6}
-    return axis(title, type="log", **ticks)
+    low, high = (math.log10(min(positive)), math.log10(max(positive))) if positive else (0.0, 0.0)
+    if high - low >= 1.5:
+        return axis(title, type="log", dtick=max(1, round((high - low) / 6)), exponentformat="power")
+    # Two decades more on either side: the page may be open while the values grow.
+    powers = range(math.floor(low) - 2, math.ceil(high) + 3)
+    ticks = [float(f"{digit}e{power}") for power in powers for digit in (1, 2, 5)]
+    return axis(title, type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
 
 
-def step_axis(**more: Any) -> dict[str, Any]:
-    """Return the x axis of every figure over time."""
-    return axis("training step", tickformat=",d", nticks=7, tickangle=0, **more)
+def step_axis(steps: int | None = None, **more: Any) -> dict[str, Any]:
+    """Return the x axis of every figure over time; ``steps`` is how many it spans, where there are few."""
+    few = {"dtick": 1} if steps is not None and steps < 8 else {"nticks": 9}
+    return axis("training step", tickformat=",d", tickangle=0, **few, **more)
 
 
 def colour_bar(title: str, **more: Any) -> dict[str, Any]:
@@ -100,7 +117,7 @@ def colour_bar(title: str, **more: Any) -> dict[str, Any]:
         "xpad": 0,
         "y": 1,
         "yanchor": "bottom",
-        "ypad": 8,
+        "ypad": 4,
         "len": 0.9,
         "thickness": 8,
         "outlinewidth": 0,
@@ -109,6 +126,10 @@ def colour_bar(title: str, **more: Any) -> dict[str, Any]:
         "title": {"text": title, "side": "top", "font": {"size": 11}},
         **more,
     }
+
+
+BAR_MARGIN = {"l": 8, "r": 12, "t": 0, "b": 8}
+"""Margins of a figure with a colour bar above its plot, which makes room for itself."""
 
 
 def layout(x: dict[str, Any], y: dict[str, Any], *, height: int = 280, **more: Any) -> dict[str, Any]:

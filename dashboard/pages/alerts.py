@@ -24,7 +24,7 @@ def alert_list(alerts: Sequence[Alert], last_step: int) -> list[Component]:
     """Return all alerts as cards, open ones first, the most severe on top."""
     if not alerts:
         watched = (
-            f"{last_step + 1:,} steps watched, none of them alarming."
+            f"Watched up to step {last_step:,}: nothing alarming."
             if last_step >= 0
             else "They appear here once steps are recorded."
         )

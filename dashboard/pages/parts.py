@@ -96,4 +96,5 @@ def number(value: float | None) -> str:
         return "–"
     if value != value:
         return "NaN"
-    return f"{value:,.4g}".replace("inf", "∞")
+    shown = f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:,.4g}"
+    return shown.replace("inf", "∞")

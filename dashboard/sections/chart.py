@@ -113,4 +113,5 @@ class Chart(RunSection):
                 trace += len({int(segment) for segment in points.segments})
                 self._last[series.id] = int(points.steps[-1])
                 self._trace[series.id] = trace
-        self._room = MAX_POINTS
+        # A short line is soon drawn anew, so that its axes suit what it has become.
+        self._room = min(MAX_POINTS, max(16, 2 * sum(len(points.steps) for points in data)))

@@ -10,7 +10,7 @@ from ..grid import Grid
 from ..live import Updates
 from ..reading import MAX_HISTOGRAMS, histogram_grid, histogram_steps
 from .following import RunSection
-from .heat import extend_columns
+from .heat import extend_columns, most_columns
 
 
 class Distribution(RunSection):
@@ -21,12 +21,14 @@ class Distribution(RunSection):
         self._graph, self._module = graph, module
         self._grid: Grid | None = None
         self._drawn_segment = 0
+        self._most_columns = 0
 
     def paint(self) -> Updates:
         """Draw the whole picture."""
         self.catch_up()
         histograms = histogram_steps(self.store, self.run.id, self._module) if self._module else []
         self._grid, self._drawn_segment = histogram_grid(histograms), self._segment
+        self._most_columns = most_columns(self._grid, MAX_HISTOGRAMS)
         if self._grid is None:
             return {self._graph: {"figure": alignment_distribution_figure(None)}}
         newest = histograms[-1].histogram
@@ -37,7 +39,7 @@ class Distribution(RunSection):
         if not self.news():
             return {}
         grid = self._grid
-        if grid is None or grid.columns > 2 * MAX_HISTOGRAMS or self._segment != self._drawn_segment:
+        if grid is None or grid.columns > self._most_columns or self._segment != self._drawn_segment:
             return self.paint()
         last = grid.columns - 1
         start = grid.step_of(last)

@@ -91,7 +91,7 @@ class Head(RunSection):
         values = self._values
         facts = [
             fact("Share of step time", percent(values["monitor.overhead"])),
-            fact("Waiting to be written", number(values["monitor.queue_depth"]), "batches"),
+            fact("Waiting to be written", number(values["monitor.queue_depth"])),
             fact("Samples lost", number(values["monitor.dropped"])),
             fact("Errors", number(values["monitor.errors"])),
         ]

@@ -23,6 +23,7 @@ class Heat(RunSection):
         self._grid: Grid | None = None
         self._modules: tuple[str, ...] = ()
         self._drawn_segment = 0
+        self._most_columns = 0
 
     def paint(self) -> Updates:
         """Draw the whole picture."""
@@ -30,6 +31,7 @@ class Heat(RunSection):
         points = layer_points(self.store, self.run.id, self._info.name)
         self._modules, self._drawn_segment = points.modules, self._segment
         self._grid = layer_grid(points, self._info)
+        self._most_columns = most_columns(self._grid, MAX_COLUMNS)
         return {
             self._graph: {"figure": layer_heatmap_figure(self._grid, self._modules, self._info, self._chosen)},
             f"{self._graph}-title": {"children": self._info.title},
@@ -41,7 +43,7 @@ class Heat(RunSection):
         if not self.news():
             return {}
         grid = self._grid
-        if grid is None or grid.columns > 2 * MAX_COLUMNS or self._segment != self._drawn_segment:
+        if grid is None or grid.columns > self._most_columns or self._segment != self._drawn_segment:
             return self.paint()
         last = grid.columns - 1
         points = layer_points(self.store, self.run.id, self._info.name, start=grid.step_of(last), max_points=None)
@@ -61,6 +63,11 @@ class Heat(RunSection):
         if odd:
             patch["data"][ODD] = odd_trace(self._grid, [text(name or "(whole model)") for name in self._modules])
         return {self._graph: {"figure": patch}}
+
+
+def most_columns(grid: Grid | None, usual: int) -> int:
+    """Return how many columns a picture may grow to before it is drawn anew: soon while it is small, so that its axes suit it."""
+    return min(2 * usual, 16 + 4 * grid.columns) if grid is not None else 0
 
 
 def extend_columns(patch: Patch, tail: dict[str, list[list[object]]], last: int) -> None:

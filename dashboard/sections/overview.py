@@ -49,6 +49,7 @@ class Column:
     heading: str
     key: Callable[[Row], Any]
     numeric: bool = False
+    hint: str = ""
 
 
 _LIFE_ORDER = (Life.LIVE, Life.STALE, Life.LOST, Life.CRASHED, Life.TERMINATED, Life.FINISHED)
@@ -70,7 +71,7 @@ COLUMNS = (
     Column("loss", "Loss", lambda row: _or_least(row.loss), numeric=True),
     Column("step", "Last step", lambda row: row.run.last_step, numeric=True),
     Column("heartbeat", "Heartbeat", lambda row: row.run.heartbeat_at, numeric=True),
-    Column("cost", "Monitoring cost", lambda row: _or_least(row.overhead), numeric=True),
+    Column("cost", "Cost", lambda row: _or_least(row.overhead), numeric=True, hint="Share of step time that monitoring costs"),
 )
 
 
@@ -148,7 +149,7 @@ class Overview:
         link = dcc.Link(
             [column.heading, html.Span(arrow, className="arrow", **aria(hidden="true"))],
             href=f"/?sort={column.name}&order={'desc' if descend else 'asc'}",
-            title=f"Sort by {column.heading.lower()}",
+            title=column.hint or f"Sort by {column.heading.lower()}",
         )
         order = ("descending" if self._descending else "ascending") if mine else "none"
         return html.Th(link, scope="col", className=f"col-{column.name}", **aria(sort=order))

@@ -52,6 +52,15 @@ def simulated() -> ModuleType:
     return _simulated_runs()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home of our own for what monitors note beside the store."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FORESHOCK_HOME", str(folder))
+        yield folder
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     opened = open_store(f"sqlite:///{tmp_path / 'runs.db'}")

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
-from foreshock.storage import open_store
+from foreshock.storage import open_store, trouble
 from foreshock.storage.base import Store
 from foreshock.storage.records import AlertState, RunStatus
 from playwright.sync_api import Browser, Page, expect
@@ -221,6 +222,17 @@ def test_names_are_text_everywhere(tab: Page, site: Site) -> None:
     expect(tab.locator("#module")).to_contain_text(HOSTILE_LAYERS[1])
     expect(tab.locator("#heat-a .ytick text").last).to_have_text(HOSTILE_LAYERS[1])
     assert tab.locator("img[src=x], #page script, #page b").count() == 0
+
+
+def test_troubles_beside_the_store_are_told(tab: Page, site: Site) -> None:
+    tab.goto(f"{site.base}/run/{site.healthy}")
+    expect(tab.locator("#verdict")).to_contain_text("Healthy")
+    expect(tab.locator("#monitor-facts .troubles")).to_have_count(0)
+    message = "The store could not be written: disk full. 40 samples wait <b>on disk</b>."
+    trouble.record(trouble.Trouble(time.time(), "gpt2-fp32", site.healthy, site.store_url, "spooled", message))
+    expect(tab.locator("#monitor-facts .troubles")).to_contain_text(message)
+    tab.get_by_role("link", name="All runs").first.click()
+    expect(tab.locator("#overview-troubles")).to_contain_text("gpt2-fp32: The store could not be written")
 
 
 def test_themes_and_narrow_screens(tab: Page, site: Site) -> None:

@@ -13,7 +13,7 @@ import pytest
 from foreshock.dashboard.security import is_local
 from foreshock.dashboard.server import AddressError, serve
 from foreshock.storage import open_store
-from foreshock.storage.base import Store, StoreError
+from foreshock.storage.base import Store
 
 
 @pytest.fixture
@@ -87,10 +87,16 @@ def test_local_names(host: str, local: bool) -> None:
 
 
 def test_a_store_that_cannot_be_opened_ends_the_server_with_the_reason(tmp_path: Path) -> None:
-    announced: list[str] = []
-    with pytest.raises(StoreError, match=r"missing\.db"):
-        serve(lambda: open_store(f"sqlite:///{tmp_path / 'missing.db'}", create=False), port=0, announce=announced.append)
-    assert announced == []
+    script = (
+        "import sys; from foreshock.dashboard.server import serve; from foreshock.storage import StoreError, open_store\n"
+        "try:\n    serve(lambda: open_store(sys.argv[1], create=False), port=0)\n"
+        "except StoreError as error:\n    print('told:', error)"
+    )
+    missing = f"sqlite:///{tmp_path / 'missing.db'}"
+    said = subprocess.run([sys.executable, "-P", "-c", script, missing], capture_output=True, text=True, check=True)
+    assert said.stdout.startswith("told:")
+    assert "missing.db" in said.stdout
+    assert said.stderr == ""
 
 
 def test_neither_torch_nor_what_is_slow_is_imported_before_the_first_page() -> None:
