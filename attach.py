@@ -21,7 +21,9 @@ from torch.optim import Optimizer
 
 from .analyzer.engine import Engine
 from .analyzer.rules import RuleSet
-from .monitor import AlreadyWatchedError, DisabledMonitor, Monitor, monitor_of
+from .disabled import DisabledMonitor
+from .lifecycle import AlreadyWatchedError, monitor_of
+from .monitor import Monitor
 from .probes.base import Probe
 from .probes.collector import Collector
 from .probes.faults import Faults

@@ -1,4 +1,7 @@
-"""How a process ends: signals, interpreter exit, forks. A run must say how it ended, and a forked child must keep its hands off."""
+"""Which monitors are open, and how a process ends: signals, interpreter exit, forks.
+
+A run must say how it ended, and a forked child must keep its hands off it.
+"""
 
 import atexit
 import logging
@@ -7,6 +10,7 @@ import signal
 import sys
 import threading
 import weakref
+from collections.abc import Iterable
 from types import FrameType
 from typing import Any, Protocol
 
@@ -25,15 +29,32 @@ class Closeable(Protocol):
         """Forget threads and connections: they belong to the parent process."""
 
 
+class AlreadyWatchedError(RuntimeError):
+    """The model has a monitor already."""
+
+
 _open: "weakref.WeakSet[Any]" = weakref.WeakSet()
+# Root module -> its monitor.
+_watched: "weakref.WeakKeyDictionary[Any, Any]" = weakref.WeakKeyDictionary()
 _previous_handler: Any = None
 _placed = False
 
 
-def keep(monitor: Closeable) -> None:
-    """Close ``monitor`` when the process ends, however it ends, and abandon it in forked children."""
+def monitor_of(root: object) -> Any:
+    """Return the open monitor that watches this root module, or None."""
+    return _watched.get(root)
+
+
+def keep(monitor: Closeable, roots: Iterable[object]) -> None:
+    """Close ``monitor`` when the process ends, however it ends, and abandon it in forked children.
+
+    Args:
+        monitor: an open monitor.
+        roots: the models it watches.
+    """
     global _placed, _previous_handler
     _open.add(monitor)
+    _watched.update(dict.fromkeys(roots, monitor))
     if _placed:
         return
     _placed = True
@@ -49,6 +70,8 @@ def keep(monitor: Closeable) -> None:
 def release(monitor: Closeable) -> None:
     """Forget a monitor that was closed."""
     _open.discard(monitor)
+    for root in [root for root, its in _watched.items() if its is monitor]:
+        del _watched[root]
 
 
 def _at_exit() -> None:

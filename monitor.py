@@ -2,13 +2,12 @@
 
 import logging
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import lifecycle
 from .analyzer.engine import Engine
@@ -22,17 +21,6 @@ from .storage.records import Alert, AlertState, Batch, Event, Run, RunStatus, ne
 from .storage.writer import Writer
 
 log = logging.getLogger("foreshock")
-
-_watched: "weakref.WeakKeyDictionary[nn.Module, Monitor]" = weakref.WeakKeyDictionary()
-
-
-def monitor_of(model: nn.Module) -> "Monitor | None":
-    """Return the open monitor that watches this root module, if any."""
-    return _watched.get(model)
-
-
-class AlreadyWatchedError(RuntimeError):
-    """The model has a monitor already."""
 
 
 class Monitor:
@@ -60,7 +48,7 @@ class Monitor:
         """What measures: its probes, its governor, whether the step now running is sampled."""
         self.faults = faults
         """What went wrong inside the monitor so far, and the time spent in hooks."""
-        self._model, self._engine = model, engine
+        self._engine = engine
         self._step, self._segment = start_step, segment
         self._on_alert = on_alert
         self._fresh: deque[Alert] = deque()
@@ -82,13 +70,11 @@ class Monitor:
         self._courier = Courier(outbox, store) if channels and store is not None else None
         collector.vitals = self._vitals
         faults.report_to(lambda source, message: self._event("fault", message, source=source))
-        for root in model.roots.values():
-            _watched[root] = self
         self._writer.start()
         if self._courier is not None:
             self._courier.start()
         collector.begin(start_step)
-        lifecycle.keep(self)
+        lifecycle.keep(self, model.roots.values())
 
     # -- in the training loop ------------------------------------------------------------------------------------
 
@@ -160,8 +146,6 @@ class Monitor:
         status = RunStatus(status)
         lifecycle.release(self)
         self.collector.stop()
-        for root in self._model.roots.values():
-            _watched.pop(root, None)
         self.faults.run("last alerts", self._settle_alerts)
         self._writer.close(timeout=10.0, status=status)
         if self._courier is not None:
@@ -223,37 +207,3 @@ class Monitor:
 
 def _say_trouble(message: str, error: Exception | None) -> None:
     log.error("%s", message, exc_info=error if log.isEnabledFor(logging.DEBUG) else None)
-
-
-class DisabledMonitor:
-    """Has a monitor's methods and does nothing: ``FORESHOCK_DISABLE=1``, or a rank that keeps no run of its own."""
-
-    alerts: Sequence[Alert] = ()
-
-    def __init__(self, reason: str) -> None:
-        log.info("foreshock does nothing here: %s", reason)
-
-    def step(self, loss: Metric | None = None, **metrics: Metric) -> None:
-        """Do nothing."""
-
-    def log(self, **metrics: Metric) -> None:
-        """Do nothing."""
-
-    def attention(self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, *, name: str, **options: Any) -> None:
-        """Do nothing."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return an empty state."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Do nothing."""
-
-    def close(self, status: RunStatus | str = RunStatus.FINISHED) -> None:
-        """Do nothing."""
-
-    def __enter__(self) -> "DisabledMonitor":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Do nothing."""

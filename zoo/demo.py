@@ -162,8 +162,8 @@ def described(summary: Summary) -> str:
     if summary.overhead is not None:
         lines += [
             "",
-            f"Monitoring cost {summary.overhead:.1%} of the training time: every {SAMPLE_EVERY}th step was measured, so that a seed "
-            "always gives the same alerts.\nLeft alone, the governor spaces the samples to cost at most 1 %.",
+            f"Monitoring cost {summary.overhead:.1%} of the training time: here every {SAMPLE_EVERY}th step is measured, so that "
+            "a seed always gives the same alerts.\nLeft alone, the governor spaces the samples to cost at most 1 %.",
         ]
     return "\n".join(lines)
 

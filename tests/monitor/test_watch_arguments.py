@@ -8,7 +8,8 @@ import foreshock
 import pytest
 import torch
 from foreshock.attach import watch
-from foreshock.monitor import AlreadyWatchedError, DisabledMonitor
+from foreshock.disabled import DisabledMonitor
+from foreshock.lifecycle import AlreadyWatchedError
 from foreshock.storage import StoreConfigurationError
 from torch import nn
 

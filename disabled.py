@@ -1,0 +1,46 @@
+"""The monitor that does nothing, for where nothing is to be watched."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from .probes.collector import Metric
+from .storage.records import Alert, RunStatus
+
+log = logging.getLogger("foreshock")
+
+
+class DisabledMonitor:
+    """Has a monitor's methods and does nothing: ``FORESHOCK_DISABLE=1``, or a rank that keeps no run of its own."""
+
+    alerts: Sequence[Alert] = ()
+
+    def __init__(self, reason: str) -> None:
+        log.info("foreshock does nothing here: %s", reason)
+
+    def step(self, loss: Metric | None = None, **metrics: Metric) -> None:
+        """Do nothing."""
+
+    def log(self, **metrics: Metric) -> None:
+        """Do nothing."""
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, *, name: str, **options: Any) -> None:
+        """Do nothing."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return an empty state."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def close(self, status: RunStatus | str = RunStatus.FINISHED) -> None:
+        """Do nothing."""
+
+    def __enter__(self) -> "DisabledMonitor":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Do nothing."""
