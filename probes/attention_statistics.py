@@ -114,21 +114,24 @@ def key_shift_statistics(
 
     Softmax does not change when a constant is added to a row of S, so in exact arithmetic the keys' gradients sum to zero. What is
     left is rounding error. The excess divides it by what independent rounding errors alone would leave: about 1 when healthy.
+    Means over the sequences whose keys have a gradient; where none has, or there is but one key, neither applies.
 
     Args:
         sample, rows: the call.
         gradient: of the keys, reduced.
         grad_out: (B, H, R, D), gradient of the output in the sampled rows, float32.
     """
+    if sample.k.shape[2] == 1:  # its gradient is nothing but rounding error
+        return {}
     v = _per_query_head(sample.v, sample.q)
-    # Both statistics are ratios: scaled to 1, gradients of any size square without underflow.
-    size = grad_out.abs().amax().clamp_min(_TINY)
+    # Both statistics are ratios: scaled to 1, gradients of any size square without underflow. The sampled rows may have none.
+    size = torch.maximum(grad_out.abs().amax(), gradient.norm.amax()).clamp_min(_TINY)
     grad_out, norm, shift = grad_out / size, gradient.norm / size, gradient.shift / size
     delta_BHR1 = (grad_out * sample.out).sum(-1, keepdim=True)
     ds_BHRS = rows.p * (grad_out @ v.transpose(-2, -1) - delta_BHR1)
     # Errors are taken as independent, so variances add. First that of each row's sum of dS: the rounding of dS itself, and what
     # float32 arithmetic leaves in the dot products of delta and dP and, for large logits, in P = exp(S - logsumexp).
-    unit = _RMS_OF_ROUNDING * sample.roundoff
+    unit = _RMS_OF_ROUNDING * max(sample.roundoff, _FLOAT32_ROUNDOFF)  # gradients are summed in float32 here
     dots = (grad_out * sample.out).square().sum(-1)
     dots = dots + (rows.p.square() @ v.square() * grad_out.square()).sum(-1)
     relative = unit**2 + (_FLOAT32_ROUNDOFF * (1.0 + rows.largest)) ** 2
@@ -138,10 +141,9 @@ def key_shift_statistics(
     through_q = through_q.reshape(through_q.shape[0], norm.shape[1], -1).sum(-1)
     expected = (through_q + (unit * norm).square()).sqrt()
     left = shift.norm(dim=-1)
-    return {
-        "key_shift_residual": (left / norm.clamp_min(_TINY)).mean(0),
-        "key_shift_excess": (left / expected.clamp_min(_TINY)).mean(0),
-    }
+    present = (norm != 0).sum(0)
+    found = {"key_shift_residual": left / norm.clamp_min(_TINY), "key_shift_excess": left / expected.clamp_min(_TINY)}
+    return {name: torch.where(present == 0, not_applicable(left.device), x.sum(0) / present) for name, x in found.items()}
 
 
 def _per_query_head(x_BGSD: Tensor, q_BHRD: Tensor) -> Tensor:
