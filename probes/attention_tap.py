@@ -143,7 +143,7 @@ def _sample(
     bias = None if attn_mask is None else _additive(attn_mask.detach(), q, keys_there)[:sequences].index_select(2, where)
     if is_causal:
         after = torch.arange(keys_there, device=q.device)[None, :] > where[:, None]
-        causal = torch.where(after, float("-inf"), 0.0)
+        causal = torch.where(after, float("-inf"), 0.0).float()
         bias = causal if bias is None else bias + causal
     q_rows = _rows_of(q[:sequences], rows)
     sample = AttentionSample(
@@ -169,7 +169,7 @@ def _additive(mask: Tensor, q: Tensor, keys: int) -> Tensor:
         mask = mask[None]
     mask = mask.expand(q.shape[0], mask.shape[1], q.shape[2], keys)
     if mask.dtype == torch.bool:
-        return torch.where(mask, 0.0, float("-inf"))
+        return torch.where(mask, 0.0, float("-inf")).float()
     return torch.where(mask <= _MASKED_BELOW, float("-inf"), mask.float())
 
 

@@ -30,7 +30,7 @@ class HostCopy:
         joined = torch.cat(flat) if len(flat) > 1 else flat[0].clone()
         self._event: torch.cuda.Event | None = None
         if joined.device.type == "cuda":
-            self._host = torch.empty(joined.shape, dtype=torch.float32, pin_memory=True)
+            self._host = torch.empty(joined.shape, dtype=torch.float32, device="cpu", pin_memory=True)
             self._host.copy_(joined, non_blocking=True)
             self._event = torch.cuda.Event()
             self._event.record()

@@ -49,7 +49,7 @@ def joined(norms: list[Norm]) -> tuple[float | Tensor, float | Tensor] | None:
 def _joined_on_device(norms: list[Norm]) -> tuple[Tensor, Tensor]:
     device = next(norm.device for both in norms for norm in both[:2] if isinstance(norm, Tensor))
     before, judged = (torch.stack([torch.as_tensor(both[i], device=device, dtype=torch.float32) for both in norms]) for i in (0, 1))
-    limits = torch.tensor([limit for _, _, limit in norms]).to(device, non_blocking=True)
+    limits = torch.tensor([limit for _, _, limit in norms], dtype=torch.float32, device="cpu").to(device, non_blocking=True)
     scales = torch.where(limits.isinf(), 1.0, torch.clamp(limits / (judged + 1e-6), max=1.0))
     return before.norm(), (before * scales).norm()
 

@@ -17,7 +17,7 @@ _PATTERN = 0x7FC0_F05E
 @functools.lru_cache(maxsize=16)
 def not_applicable(device: torch.device) -> Tensor:
     """Return the reserved float32 NaN, shape (), on ``device``. Select it with ``torch.where``: arithmetic may change the bits."""
-    return torch.tensor([_PATTERN], dtype=torch.int32).view(torch.float32)[0].to(device)
+    return torch.tensor([_PATTERN], dtype=torch.int32, device="cpu").view(torch.float32)[0].to(device)
 
 
 def is_not_applicable(values: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:

@@ -147,7 +147,7 @@ def _alignment(names: list[str], cosines: Tensor, width: int) -> Iterator[Scalar
     # Sorted and searched, not scattered: deterministic on every device, and no host sync. What has no place (zero tokens, NaN) is
     # sorted behind the last edge: a search among NaN finds nothing.
     place = torch.where(present & torch.isfinite(place), place, torch.inf)
-    edges = torch.linspace(-HISTOGRAM_RANGE, HISTOGRAM_RANGE, BINS + 1, device=place.device)
+    edges = torch.linspace(-HISTOGRAM_RANGE, HISTOGRAM_RANGE, BINS + 1, dtype=place.dtype, device=place.device)
     edges[0], edges[-1] = -torch.inf, torch.finfo(torch.float32).max
     below = torch.searchsorted(place.sort(1).values, edges.expand(len(names), -1).contiguous(), right=True)
     counts = below.diff(dim=1)

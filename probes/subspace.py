@@ -41,8 +41,9 @@ class LeadingPairs:
 
 def starting_basis(name: str, width: int, device: torch.device) -> Tensor:
     """Return a random orthonormal basis, (min(2, width), width), that depends on ``name`` only; a private generator is used."""
-    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-    return _orthonormal(torch.randn(min(2, width), width, generator=generator)).to(device)
+    generator = torch.Generator("cpu").manual_seed(zlib.crc32(name.encode()))
+    rows = torch.randn(min(2, width), width, generator=generator, dtype=torch.float32, device="cpu")
+    return _orthonormal(rows).to(device)
 
 
 def leading_pairs(weights: Sequence[Tensor], bases: Sequence[Tensor], iterations: int) -> LeadingPairs:
@@ -150,7 +151,7 @@ def _times(rows: Tensor, weight: Tensor) -> Tensor:
     if weight.dtype == torch.float32:
         return rows @ weight
     size = _rows_per_chunk(weight)
-    total = torch.zeros(rows.shape[0], weight.shape[1], device=rows.device)
+    total = torch.zeros(rows.shape[0], weight.shape[1], dtype=rows.dtype, device=rows.device)
     for part, share in zip(weight.split(size), rows.split(size, 1), strict=True):
         total += share @ part.float()
     return total

@@ -10,13 +10,13 @@ _GOLDEN_RATIO = 0.6180339887498949
 
 @functools.lru_cache(maxsize=256)
 def scattered_rows(count: int, limit: int, device: torch.device) -> Tensor | None:
-    """Return ``limit`` row numbers below ``count``, scattered by the golden ratio, or None for "take all".
+    """Return at most ``limit`` row numbers below ``count``, rising, scattered by the golden ratio, or None for "take all".
 
-    Not a fixed stride: that may hit the same position of every sequence, and positions differ (attention sinks, the first token).
+    Where ``count`` is little above ``limit`` some fall together and fewer are left. Not a fixed stride: that may hit the same position of every sequence, and positions differ (attention sinks, the first token).
     """
     if count <= limit:
         return None
-    rows = (torch.arange(limit, dtype=torch.float64) * _GOLDEN_RATIO % 1.0 * count).long()
+    rows = (torch.arange(limit, dtype=torch.float64, device="cpu") * _GOLDEN_RATIO % 1.0 * count).long()
     distinct: Tensor = torch.unique(rows)
     return distinct.to(device)
 
