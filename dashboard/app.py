@@ -118,5 +118,6 @@ def _in_the_browser(app: dash.Dash) -> None:
         Input("module", "value"),
         Input("signal", "value"),
         Input("compare", "value"),
+        Input("detail", "value"),
         prevent_initial_call=True,
     )

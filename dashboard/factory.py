@@ -10,6 +10,7 @@ from .figures.layer_signal import layer_signal_figure
 from .figures.loss import loss_figure
 from .figures.overhead import overhead_figure
 from .figures.style import Figure
+from .layers import measured, usual_signal
 from .paths import Order
 from .reading import run_wide
 from .sections.chart import Chart
@@ -76,9 +77,9 @@ def heat_b(store: Store, run_id: str, signal: str | None, module: str | None) ->
     return Heat(store, store.run(run_id), "heat-b", signal or SECOND_SIGNAL, module or "")
 
 
-def layer_facts(store: Store, run_id: str, module: str | None) -> LayerFacts:
-    """Return the newest values of the chosen layer."""
-    return LayerFacts(store, store.run(run_id), module)
+def layer_facts(store: Store, run_id: str, module: str | None, detail: str | None) -> LayerFacts:
+    """Return the newest values of the chosen layer, and the choice of its signals."""
+    return LayerFacts(store, store.run(run_id), module, detail)
 
 
 def distribution(store: Store, run_id: str, module: str | None) -> Distribution:
@@ -86,9 +87,12 @@ def distribution(store: Store, run_id: str, module: str | None) -> Distribution:
     return Distribution(store, store.run(run_id), "distribution", module or "")
 
 
-def layer_signal(store: Store, run_id: str, module: str | None, signal: str | None) -> Chart:
-    """Return the chart of one signal of the chosen layer."""
-    run, info = store.run(run_id), describe(signal or FIRST_SIGNAL)
+def layer_signal(store: Store, run_id: str, module: str | None, detail: str | None) -> Chart:
+    """Return the chart of one signal of the chosen layer; of its usual one where it does not measure the one asked for."""
+    run = store.run(run_id)
+    signals = measured(store, run, module) if module else []
+    # Before anything is measured, what the reader asked for may still come.
+    info = describe(detail if detail and (not signals or detail in signals) else usual_signal(store, run, module or "", signals))
 
     def find() -> list[Series]:
         return store.series(run_id, signal=info.name, module=module) if module else []

@@ -10,11 +10,12 @@ _RUN = "/run/"
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a run's page shows, as its address says it: chosen layer, and the signals of the two heatmaps."""
+    """What a run's page shows, as its address says it: the signals of the two heatmaps, the chosen layer, and its signal."""
 
     module: str | None = None
     signal: str = FIRST_SIGNAL
     compare: str = SECOND_SIGNAL
+    detail: str | None = None
 
 
 def run_path(run_id: str) -> str:
@@ -34,9 +35,10 @@ def view_of(search: str | None) -> View:
     given = parse_qs((search or "").lstrip("?"))
     usual = View()
     return View(
-        module=given["module"][0] if "module" in given else None,
+        module=given.get("module", [None])[0],
         signal=given.get("signal", [usual.signal])[0],
         compare=given.get("compare", [usual.compare])[0],
+        detail=given.get("detail", [None])[0],
     )
 
 

@@ -25,11 +25,11 @@ def route(app: dash.Dash, source: StoreSource) -> None:
 
 def page_at(store: Store, path: str | None, search: str | None) -> Component:
     """Return the page at a path: the list of runs, a run, or a page that says that there is nothing here."""
+    from .layers import usual_layer
     from .pages.overview import overview_page
     from .pages.parts import message
     from .pages.run import run_page
     from .sections.head import Head
-    from .sections.layer import usual_layer
     from .sections.overview import Overview
 
     back = html.P(dcc.Link("See all runs", href="/", className="button"))

@@ -43,8 +43,8 @@ _CATALOGUE = (
         "spectral_alignment.sign_diversity",
         "Sign diversity",
         "0 = one-signed, 1 = balanced",
-        "A layer that turns bright has lost its balance: its tokens all point the same way along the main direction, "
-        "and errors that used to cancel begin to add up.",
+        "A layer that turns bright has lost its balance: its tokens all lean the same way, and errors that used to cancel "
+        "begin to add up. Bright from the very start is usually harmless.",
         high_is_trouble=False,
         scale=Scale.UNIT,
     ),

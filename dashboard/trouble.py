@@ -15,15 +15,18 @@ from .vitals import ago
 
 _RECENT = 24 * 3600.0
 _READ = 200
+_SHOWN = 5
 
 
-def troubles(run: Run | None = None, *, limit: int = 5) -> list[Trouble]:
-    """Return the newest troubles of one run, or of all runs on this machine within a day; newest first."""
-    noted = _noted(_stamp())
-    if run is not None:
-        return [trouble for trouble in noted if trouble.run_id == run.id][:limit]
+def troubles_of_run(run: Run) -> list[Trouble]:
+    """Return the newest troubles of one run, newest first."""
+    return [trouble for trouble in _noted(_stamp()) if trouble.run_id == run.id][:_SHOWN]
+
+
+def troubles_of_store(url: str) -> list[Trouble]:
+    """Return the newest troubles, within a day, of runs that meant to write to a store; newest first."""
     since = time.time() - _RECENT
-    return [trouble for trouble in noted if trouble.time >= since][:limit]
+    return [trouble for trouble in _noted(_stamp()) if trouble.time >= since and trouble.store in ("", url)][:_SHOWN]
 
 
 def trouble_list(noted: Sequence[Trouble], *, with_run: bool = False) -> list[Component]:

@@ -24,9 +24,9 @@ def live_sections(app: dash.Dash, source: StoreSource, showings: Showings) -> No
     section("loss", "loss", run, Input("loss-scale", "value"))
     section("heat_a", "heat-a", run, signal, module)
     section("heat_b", "heat-b", run, compare, module)
-    section("layer_facts", "layer-facts", run, module)
+    section("layer_facts", "layer-facts", run, module, State("detail", "value"))
     section("distribution", "distribution", run, module)
-    section("layer_signal", "layer-signal", run, module, signal)
+    section("layer_signal", "layer-signal", run, module, Input("detail", "value"))
     section("gradient", "gradient", run)
     section("overhead", "overhead", run)
 

@@ -43,11 +43,12 @@
   setInterval(look, 5000);
 
   /* -- the address ---------------------------------------------------------------------------------------------------- */
-  function permalink(module, signal, compare) {
+  function permalink(module, signal, compare, detail) {
     const query = new URLSearchParams();
     if (module) query.set("module", module);
     if (signal) query.set("signal", signal);
     if (compare) query.set("compare", compare);
+    if (detail) query.set("detail", detail);
     history.replaceState(history.state, "", location.pathname + "?" + query.toString());
   }
 

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from ..grid import Floats, Grid
+from ..names import related, short_names
 from ..signals import Scale, SignalInfo
 from .lines import kind_name, kind_symbol
-from .style import BAR_MARGIN, TROUBLE_SCALE, Figure, axis, colour_bar, empty, layout, plain, short_names, step_axis, text
+from .style import BAR_MARGIN, TROUBLE_SCALE, Figure, axis, colour_bar, empty, layout, plain, step_axis, text
 
 CELLS, ODD = 0, 1
 
@@ -25,7 +26,7 @@ def layer_heatmap_figure(grid: Grid | None, modules: Sequence[str], info: Signal
     Args:
         grid: Cells of shape (layers, columns).
         modules: Names of the rows, in the order of the model. Kept in ``layout.meta.modules`` to find the row that was clicked.
-        chosen: The layer whose row is framed.
+        chosen: The layer whose row is framed; where it has none, those of its parts.
     """
     if grid is None or not grid.columns or not modules:
         return empty(f"<b>{text(info.title)}</b> has not been measured yet.<br>It appears with the first sampled step.", height=340)
@@ -91,12 +92,10 @@ def hover_template(info: SignalInfo) -> str:
 
 
 def chosen_frame(modules: Sequence[str], chosen: str) -> list[dict[str, Any]]:
-    """Return a frame around the chosen layer's row."""
-    if chosen not in modules:
-        return []
-    row = list(modules).index(chosen)
+    """Return frames around the rows of the chosen layer (of its parts, or of what it is a part of)."""
+    rows = [list(modules).index(module) for module in related(chosen, modules)]
     line = {"color": "#e2e8f0", "width": 1.5}
-    return [{"type": "rect", "xref": "paper", "x0": 0, "x1": 1, "y0": row - 0.5, "y1": row + 0.5, "line": line}]
+    return [{"type": "rect", "xref": "paper", "x0": 0, "x1": 1, "y0": row - 0.5, "y1": row + 0.5, "line": line} for row in rows]
 
 
 def odd_trace(grid: Grid, names: Sequence[str], limit: int = 2000) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from ..signals import Scale, SignalInfo
 from .lines import alert_lines, alert_trace, event_trace, line_traces, mark_axis, nonfinite_trace, span
 from .style import SERIES, Figure, axis, empty, layout, log_axis, step_axis, text
 
+RECOGNISE = "Lets you see when this layer left its own past behaviour, and whether all of its heads did."
 HEIGHT = 360
 
 

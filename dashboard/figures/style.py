@@ -9,7 +9,7 @@ Colours are mid-tones that keep a contrast of 3:1 on white and on the dark card;
 
 import html
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from ...storage.records import Severity
@@ -53,25 +53,6 @@ def plain_list(values: Iterable[float]) -> list[float | None]:
 def text(value: object) -> str:
     """Return ``value`` as text that plotly shows letter by letter: it would read tags in names as markup."""
     return html.escape(str(value), quote=False)
-
-
-def shorten(name: str, width: int = 30) -> str:
-    """Return a name of at most ``width`` letters; what is left out is in the middle, because ends tell layers apart."""
-    if len(name) <= width:
-        return name
-    head = (width - 1) // 3
-    return f"{name[:head]}…{name[len(name) - (width - 1 - head) :]}"
-
-
-def short_names(names: Sequence[str], width: int = 24) -> list[str]:
-    """Return names of at most ``width`` letters. Where one is longer, the path that all begin with goes first."""
-    if len(names) > 1 and max(map(len, names)) > width:
-        parts = [name.split(".") for name in names]
-        shared = 0
-        while all(len(path) > shared + 1 and path[shared] == parts[0][shared] for path in parts):
-            shared += 1
-        names = [".".join(path[shared:]) for path in parts]
-    return [shorten(name, width) for name in names]
 
 
 def axis(title: str, **more: Any) -> dict[str, Any]:

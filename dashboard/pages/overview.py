@@ -36,7 +36,7 @@ def nothing_yet(address: str) -> html.Div:
             html.P("Two lines in any PyTorch loop:"),
             html.Pre(html.Code(ATTACH)),
             html.H3("Or see it work first"),
-            html.P("Trains a small model that fails in a known way, in about a minute:"),
+            html.P("Trains a small model that fails in a known way, in about two minutes:"),
             html.Pre(html.Code("foreshock demo")),
         ],
         className="empty",

@@ -27,7 +27,7 @@ def run_page(run: Run, view: View, words: Updates) -> html.Main:
             html.H2("Layers", className="section-title"),
             html.Div([_heat("heat-a", "signal", view.signal), _heat("heat-b", "compare", view.compare)], className="row halves"),
             html.Div([_layer_bar(view)], className="layer-bar card"),
-            html.Div([_distribution(), _layer_signal()], className="row halves"),
+            html.Div([_distribution(), _layer_signal(view)], className="row halves"),
             html.H2("Training and monitor", className="section-title"),
             html.Div([_gradient(), _monitor(words)], className="row halves"),
             card(
@@ -117,15 +117,19 @@ def _distribution() -> html.Section:
     plot = graph(
         "distribution", "Heatmap of the distribution of spectral alignment over training steps", alignment_distribution.HEIGHT
     )
+    of = html.Code(id="distribution-of", className="of-layer")
     title = alignment_distribution.TITLE
-    return card(title, plot, hint=alignment_distribution.RECOGNISE, name="distribution-card")
+    return card(title, plot, hint=alignment_distribution.RECOGNISE, actions=of, name="distribution-card")
 
 
-def _layer_signal() -> html.Section:
+def _layer_signal(view: View) -> html.Section:
+    options = [{"label": describe(view.detail).title, "value": view.detail}] if view.detail else []
+    picker = dcc.Dropdown(
+        id="detail", options=options, value=view.detail, clearable=False, searchable=False, className="picker", maxHeight=360
+    )
     plot = graph("layer-signal", "Chart of the chosen signal of the chosen layer", layer_signal.HEIGHT)
-    hint = "The first heatmap's signal for this layer alone: when did it leave its own past behaviour, and did all heads?"
-    heading = html.Div(html.H2("Signal of this layer", id="layer-signal-title", className="card-title"), className="card-head")
-    return html.Section([heading, html.P(hint, className="hint"), plot], className="card", **aria(labelledby="layer-signal-title"))
+    actions = html.Label([html.Span("Signal of this layer", className="visually-hidden"), picker])
+    return card("This layer over time", plot, hint=layer_signal.RECOGNISE, actions=actions, name="layer-signal-card")
 
 
 def _gradient() -> html.Section:

@@ -8,17 +8,19 @@ from ...storage.records import Run
 from ..figures.alignment_distribution import alignment_distribution_figure, share_rows
 from ..grid import Grid
 from ..live import Updates
+from ..names import related
 from ..reading import MAX_HISTOGRAMS, histogram_grid, histogram_steps
+from ..signals import HISTOGRAM
 from .following import RunSection
 from .heat import extend_columns, most_columns
 
 
 class Distribution(RunSection):
-    """One layer's histograms over time."""
+    """One layer's histograms over time; of a layer that has none (attention as a whole) those of its first part."""
 
     def __init__(self, store: Store, run: Run, graph: str, module: str) -> None:
         super().__init__(store, run)
-        self._graph, self._module = graph, module
+        self._graph, self._module, self._shown = graph, module, ""
         self._grid: Grid | None = None
         self._drawn_segment = 0
         self._most_columns = 0
@@ -26,13 +28,17 @@ class Distribution(RunSection):
     def paint(self) -> Updates:
         """Draw the whole picture."""
         self.catch_up()
-        histograms = histogram_steps(self.store, self.run.id, self._module) if self._module else []
+        measured = [series.key.module for series in self.store.series(self.run.id, signal=HISTOGRAM)]
+        self._shown = next(iter(related(self._module, measured)), "")
+        histograms = histogram_steps(self.store, self.run.id, self._shown) if self._shown else []
         self._grid, self._drawn_segment = histogram_grid(histograms), self._segment
         self._most_columns = most_columns(self._grid, MAX_HISTOGRAMS)
         if self._grid is None:
-            return {self._graph: {"figure": alignment_distribution_figure(None)}}
-        newest = histograms[-1].histogram
-        return {self._graph: {"figure": alignment_distribution_figure(self._grid, newest.low, newest.high)}}
+            figure = alignment_distribution_figure(None)
+        else:
+            newest = histograms[-1].histogram
+            figure = alignment_distribution_figure(self._grid, newest.low, newest.high)
+        return {self._graph: {"figure": figure}, f"{self._graph}-of": {"children": self._shown}}
 
     def advance(self) -> Updates:
         """Append columns."""
@@ -43,7 +49,7 @@ class Distribution(RunSection):
             return self.paint()
         last = grid.columns - 1
         start = grid.step_of(last)
-        fresh = histogram_steps(self.store, self.run.id, self._module, start=start)
+        fresh = histogram_steps(self.store, self.run.id, self._shown, start=start)
         before = grid.cells[:, last - 1] if last else None
         tail = histogram_grid(fresh, start=start, width=grid.width, before=before)
         if tail is None or len(tail.cells) != len(grid.cells):

@@ -16,16 +16,18 @@ class RunSection:
         self.run = run
         self._cursor = 0
         self._segment = 0
+        self._changed_from = 0
 
     def catch_up(self) -> None:
         """Move the cursor to now. Called before a full read, so that nothing written meanwhile is skipped."""
         self.news()
 
     def news(self) -> bool:
-        """Move the cursor to now; return whether anything was written since."""
+        """Move the cursor to now; return whether anything was written since, and note the first step of it."""
         changes = self.store.changes(self.run.id, self._cursor)
         self._cursor = changes.cursor
         self._segment = max([self._segment, *(change.segment for change in changes.ranges)])
+        self._changed_from = min((change.first_step for change in changes.ranges), default=self._changed_from)
         return bool(changes.ranges)
 
     def paint(self) -> Updates:

@@ -7,18 +7,18 @@ from typing import Any
 from dash import dcc, html
 from dash.development.base_component import Component
 
+from ...storage.base import Store
 from ...storage.records import Alert, Event, Run, Severity
 from ..live import Updates
 from ..pages.alerts import alert_list
 from ..pages.attributes import aria
 from ..pages.parts import fact, number, percent, pill, severity_badge
 from ..reading import is_open, line, shown_alerts
-from ..trouble import trouble_list, troubles
+from ..trouble import trouble_list, troubles_of_run
 from ..verdict import Verdict, verdict
 from ..vitals import Vitals, ago, clock, vitals
 from .following import RunSection
 
-_RECENT = 500
 _FACTS = ("loss", "monitor.overhead", "monitor.step_ms", "monitor.queue_depth", "monitor.dropped", "monitor.errors")
 _ICONS = {"empty": "…", "healthy": "✓", "info": "●", "warning": "▲", "critical": "◆", "lost": "?"}
 
@@ -26,7 +26,9 @@ _ICONS = {"empty": "…", "healthy": "✓", "info": "●", "warning": "▲", "cr
 class Head(RunSection):
     """Everything on a run's page that is said in words. Its parts are made anew on each look; only those that changed are sent."""
 
-    _values: dict[str, float | None]
+    def __init__(self, store: Store, run: Run) -> None:
+        super().__init__(store, run)
+        self._values: dict[str, float | None] = dict.fromkeys(_FACTS)
 
     def paint(self) -> Updates:
         """Return every part."""
@@ -37,17 +39,15 @@ class Head(RunSection):
     def advance(self) -> Updates:
         """Return every part as it is now."""
         if self.news():
-            self._read_values(self.run.last_step - _RECENT)
+            self._read_values(self._changed_from)
         return self._parts()
 
     def _read_values(self, start: int | None) -> None:
-        """Take the newest value of each fact, looking no further back than ``start`` once a value is known."""
-        known = self._values if start is not None else {}
-        self._values = {}
+        """Take the newest value of each fact from step ``start`` on; what was not measured there keeps its value."""
         for signal in _FACTS:
-            data = line(self.store, self.run.id, signal, start=start if signal in known else None, max_points=50)
-            fresh = float(data.values[-1]) if data is not None and len(data.values) else None
-            self._values[signal] = known.get(signal) if fresh is None else fresh
+            data = line(self.store, self.run.id, signal, start=start, max_points=50)
+            if data is not None and len(data.values):
+                self._values[signal] = float(data.values[-1])
 
     def _parts(self) -> Updates:
         now = time.time()
@@ -97,7 +97,7 @@ class Head(RunSection):
         ]
         if values["monitor.step_ms"] is not None:
             facts.insert(1, fact("Sampled step", number(values["monitor.step_ms"]), "ms"))
-        return [html.Dl(facts, className="facts"), *trouble_list(troubles(self.run))]
+        return [html.Dl(facts, className="facts"), *trouble_list(troubles_of_run(self.run))]
 
 
 def run_head(run: Run, state: Vitals) -> list[Component]:

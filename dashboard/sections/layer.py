@@ -6,11 +6,11 @@ from dash import html
 
 from ...storage.base import Store
 from ...storage.records import Run
+from ..layers import measured, usual_layer, usual_signal
 from ..live import Updates
 from ..pages.parts import fact, number
-from ..reading import shown_alerts, signals_and_layers
+from ..reading import signals_and_layers
 from ..signals import CATALOGUE, HISTOGRAM, describe, offered
-from ..verdict import leading
 from .following import RunSection
 
 _FACTS = 6
@@ -57,44 +57,42 @@ class Choices(RunSection):
         return updates
 
 
-def usual_layer(store: Store, run: Run) -> str | None:
-    """Return the layer that a page opens with: that of the leading alert, else the first one; None before any is measured."""
-    _, modules = signals_and_layers(store, run.id)
-    worst = leading(shown_alerts(store, run))
-    if worst is not None and worst.module in modules:
-        return worst.module
-    return modules[0] if modules else None
-
-
 class LayerFacts(RunSection):
-    """The newest values of the chosen layer."""
+    """The newest values of the chosen layer (of several heads the most troubling one), and the signals to look at it by."""
 
-    def __init__(self, store: Store, run: Run, module: str | None) -> None:
+    def __init__(self, store: Store, run: Run, module: str | None, detail: str | None) -> None:
         super().__init__(store, run)
-        self._module = module
+        self._module, self._detail = module, detail
+        self._newest: dict[str, float] = {}
+        self._offered: list[str] = []
 
     def paint(self) -> Updates:
-        """Return the values."""
+        """Return the values and the signals."""
         self.catch_up()
         return self._facts(None)
 
     def advance(self) -> Updates:
         """Return the values again after news."""
-        return self._facts(None) if self.news() else {}
+        return self._facts(self._changed_from) if self.news() else {}
 
     def _facts(self, start: int | None) -> Updates:
         if not self._module:
             return {"layer-facts": {"children": html.P("Layers appear with the first sampled step.", className="quiet")}}
         series = [one for one in self.store.series(self.run.id, module=self._module) if one.key.signal in CATALOGUE]
-        newest: dict[str, float] = {}
+        fresh: dict[str, list[float]] = {}
         for data in self.store.read(series, start=start, max_points=20):
             if len(data.values):
-                value, info = float(data.values[-1]), CATALOGUE[data.key.signal]
-                before = newest.get(info.name, value)
-                newest[info.name] = max(before, value) if info.high_is_trouble else min(before, value)
-        shown = offered(set(newest))[:_FACTS]
-        return {
-            "layer-facts": {
-                "children": html.Dl([fact(describe(name).title, number(newest[name])) for name in shown], className="facts")
-            }
-        }
+                fresh.setdefault(data.key.signal, []).append(float(data.values[-1]))
+        self._newest |= {name: (max if CATALOGUE[name].high_is_trouble else min)(values) for name, values in fresh.items()}
+        facts = [fact(describe(name).title, number(self._newest[name])) for name in offered(set(self._newest))[:_FACTS]]
+        return {"layer-facts": {"children": html.Dl(facts, className="facts")}, **self._signals(self._module)}
+
+    def _signals(self, module: str) -> Updates:
+        signals = measured(self.store, self.run, module)
+        if not signals or signals == self._offered:
+            return {}
+        self._offered = signals
+        picker: dict[str, Any] = {"options": [{"label": describe(name).title, "value": name} for name in signals]}
+        if self._detail not in signals:
+            self._detail = picker["value"] = usual_signal(self.store, self.run, module, signals)
+        return {"detail": picker}

@@ -17,7 +17,7 @@ from ..pages.overview import nothing_yet
 from ..pages.parts import number, percent, pill, severity_badge
 from ..paths import run_path
 from ..reading import OPEN_STATES, line
-from ..trouble import trouble_list, troubles
+from ..trouble import trouble_list, troubles_of_store
 from ..vitals import Life, Vitals, ago, vitals
 
 SHOWN = 200
@@ -90,6 +90,11 @@ class Overview:
         self._measured: dict[str, tuple[float, int, tuple[float, ...], float | None]] = {}
         self._shown: tuple[str, ...] | None = None
 
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """Ids of the runs on the table, from the top."""
+        return self._shown or ()
+
     def paint(self) -> Updates:
         """Return the whole table."""
         self._shown = None
@@ -100,7 +105,7 @@ class Overview:
         runs = self._store.runs(limit=SHOWN + 1)
         rows = self._sorted(self._rows(runs[:SHOWN]))
         ids = tuple(row.run.id for row in rows)
-        noted = {"overview-troubles": {"children": trouble_list(troubles(), with_run=True)}}
+        noted = {"overview-troubles": {"children": trouble_list(troubles_of_store(self._store.url), with_run=True)}}
         if ids == self._shown:
             return {row_id(row.run.id): {"children": cells(row)} for row in rows} | noted
         self._shown = ids

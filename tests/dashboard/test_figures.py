@@ -14,8 +14,9 @@ from foreshock.dashboard.figures.lines import ALERTS, EVENTS, FIRST_LINE, NONFIN
 from foreshock.dashboard.figures.loss import loss_figure
 from foreshock.dashboard.figures.overhead import overhead_figure
 from foreshock.dashboard.figures.sparkline import sparkline
-from foreshock.dashboard.figures.style import SEVERITY_COLOURS, Figure, shorten
+from foreshock.dashboard.figures.style import SEVERITY_COLOURS, Figure
 from foreshock.dashboard.grid import Points, fill, spacing
+from foreshock.dashboard.names import related, short_names, shorten
 from foreshock.dashboard.signals import CATALOGUE, describe
 from foreshock.storage.base import SeriesData
 from foreshock.storage.records import Event, SeriesKey, Severity
@@ -176,3 +177,19 @@ def test_long_names_keep_both_ends() -> None:
     assert len(long) == 24
     assert long.startswith("transf")
     assert long.endswith("out_proj")
+
+
+def test_what_all_names_begin_with_goes_first() -> None:
+    names = [f"model.layers.{index}.self_attention.query" for index in range(3)]
+    assert short_names(names) == [f"{index}.self_attention.query" for index in range(3)]
+    assert short_names(["a.b", "a.c"]) == ["a.b", "a.c"]
+    assert short_names(["a" * 40]) == [shorten("a" * 40, 24)]
+
+
+def test_a_layer_without_a_row_is_seen_by_its_parts_or_its_whole() -> None:
+    modules = ["blocks.0.attention.q", "blocks.0.attention.k", "blocks.1.up", "blocks.1"]
+    assert related("blocks.0.attention", modules) == modules[:2]
+    assert related("blocks.1.up", modules) == ["blocks.1.up"]
+    assert related("blocks.1.down", modules) == ["blocks.1"]
+    assert related("head", modules) == []
+    assert related("", modules) == []

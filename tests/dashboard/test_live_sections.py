@@ -21,7 +21,7 @@ SECTIONS: dict[str, tuple[Any, ...]] = {
     "heat_b": ("weight.spectral_norm", LAYER),
     "distribution": (LAYER,),
     "layer_signal": (LAYER, "attention.max_logit"),
-    "layer_facts": (LAYER,),
+    "layer_facts": (LAYER, None),
     "head": (),
     "choices": (LAYER, "spectral_alignment.sign_diversity", "weight.spectral_norm"),
 }
@@ -159,6 +159,20 @@ def test_the_page_opens_with_the_layer_that_matters(store: Store, simulated: Mod
     assert factory.choices(store, run.id, "no such layer", None, None).paint()["module"]["value"] == LAYER
 
 
+def test_attention_as_a_whole_is_seen_with_its_parts(store: Store, simulated: ModuleType) -> None:
+    run = simulated.begin_run(store, "whole")
+    simulated.write_steps(store, run.id, simulated.Simulation(failing=True), 0, 50)
+    key = (SeriesKey("attention.max_logit", "blocks.1.attn", head=0), SeriesKey("attention.entropy_mean", "blocks.1.attn", head=0))
+    store.write(Batch(new_id(), run.id, 0, (StepRecord(50, 0.0, key, [30.0, 0.5]),)))
+    store.save_alerts(simulated.failing_alerts(run.id, module="blocks.1.attn"))
+    assert factory.distribution(store, run.id, "blocks.1.attn").paint()["distribution-of"]["children"] == LAYER
+    assert len(factory.heat_a(store, run.id, None, "blocks.1.attn").paint()["heat-a"]["figure"]["layout"]["shapes"]) == 4
+    facts = factory.layer_facts(store, run.id, "blocks.1.attn", "weight.spectral_norm").paint()
+    assert facts["detail"]["value"] == "attention.entropy_mean", "the signal on which the layer's leading alert rests"
+    chart = factory.layer_signal(store, run.id, "blocks.1.attn", None).paint()["layer-signal"]["figure"]
+    assert "Attention entropy" in chart["layout"]["yaxis"]["title"]["text"]
+
+
 def test_overview_sends_rows_until_runs_come_or_go(store: Store, simulated: ModuleType) -> None:
     table = factory.overview(store, ("", False))
     assert "no-runs" in str(table.paint())
@@ -172,21 +186,20 @@ def test_overview_sends_rows_until_runs_come_or_go(store: Store, simulated: Modu
     assert "runs" in table.advance()
 
 
-@pytest.mark.parametrize(
-    ("column", "expected"), [("name", ["a", "b", "c"]), ("step", ["c", "a", "b"]), ("alerts", ["a", "c", "b"])]
-)
-def test_overview_sorts(column: str, expected: list[str], store: Store, simulated: ModuleType) -> None:
-    for name, steps in (("b", 30), ("c", 10), ("a", 20)):
+@pytest.mark.parametrize("column", ["name", "step", "alerts", "loss", "cost"])
+def test_overview_sorts_both_ways(column: str, store: Store, simulated: ModuleType) -> None:
+    orders = {"name": "abc", "step": "cab", "alerts": "acb", "loss": "bac", "cost": "???"}
+    for name, steps, alerts in (("b", 30, slice(0, 2)), ("c", 10, slice(0, 1)), ("a", 20, slice(0, 0))):
         run = simulated.begin_run(store, name)
         simulated.write_steps(store, run.id, simulated.Simulation(failing=False), 0, steps)
-        if name == "b":
-            store.save_alerts(simulated.failing_alerts(run.id))
+        store.save_alerts(simulated.failing_alerts(run.id)[alerts])
     for descending in (False, True):
         table = factory.overview(store, (column, descending))
         table.paint()
-        names = [store.run(run_id).name for run_id in table._shown or ()]
-        ends = (names[0], names[-1]) if not descending else (names[-1], names[0])
-        assert ends == (expected[0], expected[-1]) or (column == "alerts" and ends[1] == "b")
+        names = [store.run(run_id).name for run_id in table.shown]
+        assert sorted(names) == ["a", "b", "c"]
+        expected = orders[column][::-1] if descending else orders[column]
+        assert all(wanted in ("?", name) for wanted, name in zip(expected, names, strict=True)), names
 
 
 def test_a_property_is_sent_once(monkeypatch: pytest.MonkeyPatch) -> None:
