@@ -63,7 +63,7 @@ def test_the_default_demo_fails_and_was_warned_of_before_the_loss_turned(tmp_pat
     # The command it ends with opens the run again.
     store = foreshock.open_store(f"sqlite:///{tmp_path / 'foreshock.db'}")
     run = store.run(summary["run"])
-    assert (run.status, run.last_step) == ("finished", 1299)
+    assert (run.status, run.last_step) == ("finished", 1199)
     assert len(store.alerts(run)) == len(summary["alerts"])
     store.close()
 
