@@ -12,7 +12,8 @@ _GOLDEN_RATIO = 0.6180339887498949
 def scattered_rows(count: int, limit: int, device: torch.device) -> Tensor | None:
     """Return at most ``limit`` row numbers below ``count``, rising, scattered by the golden ratio, or None for "take all".
 
-    Where ``count`` is little above ``limit`` some fall together and fewer are left. Not a fixed stride: that may hit the same position of every sequence, and positions differ (attention sinks, the first token).
+    Where ``count`` is little above ``limit`` some fall together, and fewer are left. Not a fixed stride: that may hit the same
+    position of every sequence, and positions differ (attention sinks, the first token).
     """
     if count <= limit:
         return None

@@ -1,4 +1,4 @@
-"""The laws of measuring, for every probe there is: nothing drawn, nothing waited for, nothing changed, whatever the surroundings."""
+"""The laws of measuring, for every probe there is: nothing drawn, nothing waited for, nothing changed, wherever it runs."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -129,10 +129,9 @@ def test_the_watch_for_waiting_sees_what_it_should(monkeypatch: pytest.MonkeyPat
         "eigh": lambda: torch.linalg.eigh(torch.eye(2)),
         "any": lambda: torch.isnan(x).any() or None,
     }
-    for name, wait in waits.items():
-        with pytest.raises(AssertionError, match="makes the host wait"), no_waiting(monkeypatch):
+    for wait in waits.values():
+        with no_waiting(monkeypatch), pytest.raises(AssertionError, match="makes the host wait"):
             wait()
-            pytest.fail(f"{name} was not seen")
 
 
 @pytest.mark.parametrize("name", PROBES)
