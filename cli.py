@@ -9,8 +9,8 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -86,15 +86,14 @@ def dashboard(
     store: StoreOption = None,
 ) -> None:
     """Serve the live page over a store until interrupted."""
-    with _opened(store) as opened:
-        # Slow to import, so only now: a wrong store is told at once.
-        from .dashboard.server import AddressError, serve
+    from .dashboard.server import AddressError, serve
 
-        try:
-            serve(opened, host=host, port=port)
-        except AddressError as error:
-            _note(f"Error: {error}")
-            raise typer.Exit(2) from None
+    try:
+        # Given a way to open the store, the page is served while SQLAlchemy is still loading.
+        serve(lambda: _open(store), host=host, port=port)
+    except AddressError as error:
+        _note(f"Error: {error}")
+        raise typer.Exit(2) from None
 
 
 @app.command(epilog="Example: foreshock runs --project gpt2 --json")
@@ -107,7 +106,7 @@ def runs(
     """List runs, newest first, with their open alerts."""
     from .storage.records import AlertState
 
-    with _opened(store) as opened:
+    with closing(_open(store)) as opened:
         listed = opened.runs(project=project, limit=limit)
         open_states = [state for state in AlertState if state is not AlertState.RESOLVED]
         alarms = Counter((alert.run_id, str(alert.severity)) for alert in opened.alerts(states=open_states))
@@ -133,7 +132,7 @@ def alerts(
     from .storage.records import AlertState
 
     states = [state for state in AlertState if state is not AlertState.RESOLVED] if only_open else None
-    with _opened(store) as opened:
+    with closing(_open(store)) as opened:
         chosen = opened.run(run) if run is not None else None
         found = opened.alerts(chosen, states=states, limit=limit)
         names = {} if as_json else {each.id: each.name for each in ([chosen] if chosen else opened.runs())}
@@ -172,6 +171,17 @@ def overhead(
     raise typer.Exit(measure(pairs=pairs, steps=steps, threads=threads, json=as_json))
 
 
+@bench.command(epilog="Example: foreshock bench startup --json")
+def startup(
+    rounds: Annotated[int, typer.Option(min=1, help="How often each is measured.")] = 7,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare the time to the dashboard's first page with that of importing its libraries alone."""
+    from .benchmarks.startup import main as measure
+
+    raise typer.Exit(measure(rounds=rounds, json=as_json))
+
+
 def main() -> int:
     """Run the command line; expected errors become one line on stderr."""
     try:
@@ -194,13 +204,11 @@ def _tell(error: Exception) -> int:
     return 1 if isinstance(error, StoreUnavailableError) else 2
 
 
-@contextmanager
-def _opened(store: str | None) -> "Iterator[Store]":
+def _open(store: str | None) -> "Store":
     from .config import load_settings
     from .storage import open_store
 
-    with closing(open_store(load_settings(store=store).store, create=False)) as opened:
-        yield opened
+    return open_store(load_settings(store=store).store, create=False)
 
 
 def _console() -> "Console":
