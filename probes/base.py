@@ -30,8 +30,8 @@ from torch import Tensor
 from ..storage.records import SeriesKey
 from .model import WatchedModel
 
-Guard = Callable[[Callable[[], None]], object]
-"""Runs a piece of measuring; what it raises is counted and never reaches the model."""
+Guard = Callable[[Callable[[], None]], None]
+"""Runs a piece of measuring; what it raises is counted and never reaches the model. None comes back: a hook may return it."""
 
 
 def unguarded(work: Callable[[], None]) -> None:

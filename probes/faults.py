@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Callable
-from functools import partial
 
 from .base import Guard
 
@@ -36,8 +35,12 @@ class Faults:
             report(*self._unreported.pop(0))
 
     def guard(self, source: str) -> Guard:
-        """Return ``run`` for one source, as probes and taps take it."""
-        return partial(self.run, source)
+        """Return ``run`` for one source, as probes and taps take it: a hook that returned its result would change the model."""
+
+        def guarded(work: Callable[[], None]) -> None:
+            self.run(source, work)
+
+        return guarded
 
     def is_off(self, source: str) -> bool:
         """Tell whether the source was switched off."""
