@@ -131,7 +131,7 @@ def key_shift_statistics(
     ds_BHRS = rows.p * (grad_out @ v.transpose(-2, -1) - delta_BHR1)
     # Errors are taken as independent, so variances add. First that of each row's sum of dS: the rounding of dS itself, and what
     # float32 arithmetic leaves in the dot products of delta and dP and, for large logits, in P = exp(S - logsumexp).
-    unit = _RMS_OF_ROUNDING * max(sample.roundoff, _FLOAT32_ROUNDOFF)  # gradients are summed in float32 here
+    unit = _RMS_OF_ROUNDING * sample.roundoff
     dots = (grad_out * sample.out).square().sum(-1)
     dots = dots + (rows.p.square() @ v.square() * grad_out.square()).sum(-1)
     relative = unit**2 + (_FLOAT32_ROUNDOFF * (1.0 + rows.largest)) ** 2

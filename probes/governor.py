@@ -63,8 +63,8 @@ class Governor:
             return
         self._costs.append(cost)
         if not self._fixed and usual > 0:
-            wanted = statistics.median(self._costs) / (self._budget * usual)
-            self.interval = min(LONGEST_INTERVAL, max(SHORTEST_INTERVAL, math.ceil(wanted)))
+            wanted = min(LONGEST_INTERVAL, statistics.median(self._costs) / (self._budget * usual))
+            self.interval = max(SHORTEST_INTERVAL, math.ceil(wanted))
 
     def take_overhead(self) -> float | None:
         """Return the share of the time since the last call that monitoring cost, None when no time has passed."""

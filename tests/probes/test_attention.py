@@ -1,5 +1,6 @@
 """The attention probe against its slow twin: the whole score matrix in float64, gradients by autograd."""
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -257,6 +258,17 @@ def test_the_excess_is_about_one_when_rounding_is_random(case: str, dtype: torch
     excess = torch.cat(found)
     assert (excess > 0.1).all(), excess
     assert (excess < 5).all(), excess
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_the_rows_looked_at_stand_for_all(dtype: torch.dtype, sampler, monkeypatch: pytest.MonkeyPatch) -> None:
+    excess = []
+    for rows in (ROWS, 1000):
+        monkeypatch.setattr("foreshock.probes.attention_tap.ROWS", rows)
+        torch.manual_seed(0)
+        q, k, v = heads(2, 4, 512, 512, 16, dtype=dtype)
+        excess.append(probed(sampler, q, k, v).heads("rounding.key_shift_excess", "attention"))
+    assert torch.allclose(excess[0], excess[1], rtol=0.25), excess
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e-6, 1e4, 1e12])
@@ -550,6 +562,22 @@ def test_a_forward_that_raises_leaves_nothing_behind(where: str, sampler) -> Non
         assert torch.overrides._get_current_function_mode_stack() == []
         assert run.collect() == {}
     assert not any(module._forward_pre_hooks for module in model.modules() if module is not model.block or where != "pre-hook")
+
+
+def test_attention_after_an_exception_that_the_model_catches_is_still_seen(sampler) -> None:
+    class Catching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.broken, self.whole = Raising("pre-hook"), gpt()
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            with contextlib.suppress(RuntimeError):
+                self.broken(torch.randn(3, 4))
+            return self.whole(tokens)
+
+    model = Catching()
+    found = sampler(AttentionProbe(), model).sample(lambda: train(model))
+    assert found.modules("attention.max_logit") == {"whole.blocks.0.attention", "whole.blocks.1.attention"}
 
 
 def test_hooks_and_mode_are_there_during_a_sampled_forward_only(sampler) -> None:

@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from foreshock.kernels import reference_attention
 from foreshock.probes.buffer import pack
 from foreshock.probes.model import WatchedModel
+from foreshock.probes.not_applicable import not_applicable
 from foreshock.probes.registry import known_probes
+from foreshock.probes.tokens import scattered_rows
 from foreshock.zoo.models import GPT
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -213,6 +215,8 @@ def test_surroundings_make_no_difference(name: str, surroundings: str) -> None:
     """Large trainings set a default dtype or device; no tensor of ours may come out as something else for it."""
     found = []
     for there in (False, True):
+        for kept in (not_applicable, scattered_rows):
+            kept.cache_clear()
         torch.manual_seed(5)
         model = nn.Sequential(nn.Linear(12, 24), nn.Tanh(), nn.Linear(24, 36, bias=False))
         x = torch.randn(2, 300, 12)
