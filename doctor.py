@@ -43,6 +43,7 @@ REQUIRED = (
     "sqlalchemy",
     "tsdownsample",
     "typer",
+    "typing-extensions",
 )
 DEVICE_TIMEOUT_SECONDS = 120
 LATEST_RUNS = 20

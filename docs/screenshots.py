@@ -23,6 +23,8 @@ CHROMIUM_FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+# Milliseconds that charts are given to come to rest: the page is live, so nothing on it says "done".
+SETTLE = 4000
 
 
 def main() -> int:
@@ -43,21 +45,28 @@ def main() -> int:
                 return 1
             browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
             for scheme in ("light", "dark"):
-                context = browser.new_context(viewport={"width": 1400, "height": 1000}, device_scale_factor=1, color_scheme=scheme)
+                context = browser.new_context(viewport={"width": 1400, "height": 1000}, color_scheme=scheme)
                 tab = context.new_page()
-                take(tab, f"{page.url}run/{failing.run}", IMAGES / f"run-{scheme}.png", full=True)
-                take(tab, page.url, IMAGES / f"runs-{scheme}.png", full=False)
+                take(
+                    tab,
+                    f"{page.url}run/{failing.run}?signal=attention.max_logit",
+                    IMAGES / f"run-{scheme}.png",
+                    ".js-plotly-plot",
+                    height=1560,
+                )
+                take(tab, page.url, IMAGES / f"runs-{scheme}.png", "table", height=420)
                 context.close()
             browser.close()
     return 0
 
 
-def take(tab: Page, url: str, file: Path, *, full: bool) -> None:
-    """Open a page, wait until its charts are drawn and still, and keep the picture."""
+def take(tab: Page, url: str, file: Path, selector: str, *, height: int) -> None:
+    """Open a page, wait until ``selector`` is there and has come to rest, and keep the picture."""
+    tab.set_viewport_size({"width": 1400, "height": height})
     tab.goto(url)
-    tab.wait_for_load_state("networkidle")
-    tab.wait_for_timeout(3000)
-    tab.screenshot(path=file, full_page=full)
+    tab.wait_for_selector(selector)
+    tab.wait_for_timeout(SETTLE)
+    tab.screenshot(path=file)
     print(file)
 
 

@@ -168,8 +168,8 @@ def test_empty_store_says_what_to_do(foreshock: Command, tmp_path: Path) -> None
         (["runs", "--store", "nonsense"], {}, "nonsense"),
         (["runs", "--store", "oracle://host/x"], {}, "oracle"),
         (["runs"], {"FORESHOCK_EVERY": "often"}, "FORESHOCK_EVERY: every = 'often'"),
-        (["dashboard"], {"FORESHOCK_BUDGET": "7"}, "FORESHOCK_BUDGET: budget"),
-        (["dashboard", "--store", "gone.db"], {}, "There is no store at"),
+        (["dashboard", "--port", "0"], {"FORESHOCK_BUDGET": "7"}, "FORESHOCK_BUDGET: budget"),
+        (["dashboard", "--store", "gone.db", "--port", "0"], {}, "There is no store at"),
     ],
 )
 def test_wrong_configuration_is_one_line_and_status_2(
