@@ -106,13 +106,13 @@ class PendingStep:
         return StepRecord(self.step, self.time, _one_copy(tuple(keys)), values, histograms)
 
 
-class PlainStep:
-    """A step that was not sampled, its numbers on the host already; they are named and joined on the writer thread."""
+class PlainStep(tuple[int, float, float | None, list[Norm], float | None]):
+    """A step that was not sampled: (step, time, loss, norms, learning rate), its numbers on the host already.
 
-    __slots__ = ("learning_rate", "loss", "norms", "step", "time")
+    A bare tuple, because of all ways to keep five values it is the one that runs no Python; they are named on the writer thread.
+    """
 
-    def __init__(self, step: int, time: float, loss: float | None, norms: list[Norm], learning_rate: float | None) -> None:
-        self.step, self.time, self.loss, self.norms, self.learning_rate = step, time, loss, norms, learning_rate
+    __slots__ = ()
 
     def ready(self) -> bool:
         """Return True."""
@@ -120,15 +120,16 @@ class PlainStep:
 
     def resolve(self) -> StepRecord:
         """Build the record."""
-        norms = joined(self.norms)
+        step, time, loss, norms, learning_rate = self
+        both = joined(norms)
         named = {
-            "loss": self.loss,
-            "gradient.norm": norms and norms[0],
-            "gradient.norm_clipped": norms and norms[1],
-            "learning_rate": self.learning_rate,
+            "loss": loss,
+            "gradient.norm": both and both[0],
+            "gradient.norm_clipped": both and both[1],
+            "learning_rate": learning_rate,
         }
         present = {name: float(value) for name, value in named.items() if value is not None}
-        return StepRecord(self.step, self.time, keys_of(tuple(present)), tuple(present.values()))
+        return StepRecord(step, time, keys_of(tuple(present)), tuple(present.values()))
 
 
 @functools.lru_cache(maxsize=256)

@@ -4,6 +4,7 @@ A step that is not sampled must cost next to nothing while the caches are full o
 run is paid in cache misses: such a step notes its few numbers and leaves the rest to the writer thread (``PlainStep.resolve``).
 """
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from time import perf_counter, time
@@ -14,7 +15,7 @@ from torch.optim import Optimizer
 from .base import Counts, Probe, Scalars
 from .buffer import HostCopy, PackedBlocks, PendingStep, PlainStep, keys_of, pack
 from .faults import Faults
-from .governor import Governor
+from .governor import LONGEST_INTERVAL, Governor
 from .gradients import GradientNorm, joined
 from .model import WatchedModel
 
@@ -44,7 +45,6 @@ class Collector:
         vitals: Vitals = dict,
     ) -> None:
         self.governor = governor
-        self._note_plain = governor.plain_step
         self.probes = list(probes)
         self.vitals = vitals
         self._faults = faults
@@ -55,9 +55,12 @@ class Collector:
         self._armed = False
         self._faults_before: dict[str, int] = {}
         self._next_sample = -1
-        # When the last step ended, and the guarded seconds until then: what came since belongs to the step now running.
+        # When the last step ended that is accounted for, and the guarded seconds until then.
         self._ended = 0.0
         self._guarded_before = 0.0
+        # When the plain steps since then ended, and what ending the last of them took.
+        self._plain_ends: deque[float] = deque(maxlen=2 * LONGEST_INTERVAL)
+        self._plain_cost = 0.0
 
     @property
     def sampling(self) -> bool:
@@ -82,17 +85,21 @@ class Collector:
         if isinstance(loss, Tensor) and loss.is_cpu and loss.numel() == 1:
             loss = loss.item()  # in host memory already: nothing is waited for
         gradients = self._gradients
-        optimizers = gradients.optimizers
-        rate = optimizers[0].param_groups[0]["lr"] if optimizers else None
-        if self._armed or metrics or gradients.on_device or isinstance(loss, Tensor) or isinstance(rate, Tensor):
+        rate = gradients.rate
+        if self._armed or metrics or isinstance(loss, Tensor) or isinstance(rate, Tensor) or gradients.on_device:
             return self._end_thoroughly(step, loss, rate, metrics, started)
-        pending = PlainStep(step, time(), loss, gradients.take(), rate)
-        ended = perf_counter()
-        self._note_plain((ended - self._ended, ended - started))
-        self._ended = ended
+        norms, gradients.norms = gradients.norms, []
+        pending = PlainStep((step, time(), loss, norms, rate))
+        self._plain_ends.append(started)
         if step + 1 >= self._next_sample:
+            self._plain_cost = perf_counter() - started
             self._prepare(step + 1)
         return pending
+
+    def leave_out_pause(self) -> None:
+        """Leave the time since the last step out of the accounts: it was no training."""
+        self._settle_plain_steps()
+        self._ended = perf_counter()
 
     def stop(self) -> None:
         """Remove every hook; the model is as it was."""
@@ -103,6 +110,7 @@ class Collector:
     def _end_thoroughly(
         self, step: int, loss: Metric | None, rate: Metric | None, metrics: Mapping[str, Metric], started: float
     ) -> PendingStep:
+        self._settle_plain_steps()
         sampled = self._armed
         values: dict[str, Metric] = {} if loss is None else {"loss": loss}
         norms = joined(self._gradients.take())
@@ -121,22 +129,32 @@ class Collector:
                 values["monitor.overhead"] = overhead
         pending = self._pend(step, values, packed)
         ended = perf_counter()
-        in_hooks = self._faults.seconds - self._guarded_before if sampled else 0.0
-        whole, own = ended - self._ended, ended - started + in_hooks
+        whole, own = ended - self._ended, ended - started + self._faults.seconds - self._guarded_before
         if sampled:
             self.governor.sampled_step(whole, own)
         else:
             self.governor.plain_step((whole, own))
-        self._ended = ended
+        self._ended, self._guarded_before = ended, self._faults.seconds
         if sampled:
             self._next_sample = self.governor.next_after(step)
         if step + 1 >= self._next_sample:
             self._prepare(step + 1)
         return pending
 
+    def _settle_plain_steps(self) -> None:
+        """Account for the plain steps since the last account; done late, so that a plain step itself need not."""
+        if not self._plain_ends:
+            return
+        own = self._plain_cost + (self._faults.seconds - self._guarded_before) / len(self._plain_ends)
+        for end in self._plain_ends:
+            self.governor.plain_step((end - self._ended, own))
+            self._ended = end
+        self._plain_ends.clear()
+        self._guarded_before = self._faults.seconds
+
     def _prepare(self, step: int) -> None:
         """Arm the probes for ``step``; what that takes counts as that step's."""
-        self._guarded_before = self._faults.seconds
+        self._settle_plain_steps()
         self._armed = True
         self._faults_before = {_source(probe): self._faults.count(_source(probe)) for probe in self.probes}
         for probe in self.probes:

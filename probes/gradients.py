@@ -72,12 +72,13 @@ class GradientNorm:
         self._parameters = list(parameters)
         self._ids = frozenset(map(id, self._parameters))
         self.guard = guard
-        # This step's norms so far, and the parameters already counted by a clip.
-        self._norms: list[Norm] = []
+        self.norms: list[Norm] = []
+        """This step's norms so far. Whoever ends the step takes the list and leaves a new one: that alone begins the next step."""
+        self.rate: float | Tensor | None = None
+        """The learning rate of the last optimizer step, of the first optimizer's first group."""
+        # What was noted of a step is tied to its list of norms, and so is over when the list is taken.
         self._clipped_ids: set[int] = set()
-        self._clipped_all = False
-        self.on_device = False
-        """Whether a norm of this step lies on a device: it must start towards the host when the step ends."""
+        self._ids_of = self._clipped_all_of = self._on_device_of = self.norms[:]
         self.optimizers: list[Optimizer] = list(optimizers)
         if self.optimizers:
             self._handles: list[RemovableHandle] = [o.register_step_pre_hook(self._on_step) for o in self.optimizers]
@@ -85,11 +86,14 @@ class GradientNorm:
             self._handles = [register_optimizer_step_pre_hook(self._on_any_step)]
         _listen(self)
 
+    @property
+    def on_device(self) -> bool:
+        """Whether a norm of this step lies on a device: it must start towards the host when the step ends."""
+        return self._on_device_of is self.norms
+
     def take(self) -> list[Norm]:
         """Return this step's norms, to be ``joined``, and begin the next step."""
-        norms, self._norms, self._clipped_all, self.on_device = self._norms, [], False, False
-        if self._clipped_ids:
-            self._clipped_ids.clear()
+        norms, self.norms = self.norms, []
         return norms
 
     def remove(self) -> None:
@@ -107,11 +111,14 @@ class GradientNorm:
             euclidean: it is the 2-norm.
             max_norm: what it is clipped to.
         """
-        if self._clipped_all:
+        if self._clipped_all_of is self.norms:
             return
+        if self._ids_of is not self.norms:
+            self._clipped_ids.clear()
+            self._ids_of = self.norms
         if euclidean and self._parameters and len(parameters) == len(self._parameters) and parameters[0] is self._parameters[0]:
-            self._clipped_all = not self._clipped_ids
-        if self._clipped_all:
+            self._clipped_all_of = self._clipped_all_of if self._clipped_ids else self.norms
+        if self._clipped_all_of is self.norms:
             norm = total
         else:
             clipped = [p for p in parameters if p.grad is not None]
@@ -125,13 +132,16 @@ class GradientNorm:
     def _note(self, norm: Tensor, judged: Tensor, max_norm: float) -> None:
         if norm.is_cpu and judged.is_cpu:
             value = norm.item()  # in host memory already: nothing is waited for
-            self._norms.append((value, value if judged is norm else judged.item(), max_norm))
+            self.norms.append((value, value if judged is norm else judged.item(), max_norm))
         else:
-            self._norms.append((norm.detach(), judged.detach(), max_norm))
-            self.on_device = True
+            self.norms.append((norm.detach(), judged.detach(), max_norm))
+            self._on_device_of = self.norms
 
     def _on_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if not self._clipped_all:
+        if optimizer is self.optimizers[0]:
+            # Read here, where the optimizer is about to: afterwards a scheduler may have set the next step's.
+            self.rate = optimizer.param_groups[0]["lr"]
+        if self._clipped_all_of is not self.norms:
             self.guard(partial(self._measure, optimizer))
 
     def _on_any_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -143,11 +153,12 @@ class GradientNorm:
 
     @torch.no_grad()
     def _measure(self, optimizer: Optimizer) -> None:
+        counted = self._clipped_ids if self._ids_of is self.norms else ()
         grads = [
             p.grad
             for group in optimizer.param_groups
             for p in group["params"]
-            if p.grad is not None and id(p) in self._ids and id(p) not in self._clipped_ids
+            if p.grad is not None and id(p) in self._ids and id(p) not in counted
         ]
         if not grads:
             return

@@ -104,21 +104,21 @@ def test_steps_alike_share_one_tuple_of_keys() -> None:
         return PendingStep(step, 0.0, keys_of(("loss",)), (1.0,), (), None, packed).resolve()
 
     assert one(1).keys is one(2).keys
-    plain = [PlainStep(step, 0.0, 1.0, [], 0.1).resolve() for step in range(2)]
+    plain = [PlainStep((step, 0.0, 1.0, [], 0.1)).resolve() for step in range(2)]
     assert plain[0].keys is plain[1].keys
 
 
 def test_a_plain_step_names_what_there_is() -> None:
-    full = PlainStep(3, 2.0, 0.5, [(3.0, 3.0, 1.0), (4.0, 4.0, math.inf)], 0.01).resolve()
+    full = PlainStep((3, 2.0, 0.5, [(3.0, 3.0, 1.0), (4.0, 4.0, math.inf)], 0.01)).resolve()
     assert {key.signal: value for key, value in zip(full.keys, full.values, strict=True)} == {
         "loss": 0.5,
         "gradient.norm": 5.0,
         "gradient.norm_clipped": pytest.approx(math.hypot(1.0, 4.0), rel=1e-5),
         "learning_rate": 0.01,
     }
-    assert PlainStep(3, 2.0, None, [], None).resolve().keys == ()
-    assert PlainStep(3, 2.0, 0.0, [], 0.0).resolve().values == (0.0, 0.0)
-    broken = PlainStep(3, 2.0, math.nan, [(math.nan, math.nan, 1.0)], 0.1).resolve()
+    assert PlainStep((3, 2.0, None, [], None)).resolve().keys == ()
+    assert PlainStep((3, 2.0, 0.0, [], 0.0)).resolve().values == (0.0, 0.0)
+    broken = PlainStep((3, 2.0, math.nan, [(math.nan, math.nan, 1.0)], 0.1)).resolve()
     assert [math.isnan(value) for value in broken.values] == [True, True, True, False]
 
 
