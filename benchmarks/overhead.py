@@ -1,8 +1,9 @@
 """``foreshock bench overhead``: what watching costs, in paired, alternating runs with and without the monitor.
 
 The work is real: a GPT of width 256 with 4 layers and 256 tokens of context learns text with AdamW and gradient clipping. A pair is
-one run with the monitor at default settings and one without, in alternating order; its ratio is the whole time of the measured
-steps with the monitor, sampled steps included, over that without. The writer thread's share is in it: it runs in the same process.
+a run with the monitor at default settings and one without, alive at the same time and trained in turns of five steps, so that
+what slows the machine down falls on both. A pair's ratio is the whole time of the steps with the monitor, sampled steps included,
+over that without. The writer thread works in the same process.
 """
 
 import contextlib
@@ -28,7 +29,8 @@ from ..zoo.scenario import Training, seeded
 from ..zoo.text import windows
 
 WIDTH, HEADS, LAYERS, CONTEXT, BATCH = 256, 8, 4, 256, 4
-WARMUP_STEPS = 10
+WARMUP_STEPS = 12
+BLOCK_STEPS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +89,6 @@ def small_gpt(seed: int, *, clip: bool = True) -> Training:
     return Training(model, optimizer, step)
 
 
-@dataclass(slots=True)
-class _Run:
-    steps: list[float]
-    calls_with_loss: list[float]
-    calls_without: list[float]
-    gradient: list[float]
-    sampled: list[float]
-    interval: int = 0
-    reported: float = 0.0
-
-
 def measure(
     pairs: int = 5, steps: int = 60, threads: int | None = None, say: Callable[[str], None] = lambda line: None
 ) -> Overhead:
@@ -106,14 +97,12 @@ def measure(
         raise ValueError(f"pairs={pairs}, steps={steps}: at least 1 pair of 20 steps is needed")
     if threads is not None:
         torch.set_num_threads(threads)
-    watched: list[_Run] = []
-    bare: list[_Run] = []
-    for pair in range(pairs):
-        # ABBA: a drift of the machine's speed falls on both alike.
-        for with_monitor in (True, False) if pair % 2 == 0 else (False, True):
-            (watched if with_monitor else bare).append(_run(pair, steps, with_monitor=with_monitor, clip=True))
-        say(f"pair {pair + 1} of {pairs}: {sum(watched[-1].steps) / sum(bare[-1].steps):.4f}")
-    unclipped = _run(0, 20, with_monitor=True, clip=False)
+    found: list[_Pair] = []
+    for number in range(pairs):
+        found.append(_pair(number, steps))
+        say(f"pair {number + 1} of {pairs}: {sum(found[-1].watched.steps) / sum(found[-1].bare.steps):.4f}")
+    watched, bare = [pair.watched for pair in found], [pair.bare for pair in found]
+    unclipped = _unclipped_norm()
     ratios = [sum(a.steps) / sum(b.steps) for a, b in zip(watched, bare, strict=True)]
     step = statistics.median(seconds for run in bare for seconds in run.steps)
     nothing = statistics.median(seconds for run in bare for seconds in run.calls_without)
@@ -130,10 +119,10 @@ def measure(
         plain_step_us=(without - nothing) * 1e6,
         loss_us=(with_loss - without) * 1e6,
         gradient_norm_us=statistics.median(seconds for run in watched for seconds in run.gradient) * 1e6,
-        gradient_norm_unclipped_us=statistics.median(unclipped.gradient) * 1e6,
+        gradient_norm_unclipped_us=unclipped * 1e6,
         sampled_step_ms=(statistics.median(sampled) - step) * 1e3 if sampled else 0.0,
-        interval=watched[-1].interval,
-        reported=statistics.mean(run.reported for run in watched),
+        interval=found[-1].interval,
+        reported=statistics.mean(pair.reported for pair in found),
         pairs=pairs,
         steps=steps,
         threads=torch.get_num_threads(),
@@ -141,40 +130,86 @@ def measure(
     )
 
 
-def _run(seed: int, steps: int, *, with_monitor: bool, clip: bool) -> _Run:
-    training = small_gpt(seed, clip=clip)
-    found = _Run([], [], [], [], [])
-    with tempfile.TemporaryDirectory() as folder:
-        url = f"sqlite:///{Path(folder) / 'bench.db'}"
-        monitor = _watched(training, url) if with_monitor else None
-        for number in range(WARMUP_STEPS + steps):
-            counted = number >= WARMUP_STEPS
+class _Side:
+    """One of the two runs of a pair, with or without a monitor, trained a block of steps at a time."""
+
+    def __init__(self, seed: int, url: str | None, *, clip: bool = True) -> None:
+        self.training = small_gpt(seed, clip=clip)
+        self.monitor = _watched(self.training, url) if url else None
+        self.steps: list[float] = []
+        self.sampled: list[float] = []
+        self.calls_with_loss: list[float] = []
+        self.calls_without: list[float] = []
+        self.gradient: list[float] = []
+        self._number = 0
+
+    def run(self, steps: int, *, count: bool = True) -> None:
+        """Train some steps and note their times, if they count."""
+        monitor = self.monitor
+        if monitor is not None:
+            monitor.collector.leave_out_pause()
+        arming = 0.0
+        for _ in range(steps):
+            with_loss = self._number % 2 == 1
             sampled = monitor is not None and monitor.collector.sampling
             guarded = monitor.faults.seconds if monitor is not None else 0.0
             started = time.perf_counter()
-            loss = training.step(number)
+            loss = self.training.step(self._number)
             trained = time.perf_counter()
             in_hooks = monitor.faults.seconds - guarded if monitor is not None else 0.0
+            called = time.perf_counter()
             if monitor is not None:
-                monitor.step(loss if number % 2 else None)
+                monitor.step(loss if with_loss else None)
             else:
                 _nothing(None)
             ended = time.perf_counter()
-            if not counted:
+            self._number += 1
+            # Where the next step is to be sampled, arming the probes for it was part of this call.
+            arming, armed = (ended - called if monitor is not None and monitor.collector.sampling else 0.0), arming
+            if not count:
                 continue
-            found.steps.append(ended - started)
+            self.steps.append(ended - started)
             if sampled:
-                found.sampled.append(ended - started)
+                self.sampled.append(ended - started + armed)
             elif monitor is None or not monitor.collector.sampling:
-                (found.calls_with_loss if number % 2 else found.calls_without).append(ended - trained)
-                found.gradient.append(in_hooks)
-        if monitor is not None:
-            monitor.close()
-            found.interval = monitor.collector.governor.interval
-            with contextlib.closing(open_store(url)) as store:
-                shares = store.frame(monitor.run.id, "monitor.overhead")["value"]
-                found.reported = float(shares.mean()) if len(shares) else 0.0
-    return found
+                (self.calls_with_loss if with_loss else self.calls_without).append(ended - called)
+                self.gradient.append(in_hooks)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    watched: _Side
+    bare: _Side
+    interval: int
+    reported: float
+
+
+def _pair(seed: int, steps: int) -> _Pair:
+    with tempfile.TemporaryDirectory() as folder:
+        url = f"sqlite:///{Path(folder) / 'bench.db'}"
+        watched, bare = _Side(seed, url), _Side(seed, None)
+        monitor = watched.monitor
+        assert monitor is not None
+        for side in (watched, bare):
+            side.run(WARMUP_STEPS, count=False)
+        for block in range(steps // BLOCK_STEPS):
+            # ABBA: what slows the machine down for a while falls on both alike.
+            for side in (watched, bare) if block % 2 == 0 else (bare, watched):
+                side.run(BLOCK_STEPS)
+        monitor.close()
+        with contextlib.closing(open_store(url)) as store:
+            shares = store.frame(monitor.run.id, "monitor.overhead")["value"]
+        return _Pair(watched, bare, monitor.collector.governor.interval, float(shares.mean()) if len(shares) else 0.0)
+
+
+def _unclipped_norm() -> float:
+    """Median seconds that the gradient norm takes where the monitor has to compute it."""
+    with tempfile.TemporaryDirectory() as folder:
+        side = _Side(0, f"sqlite:///{Path(folder) / 'bench.db'}", clip=False)
+        side.run(20)
+        assert side.monitor is not None
+        side.monitor.close()
+    return statistics.median(side.gradient)
 
 
 def _nothing(loss: Tensor | None) -> None:
