@@ -142,20 +142,19 @@ class _Side:
         self.calls_without: list[float] = []
         self.gradient: list[float] = []
         self._number = 0
+        self._arming = 0.0
 
     def run(self, steps: int, *, count: bool = True) -> None:
         """Train some steps and note their times, if they count."""
         monitor = self.monitor
         if monitor is not None:
             monitor.collector.leave_out_pause()
-        arming = 0.0
         for _ in range(steps):
             with_loss = self._number % 2 == 1
             sampled = monitor is not None and monitor.collector.sampling
             guarded = monitor.faults.seconds if monitor is not None else 0.0
             started = time.perf_counter()
             loss = self.training.step(self._number)
-            trained = time.perf_counter()
             in_hooks = monitor.faults.seconds - guarded if monitor is not None else 0.0
             called = time.perf_counter()
             if monitor is not None:
@@ -165,7 +164,8 @@ class _Side:
             ended = time.perf_counter()
             self._number += 1
             # Where the next step is to be sampled, arming the probes for it was part of this call.
-            arming, armed = (ended - called if monitor is not None and monitor.collector.sampling else 0.0), arming
+            armed = self._arming
+            self._arming = ended - called if monitor is not None and monitor.collector.sampling else 0.0
             if not count:
                 continue
             self.steps.append(ended - started)
