@@ -58,7 +58,8 @@ def build_app(store: Store | StoreSource) -> dash.Dash:
     app = dash.Dash(
         __name__,
         backend=_Backend,
-        assets_folder=str(Path(__file__).parent / "assets"),
+        # Resolved: a linked installation puts a link here, and links are not served.
+        assets_folder=str(Path(__file__).resolve().parent / "assets"),
         assets_ignore=r"theme\.js",
         title="foreshock",
         update_title="",
