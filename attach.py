@@ -42,7 +42,7 @@ def watch(
     *,
     run: str | None = None,
     project: str | None = None,
-    store: str | Store | None = None,
+    store: str | os.PathLike[str] | Store | None = None,
     probes: str | Sequence[str | Probe] | None = None,
     every: int | None = None,
     budget: float | None = None,
@@ -63,7 +63,7 @@ def watch(
         optimizer: its optimizer or optimizers; left out, whichever optimizer steps the model's parameters is found.
         run: name of the run; the script's name and the time by default. The same name again is a new run.
         project: runs are grouped by it.
-        store: SQLAlchemy URL (``sqlite:///foreshock.db`` by default) or a Store.
+        store: SQLAlchemy URL (``sqlite:///foreshock.db`` by default), path of a SQLite file, or a Store.
         probes: ``"light"``, ``"default"`` or ``"full"``, or a list of names and Probe objects.
         every: measure thoroughly every so many steps; left out, the governor keeps to ``budget``.
         budget: share of the training time that measuring may cost, 0.01 by default.
@@ -82,16 +82,21 @@ def watch(
     Raises:
         TypeError, ValueError: an argument is wrong; the message says what is allowed.
         AlreadyWatchedError: the model has a monitor already.
-        StoreConfigurationError: the store's URL, driver or schema is wrong. A store that is merely away does not raise.
+        StoreConfigurationError: the store's URL, driver or schema is wrong. A store that is merely away does not raise,
+        StoreUnavailableError: unless a run was to be resumed from it.
         UnknownRunError: ``resume`` names no run.
     """
+    if store is not None and not isinstance(store, (str, os.PathLike, Store)):
+        raise TypeError(f"store= takes a SQLAlchemy URL, the path of a SQLite file, or a Store; got {type(store).__name__}")
+    if rules is not None and not isinstance(rules, (str, os.PathLike, Mapping)):
+        raise TypeError(f"rules= takes the path of a TOML file or a mapping; got {type(rules).__name__}")
     settings = load_settings(
         config,
         project=project,
-        store=store if isinstance(store, str) else None,
+        store=os.fspath(store) if isinstance(store, (str, os.PathLike)) else None,
         every=every,
         budget=budget,
-        rules=rules if isinstance(rules, (str, Path)) else None,
+        rules=os.fspath(rules) if isinstance(rules, (str, os.PathLike)) else None,
         notify=[notify] if isinstance(notify, str) else notify,
     )
     if settings.disable:
@@ -117,25 +122,31 @@ def watch(
             type(model).__name__,
         )
     opened = store if isinstance(store, Store) else _open(settings.store)
-    record, segment, start_step = _begin(opened, run, settings.project, resume, tags, facts_about(watched))
-    engine = Engine(record.id, rule_set)
-    if resume is not None and opened is not None:
-        engine.adopt(opened.alerts(record))
     faults = Faults()
-    return Monitor(
-        watched,
-        Collector(watched, optimizers, chosen, governor, faults),
-        faults,
-        engine,
-        record,
-        store=opened,
-        reopen=lambda: open_store(settings.store),
-        owns_store=opened is not store,
-        segment=segment,
-        start_step=start_step,
-        channels=settings.notify,
-        on_alert=on_alert,
-    )
+    collector = Collector(watched, optimizers, chosen, governor, faults)
+    try:
+        labels = (tags,) if isinstance(tags, str) else tags
+        record, segment, start_step = _begin(opened, run, settings.project, resume, labels, facts_about(watched))
+        engine = Engine(record.id, rule_set)
+        if resume is not None and opened is not None:
+            engine.adopt(opened.alerts(record))
+        return Monitor(
+            watched,
+            collector,
+            faults,
+            engine,
+            record,
+            store=opened,
+            reopen=lambda: open_store(settings.store),
+            owns_store=opened is not store,
+            segment=segment,
+            start_step=start_step,
+            channels=settings.notify,
+            on_alert=on_alert,
+        )
+    except BaseException:
+        collector.stop()
+        raise
 
 
 def facts_about(model: WatchedModel) -> dict[str, Any]:
@@ -150,15 +161,17 @@ def facts_about(model: WatchedModel) -> dict[str, Any]:
         "device": str(parameters[0].device) if parameters else "cpu",
         "dtype": str(parameters[0].dtype).removeprefix("torch.") if parameters else "",
         "model": ", ".join(type(root).__name__ for root in model.roots.values()),
-        "parameters": sum(p.numel() for p in parameters),
+        "parameters": sum(p.numel() for p in parameters if not isinstance(p, nn.UninitializedParameter)),
     }
 
 
 def _optimizers(optimizer: Optimizer | Sequence[Optimizer] | None) -> list[Optimizer]:
     given: Sequence[object] = () if optimizer is None else optimizer if isinstance(optimizer, (list, tuple)) else (optimizer,)
-    optimizers = [one for one in given if isinstance(one, Optimizer)]
+    # A wrapper that never ran Optimizer's own __init__ has no hooks to place; what it wraps has.
+    given = [one if hasattr(one, "_optimizer_step_pre_hooks") else getattr(one, "optimizer", one) for one in given]
+    optimizers = [one for one in given if isinstance(one, Optimizer) and hasattr(one, "_optimizer_step_pre_hooks")]
     if len(optimizers) != len(given):
-        wrong = next(one for one in given if not isinstance(one, Optimizer))
+        wrong = next(one for one in given if one not in optimizers)
         raise TypeError(
             f"watch() takes a torch.optim.Optimizer or a list of them as its second argument; got {type(wrong).__name__}"
         )

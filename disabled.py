@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from .probes.collector import Metric
-from .storage.records import Alert, RunStatus
+from .storage.records import Alert, Run, RunStatus
 
 log = logging.getLogger("foreshock")
 
@@ -16,6 +16,8 @@ class DisabledMonitor:
     """Has a monitor's methods and does nothing: ``FORESHOCK_DISABLE=1``, or a rank that keeps no run of its own."""
 
     alerts: Sequence[Alert] = ()
+    run = Run("", "")
+    """A run without a name; nothing of it is stored."""
 
     def __init__(self, reason: str) -> None:
         log.info("foreshock does nothing here: %s", reason)

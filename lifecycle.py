@@ -77,7 +77,8 @@ def release(monitor: Closeable) -> None:
 def _at_exit() -> None:
     # Python leaves the exception that ended the script here; 3.12 renamed it.
     failed = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
-    _close_all(RunStatus.CRASHED if failed is not None else RunStatus.FINISHED)
+    interrupted = isinstance(failed, KeyboardInterrupt)
+    _close_all(RunStatus.FINISHED if failed is None else RunStatus.TERMINATED if interrupted else RunStatus.CRASHED)
 
 
 def _on_sigterm(number: int, frame: FrameType | None) -> None:
@@ -101,3 +102,4 @@ def _in_child() -> None:
     for monitor in list(_open):
         monitor.abandon()
     _open.clear()
+    _watched.clear()

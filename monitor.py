@@ -1,6 +1,7 @@
 """Connects the rooms: probes -> writer thread -> store and analyzer -> alerts. What ``watch()`` returns."""
 
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -67,12 +68,14 @@ class Monitor:
             notifications=outbox.notifications,
             on_trouble=_say_trouble,
         )
-        self._courier = Courier(outbox, store) if channels and store is not None else None
+        self._outbox = outbox
+        self._courier: Courier | None = None
+        # The writer thread feeds the engine; state is read and set from the training thread, or from a signal handler on it.
+        self._engine_lock = threading.RLock()
         collector.vitals = self._vitals
         faults.report_to(lambda source, message: self._event("fault", message, source=source))
         self._writer.start()
-        if self._courier is not None:
-            self._courier.start()
+        self._seen.update(alert.id for alert in engine.alerts)
         collector.begin(start_step)
         lifecycle.keep(self, model.roots.values())
 
@@ -99,8 +102,8 @@ class Monitor:
         except Exception as error:  # noqa: BLE001 - the law: never raise into training
             self.faults.note("step", error)
         self._step += 1
-        while self._fresh:
-            self._hand_over(self._fresh.popleft())
+        if self._fresh:
+            self._hand_over_fresh()
 
     def log(self, **metrics: Metric) -> None:
         """Record metrics with the step now running; the next ``step()`` takes them along."""
@@ -124,44 +127,76 @@ class Monitor:
     @property
     def alerts(self) -> list[Alert]:
         """Every alert of this run so far, oldest first."""
-        return self._engine.alerts
+        with self._engine_lock:
+            return self._engine.alerts
 
     def state_dict(self) -> dict[str, Any]:
         """Return step and detector state, to be saved in the training checkpoint."""
         self._writer.flush(timeout=5.0)
-        return {"run": self.run.id, "step": self._step, "engine": self._engine.state_dict()}
+        with self._engine_lock:
+            return {"run": self.run.id, "step": self._step, "engine": self._engine.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a checkpoint's state: the next ``step()`` ends step number ``state["step"]``."""
-        self._step = int(state["step"])
-        self._engine.load_state_dict(state["engine"])
+        """Continue from a checkpoint's state: the next ``step()`` ends step number ``state["step"]``.
+
+        The state of another run gives the step only: its detectors have seen another past. An empty one (of a disabled
+        monitor, say) changes nothing. What cannot be read is counted as a fault, and training goes on.
+        """
+        self.faults.run("load_state_dict", lambda: self._load(state))
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        if not state:
+            return
+        step = int(state["step"])
+        if state["run"] == self.run.id:
+            self._writer.flush(timeout=5.0)
+            with self._engine_lock:
+                self._engine.load_state_dict(state["engine"])
+        else:
+            log.warning("the state loaded is of another run: its step is taken, the detectors start anew")
+        self._step = step
+        for probe in self.collector.probes:
+            probe.rebind()
+        self.collector.begin(step)
 
     # -- the end -------------------------------------------------------------------------------------------------
 
     def close(self, status: RunStatus | str = RunStatus.FINISHED) -> None:
-        """Remove every hook, write everything out and mark the run. May be called twice; waits at most some seconds."""
+        """Remove every hook, write everything out and mark the run. May be called twice; waits at most some seconds.
+
+        Raises:
+            ValueError: there is no such status.
+        """
+        status = RunStatus(status)
         if self._closed:
+            # Perhaps from a signal that came in the midst of closing: what is left to do is to let the writer end.
+            self._writer.close(timeout=10.0, status=status)
             return
         self._closed = True
-        status = RunStatus(status)
-        lifecycle.release(self)
-        self.collector.stop()
-        self.faults.run("last alerts", self._settle_alerts)
-        self._writer.close(timeout=10.0, status=status)
-        if self._courier is not None:
-            self._courier.close(timeout=5.0)
-        if self._owns_store and self._writer.store is not None:
-            self._writer.store.close()
+        try:
+            self.collector.stop()
+            self.faults.run("last alerts", self._settle_alerts)
+            self._hand_over_fresh()
+        finally:
+            self._writer.close(timeout=10.0, status=status)
+            if self._courier is not None:
+                self._courier.close(timeout=5.0)
+            if self._owns_store and self._writer.store is not None:
+                self._writer.store.close()
+            lifecycle.release(self)
 
     def _settle_alerts(self) -> None:
         """Save what open alerts have not reported yet; the engine is idle once everything put was written."""
         if self._writer.flush(timeout=5.0) and self._writer.store is not None:
-            self._writer.store.save_alerts(self._engine.finish(time.time()))
+            with self._engine_lock:
+                last = self._engine.finish(time.time())
+            self._writer.store.save_alerts(last)
 
     def abandon(self) -> None:
         """Forget the writer thread and the store's connections: a forked child must not touch its parent's."""
         self._closed = self._told_closed = True
         self.faults.report_to(None)
+        self.collector.stop()
         if self._writer.store is not None:
             self._writer.store.abandon()
 
@@ -169,7 +204,7 @@ class Monitor:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if error is None:
+        if error is None or (isinstance(error, SystemExit) and not error.code):
             self.close(RunStatus.FINISHED)
             return
         self._event("crashed", f"{type(error).__name__}: {error}")
@@ -178,12 +213,17 @@ class Monitor:
     # -- on the writer thread ------------------------------------------------------------------------------------
 
     def _analyze(self, batch: Batch) -> Sequence[Alert]:
-        changed = self._engine.feed(batch)
+        with self._engine_lock:
+            changed = self._engine.feed(batch)
         for alert in changed:
-            self._console.tell(alert)
             if alert.state is AlertState.FIRING and alert.id not in self._seen:
                 self._seen.add(alert.id)
+                self._console.tell(alert)
                 self._fresh.append(alert)
+        # Only now, for a store that was away at the start has no outbox to deliver from.
+        if self._courier is None and self._outbox.channels and self._writer.store is not None and not self._closed:
+            self._courier = Courier(self._outbox, self._writer.store)
+            self._courier.start()
         return changed
 
     def _vitals(self) -> dict[str, float]:
@@ -194,12 +234,14 @@ class Monitor:
             "monitor.errors": self.faults.total + stats.errors,
         }
 
-    def _hand_over(self, alert: Alert) -> None:
-        if self._on_alert is not None:
-            try:
-                self._on_alert(alert)
-            except Exception as error:  # noqa: BLE001 - the user's own callback must not end the user's own training
-                self.faults.note("on_alert", error)
+    def _hand_over_fresh(self) -> None:
+        while self._fresh:
+            alert = self._fresh.popleft()
+            if self._on_alert is not None:
+                try:
+                    self._on_alert(alert)
+                except Exception as error:  # noqa: BLE001 - the user's own callback must not end the user's own training
+                    self.faults.note("on_alert", error)
 
     def _event(self, kind: str, message: str, **data: Any) -> None:
         self._writer.put_event(Event(new_id(), self.run.id, self._segment, self._step, time.time(), kind, message, data))

@@ -10,7 +10,7 @@ Cost: on a sampled step, per call one (2, H, 64, S) matrix of scores and copies 
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
 
 from ..storage.records import SeriesKey
@@ -20,6 +20,8 @@ from .base import Counts, Probe, Scalars
 from .model import WatchedModel
 from .precision import without_autocast
 from .taps import RunningModules
+
+_FUSED_IN_EVALUATION = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
 
 
 class AttentionProbe(Probe):
@@ -34,14 +36,18 @@ class AttentionProbe(Probe):
         self._running = RunningModules(self._enter, self._leave)
         self._mode: AttentionCalls | None = None
         self._entered = False
+        self._fusable: list[nn.Module] = []
 
     @override
     def attach(self, model: WatchedModel) -> None:
         self._model = model
+        self._fusable = [module for _, module in model.named_modules() if isinstance(module, _FUSED_IN_EVALUATION)]
 
     @override
     def arm(self, step: int) -> None:
         assert self._model is not None
+        if self._model.is_compiled():
+            return
         self._mode = AttentionCalls(lambda: self._running.innermost, self.guard)
         self._running.place(self._model.roots.values(), self._model.named_modules())
 
@@ -79,7 +85,9 @@ class AttentionProbe(Probe):
         self._mode = None
 
     def _enter(self) -> None:
-        if self._mode is not None and not self._entered:
+        # A mode keeps torch's fused inference path from being taken, whose results differ in the last bits.
+        fused = any(not module.training for module in self._fusable)
+        if self._mode is not None and not self._entered and not fused:
             self._mode.__enter__()  # type: ignore[no-untyped-call]
             self._entered = True
 

@@ -31,9 +31,11 @@ class HostCopy:
         self._event: torch.cuda.Event | None = None
         if joined.device.type == "cuda":
             self._host = torch.empty(joined.shape, dtype=torch.float32, device="cpu", pin_memory=True)
-            self._host.copy_(joined, non_blocking=True)
-            self._event = torch.cuda.Event()
-            self._event.record()
+            # An event is recorded on the current device's stream, which must be the one that copies.
+            with torch.cuda.device(joined.device):
+                self._host.copy_(joined, non_blocking=True)
+                self._event = torch.cuda.Event()
+                self._event.record()
         else:
             self._host = joined.cpu()
 

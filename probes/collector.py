@@ -68,7 +68,9 @@ class Collector:
         return self._armed
 
     def begin(self, step: int) -> None:
-        """Sample ``step``, the first one."""
+        """Sample ``step``, the first one, or the first after the model was set back."""
+        for probe in self.probes if self._armed else ():
+            self._faults.run(_source(probe), probe.disarm)
         self._next_sample = step
         self._ended = perf_counter()
         self._prepare(step)
@@ -185,7 +187,10 @@ class Collector:
         away: dict[str, Tensor] = {}
         for name, value in values.items():
             if not isinstance(value, Tensor):
-                host[name] = float(value)
+                try:
+                    host[name] = float(value)
+                except (TypeError, ValueError) as error:
+                    self._faults.note(f"metric {name}", error)
             elif value.numel() != 1:
                 wrong = ValueError(f"it has shape {tuple(value.shape)}; pass one number, such as its mean()")
                 self._faults.note(f"metric {name}", wrong)
@@ -193,7 +198,8 @@ class Collector:
                 host[name] = value.item()  # in host memory already: nothing is waited for
             else:
                 away[name] = value
-        copy = HostCopy(list(away.values())) if away else None
+        device = next(iter(away.values())).device if away else None
+        copy = HostCopy([value.to(device, non_blocking=True) for value in away.values()]) if away else None
         return PendingStep(step, time(), keys_of(tuple(host)), tuple(host.values()), keys_of(tuple(away)), copy, packed)
 
 

@@ -76,7 +76,7 @@ class Faults:
             self._told.add(source)
             log.warning("%s failed and was skipped; training goes on. %s", source, what, exc_info=error)
             self._tell(source, f"{source} failed: {what}")
-        if in_a_row == FAULTS_UNTIL_OFF:
+        if in_a_row == FAULTS_UNTIL_OFF and source.startswith("probe "):
             self._off.add(source)
             log.warning("%s failed %d times in a row and is switched off for this run", source, in_a_row)
             self._tell(source, f"{source} switched off after {in_a_row} faults in a row: {what}")

@@ -140,7 +140,7 @@ class GradientNorm:
     def _on_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if optimizer is self.optimizers[0]:
             # Read here, where the optimizer is about to: afterwards a scheduler may have set the next step's.
-            self.rate = optimizer.param_groups[0]["lr"]
+            self.rate = optimizer.param_groups[0].get("lr")
         if self._clipped_all_of is not self.norms:
             self.guard(partial(self._measure, optimizer))
 
@@ -181,6 +181,7 @@ def _norm_of(grads: list[Tensor]) -> Tensor:
 _listeners: "weakref.WeakSet[GradientNorm]" = weakref.WeakSet()
 _lock = threading.Lock()
 _originals: dict[str, Callable[..., Any]] = {}
+_placed: set[str] = set()
 _last_total = threading.local()
 
 
@@ -190,7 +191,9 @@ def _listen(listener: GradientNorm) -> None:
         if not all(hasattr(clip_grad, name) for name in _WRAPPERS):  # another torch version: norms are those the optimizer sees
             return
         for name, wrapper in _WRAPPERS.items():
-            if name not in _originals:
+            if name not in _placed:
+                _placed.add(name)
+                # Kept for good: somebody may hold our wrapper after we took it back.
                 _originals[name] = getattr(clip_grad, name)
                 setattr(clip_grad, name, wrapper)
 
@@ -203,7 +206,8 @@ def _unlisten(listener: GradientNorm) -> None:
         for name, wrapper in _WRAPPERS.items():
             # Another tool may have wrapped it after us: then our wrapper stays, and passes everything through.
             if getattr(clip_grad, name, None) is wrapper:
-                setattr(clip_grad, name, _originals.pop(name))
+                setattr(clip_grad, name, _originals[name])
+                _placed.discard(name)
 
 
 def _get_total_norm(tensors: Any, norm_type: float = 2.0, *args: Any, **kwargs: Any) -> Tensor:

@@ -89,6 +89,14 @@ class WatchedModel:
                     seen.add(id(parameter))
                     yield parameter
 
+    def is_compiled(self) -> bool:
+        """Tell whether any part runs inside ``torch.compile`` now; hooks and modes there would become part of its graph."""
+        return any(
+            hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+            for root in self.roots.values()
+            for module in root.modules()
+        )
+
     def linear_layers(self) -> list[LinearLayer]:
         """Return every ``nn.Linear`` and Conv1D, fused q-k-v projections split in three, tied weights once.
 

@@ -45,6 +45,7 @@ class SpectralProbe(Probe):
 
     def __init__(self) -> None:
         super().__init__()
+        self._model: WatchedModel | None = None
         self._layers: list[LinearLayer] = []
         self._tap = InputTap()
         self._bases: dict[str, Tensor] = {}
@@ -55,6 +56,7 @@ class SpectralProbe(Probe):
 
     @override
     def attach(self, model: WatchedModel) -> None:
+        self._model = model
         self._layers = model.linear_layers()
 
     @override
@@ -66,7 +68,7 @@ class SpectralProbe(Probe):
     @override
     @torch.no_grad()
     def arm(self, step: int) -> None:
-        if not self._layers:
+        if not self._layers or self._model is None:
             return
         iterations = ITERATIONS_COLD[self._samples] if self._samples < len(ITERATIONS_COLD) else ITERATIONS_WARM
         weights = [layer.weight() for layer in self._layers]
@@ -89,7 +91,8 @@ class SpectralProbe(Probe):
                     cosine = torch.where(norms != 0, (tokens @ self._bases[layer.name][0]) / norms, 2.0)
                     self._cosines[layer.name] = cosine, tokens.shape[1]
 
-        self._tap.place(by_module, on_input, self.guard)
+        if not self._model.is_compiled():
+            self._tap.place(by_module, on_input, self.guard)
 
     @override
     @torch.no_grad()

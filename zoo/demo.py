@@ -15,7 +15,7 @@ import torch
 
 from ..analyzer.failure import MEDIAN_WINDOW, date_failure, lead_steps, outcome, running_median
 from ..attach import watch
-from ..config import load_settings
+from ..config import ConfigurationError, load_settings
 from ..monitor import Monitor
 from ..storage import open_store
 from ..storage.records import Alert
@@ -77,17 +77,20 @@ def run_demo(
     def say(line: str) -> None:
         print(line, file=sys.stderr if json else sys.stdout, flush=True)
 
-    open_store(url).close()  # so that the page finds it
+    if load_settings().disable:
+        raise ConfigurationError("FORESHOCK_DISABLE is set: the demo would show nothing; unset it")
+    with contextlib.closing(open_store(url)) as opened:  # so that the page finds it
+        shown = opened.url
     say(f"{chosen.name}: {chosen.title}")
     with contextlib.ExitStack() as stack:
         page = stack.enter_context(LivePage(url, port))
-        threading.Thread(target=_announce, args=(page, say, browser), daemon=True).start()
+        threading.Thread(target=_announce, args=(page, say, browser and not json), daemon=True).start()
         summary = train(chosen, url, seed=seed, threads=threads or 1, say=say)
         if json:
-            print(json_module.dumps(asdict(summary), indent=2), flush=True)
+            print(json_module.dumps(_finite(asdict(summary)), indent=2, allow_nan=False), flush=True)
         else:
             say(described(summary))
-        say(f"\nOpen the run again:  foreshock dashboard --store {url}")
+        say(f"\nOpen the run again:  foreshock dashboard --store {shown}")
         say(f"                     {page.url}run/{summary.run}")
         if not exit and page.serving():
             say("The page stays up; end with Ctrl+C.")
@@ -102,7 +105,14 @@ def train(chosen: Scenario, url: str, *, seed: int, threads: int = 1, say: Calla
     training = chosen.build(seed)
     losses: list[float] = []
     with watch(
-        training.model, training.optimizer, run=f"demo {chosen.name}", project="demo", store=url, every=SAMPLE_EVERY, tags=["demo"]
+        training.model,
+        training.optimizer,
+        run=f"demo {chosen.name}",
+        project="demo",
+        store=url,
+        every=SAMPLE_EVERY,
+        probes="default",
+        tags=["demo"],
     ) as monitor:
         for number in range(chosen.steps):
             loss = training.step(number)
@@ -110,7 +120,7 @@ def train(chosen: Scenario, url: str, *, seed: int, threads: int = 1, say: Calla
             losses.append(loss.item())
             if (number + 1) % _REPORT_EVERY == 0:
                 say(f"  step {number + 1:5d}   loss {losses[-1]:.3f}")
-    assert isinstance(monitor, Monitor), "the demo shows the monitor: unset FORESHOCK_DISABLE"
+    assert isinstance(monitor, Monitor)
     return sum_up(chosen, monitor.run.id, losses, monitor.alerts, _mean_overhead(url, monitor.run.id))
 
 
@@ -166,6 +176,15 @@ def described(summary: Summary) -> str:
             "a seed always gives the same alerts.\nLeft alone, the governor spaces the samples to cost at most 1 %.",
         ]
     return "\n".join(lines)
+
+
+def _finite(value: Any) -> Any:
+    """Put None where JSON has no number."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _diagnosis(warnings: list[Alert]) -> list[dict[str, Any]]:

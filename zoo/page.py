@@ -30,8 +30,11 @@ class LivePage:
         self._was_up = False
 
     def __enter__(self) -> "LivePage":
-        command = [sys.executable, "-P", "-m", "foreshock", "dashboard", "--store", self._store, "--port", str(self.port)]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+        command = [sys.executable, "-P", "-m", "foreshock", "dashboard", "--port", str(self.port)]
+        quiet = subprocess.DEVNULL
+        # The address may hold a password, which a command line would show to everybody on this machine.
+        environment = os.environ | {"FORESHOCK_STORE": self._store}
+        self._process = subprocess.Popen(command, stdout=quiet, stderr=quiet, stdin=quiet, env=environment)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -106,7 +106,8 @@ def serve_store() -> Any:
     return serving
 
 
-@pytest.fixture(scope="session")
+# Not for the whole session: Playwright's event loop would run on through every later test of this process.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     path = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
     if path is None:

@@ -1,5 +1,6 @@
 """What a user gets who does everything right."""
 
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -185,4 +186,123 @@ def test_several_optimizers_accumulation_and_frozen_parameters(url: str) -> None
     frame = store.frame(store.runs()[0])
     assert frame[frame["signal"] == "gradient.norm"]["value"].tolist() == pytest.approx(expected, rel=1e-5)
     assert (frame["signal"] == "spectral_alignment.mean").sum() == 3 * 6
+    store.close()
+
+
+class TinyAttention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (part[:, None] for part in self.qkv(x).chunk(3, -1))
+        return self.out(F.scaled_dot_product_attention(q, k, v)[:, 0])
+
+
+def test_a_compiled_model_is_watched_from_outside(url: str) -> None:
+    graphs: list[Any] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    plain = TinyAttention()
+    model = torch.compile(plain, backend=backend)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with foreshock.watch(model, optimizer, store=url, every=2) as monitor:
+        for _ in range(6):
+            loss = model(torch.randn(4, 6, 8)).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss)
+        assert monitor.faults.total == 0
+    assert len(graphs) == 1
+    store = foreshock.open_store(url)
+    frame = store.frame(store.runs()[0])
+    assert (frame["signal"] == "weight.spectral_norm").sum() == 4 * 3
+    assert set(frame["module"]) == {"", "qkv.q", "qkv.k", "qkv.v", "out"}
+    store.close()
+
+
+def test_a_frozen_encoder_keeps_its_fused_path(url: str) -> None:
+    torch.manual_seed(0)
+    encoder = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, dropout=0.0).eval().requires_grad_(False)
+    model = nn.Sequential(encoder, nn.Linear(16, 1))
+    model.train()
+    encoder.eval()
+    optimizer = torch.optim.SGD(model[1].parameters(), lr=0.1)
+    x = torch.randn(4, 6, 16)
+    expected = model(x).detach()
+    with foreshock.watch(model, optimizer, store=url, every=1) as monitor:
+        assert monitor.collector.sampling
+        assert torch.equal(model(x).detach(), expected)
+
+
+def test_a_roll_back_is_sampled_at_once_and_a_strangers_state_gives_the_step_only(small: Any, url: str) -> None:
+    with foreshock.watch(small.model, small.optimizer, run="one", store=url, every=10) as monitor:
+        for _ in range(25):
+            monitor.step(small.step())
+        state = monitor.state_dict()
+        for _ in range(25):
+            monitor.step(small.step())
+        monitor.load_state_dict(state)
+        assert monitor.collector.sampling
+        for _ in range(5):
+            monitor.step(small.step())
+        assert monitor.faults.total == 0
+    with foreshock.watch(small.model, small.optimizer, run="two", store=url) as monitor:
+        monitor.load_state_dict({})
+        monitor.load_state_dict(state)
+        monitor.step(float("nan"))
+        monitor._writer.flush(10)
+        assert [(alert.rule, alert.first_step) for alert in monitor.alerts] == [("non_finite", 25)]
+        monitor.load_state_dict({"step": "x"})
+        assert monitor.faults.total == 1
+
+
+def test_what_is_half_set_up_leaves_nothing_behind(small: Any, url: str) -> None:
+    with pytest.raises(KeyError):
+        foreshock.watch(small.model, small.optimizer, store=url, resume="no such run")
+    assert not small.optimizer._optimizer_step_pre_hooks
+    assert torch.nn.utils.clip_grad._get_total_norm.__module__ == "torch.nn.utils.clip_grad"
+
+
+def test_an_optimizer_without_a_learning_rate_and_a_metric_that_is_none(small: Any, url: str) -> None:
+    small.optimizer.param_groups[0]["rate"] = small.optimizer.param_groups[0]["lr"]
+
+    class Rateless(torch.optim.Optimizer):
+        def __init__(self, parameters: Any) -> None:
+            super().__init__(parameters, {})
+
+        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+            with torch.no_grad():
+                for parameter in self.param_groups[0]["params"]:
+                    parameter -= 0.01 * parameter.grad
+
+    optimizer = Rateless(small.model.parameters())
+    with foreshock.watch(small.model, optimizer, store=url) as monitor:
+        loss = F.cross_entropy(small.model(torch.randn(16, 10)), torch.randint(3, (16,)))
+        loss.backward()
+        optimizer.step()
+        monitor.step(loss, accuracy=None)  # type: ignore[arg-type]
+        monitor.step(loss)
+    store = foreshock.open_store(url)
+    frame = store.frame(store.runs()[0])
+    assert (frame["signal"] == "loss").sum() == 2
+    assert (frame["signal"] == "gradient.norm").sum() == 1
+    store.close()
+
+
+def test_sys_exit_inside_the_loop_is_a_normal_end(small: Any, url: str) -> None:
+    def script() -> None:
+        with foreshock.watch(small.model, small.optimizer, store=url) as monitor:
+            monitor.step(small.step())
+            sys.exit(0)
+
+    with pytest.raises(SystemExit):
+        script()
+    store = foreshock.open_store(url)
+    assert store.runs()[0].status == "finished"
     store.close()
