@@ -32,7 +32,6 @@ REQUIRED = (
     "alembic",
     "apprise",
     "dash",
-    "dash-mantine-components",
     "fastapi",
     "numpy",
     "pandas",
