@@ -179,6 +179,7 @@ class Monitor:
             self._hand_over_fresh()
         finally:
             self._writer.close(timeout=10.0, status=status)
+            self._console.close()
             if self._courier is not None:
                 self._courier.close(timeout=5.0)
             if self._owns_store and self._writer.store is not None:

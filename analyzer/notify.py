@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from queue import SimpleQueue
 from time import time as wall_clock
 from typing import TextIO
 
@@ -24,7 +25,7 @@ _UNTIL_SAVED_S = 0.3
 
 
 class ConsoleNotifier:
-    """Prints one plain line for each alert that fires, to stderr.
+    """Prints one plain line for each alert that fires, to stderr, from a thread of its own: a terminal may be slow, a pipe full.
 
     Args:
         stream: where to print; ``sys.stderr`` as it is at the time when None.
@@ -35,14 +36,29 @@ class ConsoleNotifier:
         self._stream = stream
         self._least = least
         self._told: set[str] = set()
+        self._lines: SimpleQueue[str | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
 
     def tell(self, alert: Alert) -> None:
-        """Print the alert if it is firing and was not printed before. A closed stream is not an error."""
+        """Print the alert soon if it is firing and was not printed before. A closed stream is not an error."""
         if alert.id in self._told or alert.state is not AlertState.FIRING or alert.severity.rank < self._least.rank:
             return
         self._told.add(alert.id)
-        with suppress(OSError, ValueError):
-            print(console_line(alert), file=self._stream or sys.stderr, flush=True)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._print, name="foreshock-console", daemon=True)
+            self._thread.start()
+        self._lines.put(console_line(alert))
+
+    def close(self, timeout: float = 1.0) -> None:
+        """Wait until what was told is printed, at most so many seconds. May be called twice."""
+        if self._thread is not None and self._thread.is_alive():
+            self._lines.put(None)
+            self._thread.join(timeout)
+
+    def _print(self) -> None:
+        while (line := self._lines.get()) is not None:
+            with suppress(OSError, ValueError):
+                print(line, file=self._stream or sys.stderr, flush=True)
 
 
 def console_line(alert: Alert) -> str:

@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 PERIOD = 0.5
 LIVENESS_EVERY = 10.0
+ANSWER_WITHIN = 5.0
+MOST_MISSES = 3
+"""A busy browser answers late; only one that stays silent this often in a row is taken to be gone."""
 
 Updates = Mapping[str, Mapping[str, Any]]
 """Component id -> property -> new value (or a ``dash.Patch`` of the old one).
@@ -51,9 +54,14 @@ class Showings:
         self._newest: dict[tuple[str, str], tuple[int, object]] = {}
 
     def begin(self, tab: str, section: str, number: int) -> object:
-        """Make this the section's current showing in that tab and return its token. ``number`` counts the tab's own requests."""
+        """Make this the section's current showing in that tab and return its token. ``number`` counts the tab's own requests.
+
+        A request that was overtaken by a newer one of its tab gets a token that is not current.
+        """
         token = object()
-        self._newest[tab, section] = (number, token)
+        newest = self._newest.get((tab, section))
+        if newest is None or newest[0] <= number:
+            self._newest[tab, section] = (number, token)
         return token
 
     def current(self, tab: str, section: str, token: object) -> bool:
@@ -126,10 +134,10 @@ def follow(
 
 
 async def _show(current: Callable[[], bool], make: Callable[[], Section], page: str) -> None:
-    """Paint, then keep sending what changed until this showing is over."""
+    """Paint, then keep sending what changed until this showing is over. No fault ends it: it says so and begins anew."""
     socket = dash.ctx.websocket
     sender, section = Sender(), None
-    since_answer = 0.0
+    since_answer, misses = 0.0, 0
     while current() and not (socket and socket.is_shutdown):
         try:
             if section is None:
@@ -140,24 +148,35 @@ async def _show(current: Callable[[], bool], make: Callable[[], Section], page: 
             note = ""
         except StoreError as error:
             section, updates, note = None, {}, f"The store cannot be read just now: {error}"
+        except Exception as error:  # a section that ended here would leave a page that looks live and is not
+            logger.exception("a section of the page failed; it is drawn anew")
+            section, updates, note = None, {}, f"A part of this page failed and is tried again: {type(error).__name__}: {error}"
         if not current():
             return
         sender.send({"store-trouble": {"children": note}, **updates})
         if socket is None:
             return
-        await asyncio.sleep(PERIOD if section is not None else 4 * PERIOD)
-        since_answer += PERIOD
+        pause = PERIOD if section is not None else 4 * PERIOD
+        await asyncio.sleep(pause)
+        since_answer += pause
         if since_answer >= LIVENESS_EVERY:
             since_answer = 0.0
-            if not await _answers(socket, page):
+            shown = await _shows(socket, page)
+            misses = 0 if shown else misses + 1
+            if shown is False or misses >= MOST_MISSES:
                 return
 
 
-async def _answers(socket: Any, page: str) -> bool:
-    """Ask the tab whether it still shows the page. A closed tab cannot say goodbye: its socket may be shared with other tabs."""
+async def _shows(socket: Any, page: str) -> bool | None:
+    """Ask the tab whether it still shows the page; None where it does not answer.
+
+    A closed tab cannot say goodbye: its socket may be shared with other tabs.
+    """
     try:
-        return await socket.get_prop(page, "id", timeout=5.0) is not None
-    except (TimeoutError, dash.exceptions.WebsocketDisconnected):
+        return await socket.get_prop(page, "id", timeout=ANSWER_WITHIN) is not None
+    except TimeoutError:
+        return None
+    except dash.exceptions.WebsocketDisconnected:
         return False
 
 

@@ -27,8 +27,13 @@
   /* -- the connection ------------------------------------------------------------------------------------------------- */
   /* The socket's worker gives up after ten tries; a server that comes back later is met by loading the page again. */
   let misses = 0;
+  let looked = Date.now();
   async function look() {
+    const pause = Date.now() - looked;
+    looked = Date.now();
     if (document.visibilityState === "hidden") return;
+    /* The tab stood still (a sleeping laptop, a busy browser), and the server may have taken it for closed. */
+    if (pause > 20000) again();
     let reachable = false;
     try {
       reachable = (await fetch("/healthz", { cache: "no-store" })).ok;

@@ -1,7 +1,9 @@
 """Notifications: a real store, a real HTTP server, Apprise in between."""
 
+import contextlib
 import io
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -217,16 +219,50 @@ def test_the_console_prints_one_plain_line_an_alert():
     console = ConsoleNotifier(stream)
     for alert in (ALERT, ALERT, replace(ALERT, id="c", severity=Severity.INFO), replace(ALERT, id="d", state=AlertState.RESOLVED)):
         console.tell(alert)
+    console.close()
     assert stream.getvalue() == (
         "foreshock WARNING step 1,740: The rounding errors of blocks.1.attn head 0 add up. "
         "Likeliest cause: Low-precision rounding bias. Switch to stabilised attention.\n"
     )
+
+
+def test_a_closed_console_is_no_error():
+    stream = io.StringIO()
     stream.close()
-    console.tell(replace(ALERT, id="e"))  # a closed stream must not reach the trainer
+    console = ConsoleNotifier(stream)
+    console.tell(ALERT)
+    console.close()
 
 
 def test_the_console_writes_to_stderr_as_it_is_now(capsys):
-    ConsoleNotifier().tell(replace(ALERT, diagnosis=()))
+    console = ConsoleNotifier()
+    console.tell(replace(ALERT, diagnosis=()))
+    console.close()
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.endswith("add up. Look closer.\n")
+
+
+def test_a_console_that_takes_nothing_keeps_nobody_waiting():
+    read_end, write_end = os.pipe()
+    try:
+        os.set_blocking(write_end, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(write_end, b"x" * 4096)
+        os.set_blocking(write_end, True)
+        with open(write_end, "w", closefd=False) as full:
+            console = ConsoleNotifier(full)
+            began = time.monotonic()
+            for number in range(20):
+                console.tell(replace(ALERT, id=str(number)))
+            console.close(timeout=0.2)
+            assert time.monotonic() - began < 5  # it returned, and the pipe is still full
+            os.set_blocking(read_end, False)
+            said = b""
+            while said.count(b"foreshock WARNING") < 20:  # nothing told is lost once somebody reads
+                with contextlib.suppress(BlockingIOError):
+                    said += os.read(read_end, 65536)
+    finally:
+        os.close(read_end)
+        os.close(write_end)

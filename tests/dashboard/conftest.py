@@ -26,7 +26,10 @@ CHROMIUM = [
 ]
 SERVE = """
 import sys
+from foreshock.dashboard import live
 from foreshock.dashboard.server import serve
+
+live.LIVENESS_EVERY = live.ANSWER_WITHIN = float(sys.argv[3])
 
 def opener():
     from foreshock.storage import open_store
@@ -84,11 +87,10 @@ def until() -> Callable[..., Any]:
 
 
 @contextmanager
-def serving(store_url: str, port: int = 0) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A dashboard in a process of its own: (its URL, the process)."""
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-c", SERVE, store_url, str(port)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def serving(store_url: str, port: int = 0, patience: float = 5.0) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A dashboard in a process of its own: (its URL, the process). ``patience``: seconds that a tab has to answer."""
+    command = [sys.executable, "-P", "-c", SERVE, store_url, str(port), str(patience)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         said = process.stdout.readline()

@@ -1,14 +1,15 @@
 """What the live push sends: patches that, applied in the browser's way, leave the same picture as painting it anew."""
 
+import asyncio
 import copy
 import math
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import dash
 import pytest
-from foreshock.dashboard import factory
-from foreshock.dashboard.live import Section, Sender, Showings
+from foreshock.dashboard import factory, live
+from foreshock.dashboard.live import Section, Sender, Showings, Updates
 from foreshock.storage.base import Store
 from foreshock.storage.records import AlertState, Batch, Event, RunStatus, SeriesKey, StepRecord, new_id
 
@@ -230,3 +231,67 @@ def test_showings_end_when_the_tab_asks_anew_or_leaves() -> None:
     assert showings.current("other tab", "loss", other)
     showings.end("other tab", "loss", other)
     assert len(showings) == 0
+
+
+def test_a_request_that_was_overtaken_shows_nothing() -> None:
+    showings = Showings()
+    newer = showings.begin("tab", "loss", 2)
+    older = showings.begin("tab", "loss", 1)
+    assert showings.current("tab", "loss", newer)
+    assert not showings.current("tab", "loss", older)
+
+
+class Tab:
+    """Stands for the browser's end of the socket: what it answers when asked whether it shows the page."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers, self.asked, self.is_shutdown = list(answers), 0, False
+
+    async def get_prop(self, _component: str, _name: str, timeout: float) -> Any:
+        self.asked += 1
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+class Fragile:
+    """A section that fails at every third look."""
+
+    made = 0
+
+    def __init__(self) -> None:
+        Fragile.made += 1
+        self.looks = 0
+
+    def paint(self) -> Updates:
+        return {"chart": {"children": f"painted {Fragile.made}"}}
+
+    def advance(self) -> Updates:
+        self.looks += 1
+        if self.looks == 3:
+            raise ZeroDivisionError("a surprise")
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("answers", "asked"),
+    [
+        ([TimeoutError()] * 3, 3),
+        ([TimeoutError(), "run-page", TimeoutError(), TimeoutError(), "run-page", None], 6),
+        ([None], 1),
+        ([dash.exceptions.WebsocketDisconnected()], 1),
+    ],
+)
+def test_a_loop_ends_with_its_tab_and_not_before(answers: list[Any], asked: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[str, dict[str, Any]]] = []
+    tab = Tab(*answers)
+    monkeypatch.setattr(dash, "set_props", lambda component, properties: sent.append((component, properties)))
+    monkeypatch.setattr(dash, "ctx", SimpleNamespace(websocket=tab))
+    monkeypatch.setattr(live, "PERIOD", 0.001)
+    monkeypatch.setattr(live, "LIVENESS_EVERY", 0.01)
+    Fragile.made = 0
+    asyncio.run(live._show(lambda: True, Fragile, "run-page"))
+    assert tab.asked == asked
+    assert ("chart", {"children": "painted 2"}) in sent, "a fault ends no loop: the section is drawn anew"
+    assert any("ZeroDivisionError: a surprise" in str(properties) for _, properties in sent), "and it is told"

@@ -304,3 +304,19 @@ def test_a_page_comes_back_with_its_server(
         until(lambda: points(tab, "loss") == 90, timeout=30)
         tab.close()
     store.close()
+
+
+def test_a_page_that_stood_still_asks_anew(
+    tab: Page, site: Site, training: subprocess.Popen[str], serve_store: Any, until: Callable[..., Any]
+) -> None:
+    """The server takes a tab that does not answer for closed; a tab that only slept must not stay as it was."""
+    with serve_store(site.store_url, patience=0.3) as (base, _):
+        tab.goto(f"{base}/run/live-run")
+        drawn(tab, "loss")
+        tab.evaluate("window.loadedOnce = true")
+        tab.evaluate("() => { const end = Date.now() + 5000; while (Date.now() < end); }")
+        asleep = until(lambda: _unchanged(tab, site, until))
+        tab.evaluate("() => { const now = Date.now; Date.now = () => now() + 60000; }")  # it noticed how long that was
+        until(lambda: points(tab, "loss") >= asleep + 30)
+        assert tab.evaluate("window.loadedOnce")
+        tab.goto("about:blank")

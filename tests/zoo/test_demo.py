@@ -1,23 +1,67 @@
-"""The demo as a newcomer runs it: a command, a live page, a failure, and an alert that came first."""
+"""The demo as a newcomer runs it: a command, a live page in a browser while it trains, a failure, and an alert that came first."""
 
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import foreshock
 import pytest
+from playwright.sync_api import sync_playwright
 
+CHROMIUM = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+LAST_STEP = """() => {
+    const traces = document.querySelector('#loss .js-plotly-plot')?.data ?? [];
+    return Math.max(0, ...traces.flatMap(trace => trace.x ?? []));
+}"""
 ON_THE_PAGE = re.compile(r"Live page: (http://127\.0\.0\.1:\d+/)")
 
 
-def demo(folder: Path, *arguments: str) -> tuple[dict[str, Any], list[str], int]:
-    """Run ``foreshock demo --json`` to its end; return the summary, what it said, and the status of the page while it trained."""
+def answers(url: str) -> bool:
+    """Tell whether the page is served."""
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        return bool(answer.status == 200)
+
+
+def grows_live(url: str) -> bool:
+    """Open the run that is training in Chromium, and tell whether its loss grows there without a reload."""
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("no Chromium on this machine: install it to test the pages")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM)
+        tab = browser.new_page()
+        tab.set_default_timeout(60_000)
+        tab.goto(url)
+        tab.get_by_role("link", name="demo low-precision-attention").click()
+        tab.wait_for_selector("#loss .js-plotly-plot")
+        tab.evaluate("window.loadedOnce = true")
+        before, deadline = tab.evaluate(LAST_STEP), time.monotonic() + 60
+        while tab.evaluate(LAST_STEP) < before + 100 and time.monotonic() < deadline:
+            tab.wait_for_timeout(100)
+        grown = tab.evaluate(LAST_STEP) >= before + 100 and tab.evaluate("window.loadedOnce") is True
+        browser.close()
+        return bool(grown)
+
+
+def demo(folder: Path, look: Callable[[str], bool], *arguments: str) -> tuple[dict[str, Any], list[str], bool]:
+    """Run ``foreshock demo --json`` to its end; return the summary, what it said, and what looking at the live page told."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FORESHOCK_")}
     command = [sys.executable, "-P", "-m", "foreshock", "demo", "--exit", "--no-browser", "--json", *arguments]
     process = subprocess.Popen(
@@ -33,12 +77,11 @@ def demo(folder: Path, *arguments: str) -> tuple[dict[str, Any], list[str], int]
     out: list[str] = []
     reader = threading.Thread(target=lambda: out.append(process.stdout.read()), daemon=True)
     reader.start()
-    said, page = [], 0
+    said, page = [], False
     for line in process.stderr:
         said.append(line)
         if found := ON_THE_PAGE.search(line):
-            with urllib.request.urlopen(found[1], timeout=30) as answer:
-                page = answer.status
+            page = look(found[1])
     assert process.wait(60) == 0, "".join(said)
     reader.join(10)
     process.stdout.close()
@@ -48,8 +91,8 @@ def demo(folder: Path, *arguments: str) -> tuple[dict[str, Any], list[str], int]
 
 @pytest.mark.timeout(300)
 def test_the_default_demo_fails_and_was_warned_of_before_the_loss_turned(tmp_path: Path) -> None:
-    summary, said, page = demo(tmp_path, "--seed", "0")
-    assert page == 200
+    summary, said, page = demo(tmp_path, grows_live, "--seed", "0")
+    assert page
     assert summary["scenario"] == "low-precision-attention"
     assert summary["outcome"] in ("diverged", "degraded")
     assert summary["lead_steps"] == summary["divergence_step"] - summary["first_alert_step"]
@@ -70,7 +113,7 @@ def test_the_default_demo_fails_and_was_warned_of_before_the_loss_turned(tmp_pat
 
 @pytest.mark.timeout(300)
 def test_the_healthy_demo_ends_without_a_warning(tmp_path: Path) -> None:
-    summary, _, page = demo(tmp_path, "--scenario", "healthy", "--seed", "0")
-    assert page == 200
+    summary, _, page = demo(tmp_path, answers, "--scenario", "healthy", "--seed", "0")
+    assert page
     assert (summary["outcome"], summary["divergence_step"], summary["lead_steps"]) == ("survived", None, None)
     assert [alert for alert in summary["alerts"] if alert["severity"] != "info"] == []
