@@ -83,11 +83,26 @@ class Showings:
         return len(self._newest)
 
 
-class Sender:
-    """Sends updates to one tab, leaving out properties whose value is what was sent last."""
+def digests(updates: Updates) -> dict[str, str]:
+    """Return what a ``Sender`` must know of the updates that a page was made with: ``"COMPONENT.PROPERTY"`` -> digest."""
+    return {
+        f"{component}.{name}": _digest(value) for component, properties in updates.items() for name, value in properties.items()
+    }
 
-    def __init__(self) -> None:
-        self._sent: dict[tuple[str, str], bytes] = {}
+
+def _digest(value: Any) -> str:
+    return hashlib.blake2b(json.dumps(value, cls=PlotlyJSONEncoder).encode(), digest_size=16).hexdigest()
+
+
+class Sender:
+    """Sends updates to one tab, leaving out properties whose value is what was sent last.
+
+    Args:
+        painted: digests of what the page shows already. Replacing a button under the reader's finger would lose the click.
+    """
+
+    def __init__(self, painted: Mapping[str, str] | None = None) -> None:
+        self._sent: dict[str, str] = dict(painted or {})
 
     def send(self, updates: Updates) -> None:
         """Send what differs from the last value sent. Patches always go."""
@@ -99,15 +114,22 @@ class Sender:
     def _is_new(self, component: str, name: str, value: Any) -> bool:
         if isinstance(value, dash.Patch):
             return True
-        digest = hashlib.blake2b(json.dumps(value, cls=PlotlyJSONEncoder).encode(), digest_size=16).digest()
-        if self._sent.get((component, name)) == digest:
+        digest = _digest(value)
+        if self._sent.get(f"{component}.{name}") == digest:
             return False
-        self._sent[component, name] = digest
+        self._sent[f"{component}.{name}"] = digest
         return True
 
 
 def follow(
-    app: dash.Dash, showings: Showings, name: str, *inputs: Input | State, make: Callable[..., Section], page: str, place: str
+    app: dash.Dash,
+    showings: Showings,
+    name: str,
+    *inputs: Input | State,
+    make: Callable[..., Section],
+    page: str,
+    place: str,
+    painted: str = "",
 ) -> None:
     """Register a live section.
 
@@ -118,25 +140,31 @@ def follow(
         place: Id of a component that only this section fills. As an input it never changes; it is what tells Dash two sections
             apart that depend on the same inputs.
         make: Called on a worker thread with the values of ``inputs``, returns the section.
+        painted: Id of a store with the ``digests`` of what the server painted into the page itself. It holds for the first
+            showing only, which empties it.
     """
+    already = [State(painted, "data")] if painted else []
 
-    @app.callback(Input(f"{page}-ticket", "data"), Input(place, "id"), *inputs, websocket=True, persistent=True)
+    @app.callback(Input(f"{page}-ticket", "data"), Input(place, "id"), *already, *inputs, websocket=True, persistent=True)
     async def run_section(ticket: dict[str, Any] | None, _place: str, *values: Any) -> None:
+        sender = Sender(values[0] if painted else None)
+        values = values[len(already) :]
         if not ticket:
             raise PreventUpdate
         tab, number = str(ticket["tab"]), int(ticket["number"])
         token = showings.begin(tab, name, number)
         try:
             if ticket["visible"]:
-                await _show(lambda: showings.current(tab, name, token), lambda: make(*values), page)
+                sender.send({painted: {"data": None}} if painted else {})
+                await _show(lambda: showings.current(tab, name, token), lambda: make(*values), page, sender)
         finally:
             showings.end(tab, name, token)
 
 
-async def _show(current: Callable[[], bool], make: Callable[[], Section], page: str) -> None:
+async def _show(current: Callable[[], bool], make: Callable[[], Section], page: str, sender: Sender) -> None:
     """Paint, then keep sending what changed until this showing is over. No fault ends it: it says so and begins anew."""
     socket = dash.ctx.websocket
-    sender, section = Sender(), None
+    section: Section | None = None
     since_answer, misses = 0.0, 0
     while current() and not (socket and socket.is_shutdown):
         try:

@@ -15,11 +15,11 @@ def live_sections(app: dash.Dash, source: StoreSource, showings: Showings) -> No
     run, module = Input("run", "data"), Input("module", "value")
     signal, compare = Input("signal", "value"), Input("compare", "value")
 
-    def section(name: str, place: str, *inputs: Input | State, page: str = "run-page") -> None:
-        follow(app, showings, name, *inputs, make=_maker(name, source), page=page, place=place)
+    def section(name: str, place: str, *inputs: Input | State, page: str = "run-page", painted: str = "") -> None:
+        follow(app, showings, name, *inputs, make=_maker(name, source), page=page, place=place, painted=painted)
 
     section("overview", "runs", Input("order", "data"), page="overview")
-    section("head", "verdict", run)
+    section("head", "verdict", run, painted="run-page-painted")
     section("choices", "module", run, State("module", "value"), State("signal", "value"), State("compare", "value"))
     section("loss", "loss", run, Input("loss-scale", "value"))
     section("heat_a", "heat-a", run, signal, module)

@@ -16,7 +16,7 @@ from typing_extensions import override
 from ..storage.records import SeriesKey
 from .attention_statistics import forward_statistics, key_shift_statistics, recompute
 from .attention_tap import AttentionCalls, SeenCall
-from .base import Counts, Probe, Scalars
+from .base import Block, Probe, Scalars
 from .model import WatchedModel
 from .precision import without_autocast
 from .taps import RunningModules
@@ -70,7 +70,7 @@ class AttentionProbe(Probe):
 
     @override
     @torch.no_grad()
-    def collect(self, step: int) -> Iterator[Scalars | Counts]:
+    def collect(self, step: int) -> Iterator[Block]:
         for call in self._mode.calls if self._mode else ():
             with without_autocast(call.sample.q.device):
                 found = _statistics(call)

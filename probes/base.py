@@ -23,6 +23,7 @@ tensor's value. It never draws from the global random generators and never write
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import ClassVar
 
 from torch import Tensor
@@ -39,6 +40,17 @@ def unguarded(work: Callable[[], None]) -> None:
     work()
 
 
+class Across(StrEnum):
+    """How the values that several ranks measured become one."""
+
+    SAME = "same"
+    """They are equal on every rank by construction (replicated weights): the first rank's is taken."""
+    MEAN = "mean"
+    SUM = "sum"
+    MAX = "max"
+    MIN = "min"
+
+
 @dataclass(frozen=True, slots=True)
 class Scalars:
     """Measured values: ``values[i]``, a float tensor of shape (len(keys),) on any device, belongs to ``keys[i]``.
@@ -49,10 +61,31 @@ class Scalars:
 
     keys: tuple[SeriesKey, ...]
     values: Tensor
+    across: Across = Across.MEAN
 
     def __post_init__(self) -> None:
         if self.values.shape != (len(self.keys),):
             raise ValueError(f"{len(self.keys)} keys need values of shape ({len(self.keys)},), got {tuple(self.values.shape)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Values that are no plain means over tokens: ``finish(sums)`` gives them, shape (len(keys),).
+
+    Ranks add their sums first, so that what is finished (a standard deviation, a share, its diversity) is the whole batch's.
+
+    Attributes:
+        sums: float tensor of any shape, additive over tokens.
+        finish: a pure function of tensors on one device; it may also run on the host.
+    """
+
+    keys: tuple[SeriesKey, ...]
+    sums: Tensor
+    finish: Callable[[Tensor], Tensor]
+
+    def finished(self) -> Scalars:
+        """Return the values of this rank's own tokens."""
+        return Scalars(self.keys, self.finish(self.sums))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +104,9 @@ class Counts:
     def __post_init__(self) -> None:
         if self.counts.dim() != 2 or len(self.counts) != len(self.keys):
             raise ValueError(f"{len(self.keys)} keys need counts of shape ({len(self.keys)}, bins), got {tuple(self.counts.shape)}")
+
+
+Block = Scalars | Sums | Counts
 
 
 class Probe(ABC):
@@ -97,7 +133,7 @@ class Probe(ABC):
         """Prepare for the sampled step to come: place hooks; weights are those the next forward pass uses."""
 
     @abstractmethod
-    def collect(self, step: int) -> Iterator[Scalars | Counts]:
+    def collect(self, step: int) -> Iterator[Block]:
         """Yield what the sampled step showed. Called once, after the optimizer step."""
 
     @abstractmethod

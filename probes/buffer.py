@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..storage.records import Histogram, SeriesKey, StepRecord
-from .base import Counts, Scalars
+from .base import Block, Counts, Sums
 from .gradients import Norm, joined
 from .not_applicable import is_not_applicable
 
@@ -57,9 +57,9 @@ class PackedBlocks:
     copy: HostCopy
 
 
-def pack(blocks: Sequence[Scalars | Counts]) -> PackedBlocks | None:
+def pack(blocks: Sequence[Block]) -> PackedBlocks | None:
     """Join the blocks into one copy; None when there are none. Blocks of another device than the first's are moved to it."""
-    scalars = [block for block in blocks if isinstance(block, Scalars)]
+    scalars = [block.finished() if isinstance(block, Sums) else block for block in blocks if not isinstance(block, Counts)]
     counts = tuple(block for block in blocks if isinstance(block, Counts))
     parts = [block.values for block in scalars] + [block.counts for block in counts]
     if not parts:

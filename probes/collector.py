@@ -12,7 +12,7 @@ from time import perf_counter, time
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .base import Counts, Probe, Scalars
+from .base import Block, Probe
 from .buffer import HostCopy, PackedBlocks, PendingStep, PlainStep, keys_of, pack
 from .faults import Faults
 from .governor import LONGEST_INTERVAL, Governor
@@ -168,7 +168,7 @@ class Collector:
         self._armed = False
         # Collecting runs inside end_step, whose whole time is accounted for: only what came before is "in hooks".
         before = self._faults.seconds
-        blocks: list[Scalars | Counts] = []
+        blocks: list[Block] = []
         for probe in self.probes:
             source = _source(probe)
             if not self._faults.is_off(source):

@@ -15,7 +15,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..storage.records import SeriesKey
-from .base import Counts, Probe, Scalars
+from .base import Block, Counts, Probe, Scalars
 from .model import LinearLayer, WatchedModel
 from .not_applicable import not_applicable
 from .precision import without_autocast
@@ -96,7 +96,7 @@ class SpectralProbe(Probe):
 
     @override
     @torch.no_grad()
-    def collect(self, step: int) -> Iterator[Scalars | Counts]:
+    def collect(self, step: int) -> Iterator[Block]:
         if self._pairs is None:
             return
         yield from self._weight_scalars(step, self._pairs)
@@ -134,7 +134,7 @@ class SpectralProbe(Probe):
         self._previous = step, sigma[:, 0]
 
 
-def _alignment(names: list[str], cosines: Tensor, width: int) -> Iterator[Scalars | Counts]:
+def _alignment(names: list[str], cosines: Tensor, width: int) -> Iterator[Block]:
     """Statistics of ``cosines`` (layers, tokens); entries of 2 mark tokens without a direction."""
     present = cosines != 2.0
     counted = torch.where(present, cosines, 0.0)

@@ -4,7 +4,7 @@ from dash import dcc, html
 
 from ...storage.records import Run
 from ..figures import alignment_distribution, gradient, layer_signal, loss, overhead
-from ..live import Updates
+from ..live import Updates, digests
 from ..paths import View
 from ..signals import describe
 from .attributes import aria
@@ -21,6 +21,8 @@ def run_page(run: Run, view: View, words: Updates) -> html.Main:
         [
             dcc.Store(id="run", data=run.id),
             dcc.Store(id="run-page-ticket"),
+            # All but the title of the tab, which is not part of the page.
+            dcc.Store(id="run-page-painted", data=digests({name: words[name] for name in words if name != "page-title"})),
             html.Div(words["run-head"]["children"], id="run-head", className="run-head"),
             html.Section(words["verdict"]["children"], id="verdict", role="status", **aria(label="Verdict")),
             html.Div([_loss(), _alerts(words)], className="row wide-left"),

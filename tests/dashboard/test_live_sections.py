@@ -218,6 +218,17 @@ def test_a_property_is_sent_once(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+def test_what_the_page_was_made_with_is_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setattr(dash, "set_props", lambda component, properties: sent.append((component, properties)))
+    first = {"alerts": {"children": ["a"]}, "verdict": {"children": "Healthy"}}
+    sender = Sender(live.digests(first))
+    sender.send(first)
+    sender.send({"alerts": {"children": ["a", "b"]}})
+    sender.send({"alerts": {"children": ["a"]}})
+    assert sent == [("alerts", {"children": ["a", "b"]}), ("alerts", {"children": ["a"]})]
+
+
 def test_showings_end_when_the_tab_asks_anew_or_leaves() -> None:
     showings = Showings()
     first = showings.begin("tab", "loss", 1)
@@ -291,7 +302,7 @@ def test_a_loop_ends_with_its_tab_and_not_before(answers: list[Any], asked: int,
     monkeypatch.setattr(live, "PERIOD", 0.001)
     monkeypatch.setattr(live, "LIVENESS_EVERY", 0.01)
     Fragile.made = 0
-    asyncio.run(live._show(lambda: True, Fragile, "run-page"))
+    asyncio.run(live._show(lambda: True, Fragile, "run-page", Sender()))
     assert tab.asked == asked
     assert ("chart", {"children": "painted 2"}) in sent, "a fault ends no loop: the section is drawn anew"
     assert any("ZeroDivisionError: a surprise" in str(properties) for _, properties in sent), "and it is told"

@@ -35,7 +35,10 @@ for number in range(batches):
 
 def python(code: str, *arguments: object) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONWARNINGS": "error"})
+    # Unbuffered: communicate() would pass over what readline() had read ahead.
+    return subprocess.Popen(
+        command, bufsize=0, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONWARNINGS": "error"}
+    )
 
 
 def integrity(path: Path) -> str:
