@@ -73,6 +73,7 @@ class Monitor:
         # The writer thread feeds the engine; state is read and set from the training thread, or from a signal handler on it.
         self._engine_lock = threading.RLock()
         collector.vitals = self._vitals
+        collector.tell_cadence = lambda words: self._event("cadence", words)
         faults.report_to(lambda source, message: self._event("fault", message, source=source))
         self._writer.start()
         self._seen.update(alert.id for alert in engine.alerts)

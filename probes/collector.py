@@ -19,6 +19,8 @@ from .governor import LONGEST_INTERVAL, Governor
 from .gradients import GradientNorm, joined
 from .model import WatchedModel
 
+_SAMPLES_UNTIL_SETTLED = 6
+
 Metric = float | int | Tensor
 Vitals = Callable[[], Mapping[str, float]]
 
@@ -47,6 +49,9 @@ class Collector:
         self.governor = governor
         self.probes = list(probes)
         self.vitals = vitals
+        self.tell_cadence: Callable[[str], None] = lambda words: None
+        """Is told in words when the governor has halved or doubled how often something is measured."""
+        self._told_cadence = {probe.name: governor.interval for probe in self.probes}
         self._faults = faults
         self._gradients = GradientNorm(model.parameters(), optimizers, faults.guard("gradient norm"))
         for probe in self.probes:
@@ -55,6 +60,10 @@ class Collector:
         self._armed = False
         self._faults_before: dict[str, int] = {}
         self._next_sample = -1
+        # The number of the sample that is due next, the probes that run on the one armed, and what each had taken before it.
+        self._sample = 0
+        self._due: list[Probe] = []
+        self._taken: dict[str, float] = {}
         # When the last step ended that is accounted for, and the guarded seconds until then.
         self._ended = 0.0
         self._guarded_before = 0.0
@@ -69,9 +78,9 @@ class Collector:
 
     def begin(self, step: int) -> None:
         """Sample ``step``, the first one, or the first after the model was set back."""
-        for probe in self.probes if self._armed else ():
+        for probe in self._due if self._armed else ():
             self._faults.run(_source(probe), probe.disarm)
-        self._next_sample = step
+        self._next_sample, self._sample = step, 0
         self._ended = perf_counter()
         self._prepare(step)
 
@@ -133,7 +142,8 @@ class Collector:
         ended = perf_counter()
         whole, own = ended - self._ended, ended - started + self._faults.seconds - self._guarded_before
         if sampled:
-            self.governor.sampled_step(whole, own)
+            self.governor.sampled_step(whole, own, self._parts())
+            self._say_cadence()
         else:
             self.governor.plain_step((whole, own))
         self._ended, self._guarded_before = ended, self._faults.seconds
@@ -158,18 +168,39 @@ class Collector:
         """Arm the probes for ``step``; what that takes counts as that step's."""
         self._settle_plain_steps()
         self._armed = True
-        self._faults_before = {_source(probe): self._faults.count(_source(probe)) for probe in self.probes}
-        for probe in self.probes:
+        self._due = [
+            probe
+            for probe in self.probes
+            if self.governor.is_due(probe.name, self._sample) and not self._faults.is_off(_source(probe))
+        ]
+        self._sample += 1
+        self._taken = {probe.name: self._faults.seconds_of[_source(probe)] for probe in self._due}
+        self._faults_before = {_source(probe): self._faults.count(_source(probe)) for probe in self._due}
+        for probe in self._due:
             source = _source(probe)
-            if not self._faults.is_off(source) and not self._faults.run(source, partial(probe.arm, step)):
+            if not self._faults.run(source, partial(probe.arm, step)):
                 self._faults.run(source, probe.disarm)
+
+    def _parts(self) -> dict[str, float]:
+        """Seconds that each probe of the last sample took, from arming to collecting."""
+        return {probe.name: self._faults.seconds_of[_source(probe)] - self._taken[probe.name] for probe in self._due}
+
+    def _say_cadence(self) -> None:
+        # The first samples are cold and dear; what they suggest is soon taken back.
+        if self.governor.fixed or self._sample < _SAMPLES_UNTIL_SETTLED:
+            return
+        now = {name: self.governor.cadence.steps_between(name) for name in self._told_cadence}
+        if any(not 0.5 < steps / self._told_cadence[name] < 2.0 for name, steps in now.items()):
+            self._told_cadence = now
+            each = ", ".join(f"{name} every {steps:,} steps" for name, steps in sorted(now.items(), key=lambda item: item[1]))
+            self.tell_cadence(f"To cost at most {self.governor.budget:.2g} of the training time, probes measure: {each}.")
 
     def _collect(self, step: int) -> PackedBlocks | None:
         self._armed = False
         # Collecting runs inside end_step, whose whole time is accounted for: only what came before is "in hooks".
         before = self._faults.seconds
         blocks: list[Block] = []
-        for probe in self.probes:
+        for probe in self._due:
             source = _source(probe)
             if not self._faults.is_off(source):
                 self._faults.run(source, lambda probe=probe: blocks.extend(list(probe.collect(step))))  # type: ignore[misc]

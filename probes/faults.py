@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable
 
 from .base import Guard
@@ -21,6 +22,8 @@ class Faults:
         self.total = 0
         self.seconds = 0.0
         """Time spent inside guarded work so far."""
+        self.seconds_of: defaultdict[str, float] = defaultdict(float)
+        """The same by source."""
         self._counts: dict[str, int] = {}
         self._in_a_row: dict[str, int] = {}
         self._told: set[str] = set()
@@ -55,7 +58,9 @@ class Faults:
             self.note(source, error)
             return False
         finally:
-            self.seconds += time.perf_counter() - started
+            taken = time.perf_counter() - started
+            self.seconds += taken
+            self.seconds_of[source] += taken
         return True
 
     def count(self, source: str) -> int:

@@ -151,3 +151,63 @@ def test_an_impossible_cadence_is_explained(every: int) -> None:
 def test_an_impossible_budget_is_explained(budget: float) -> None:
     with pytest.raises(ValueError, match=rf"budget is {budget}; give a share of the step time above 0 and up to 1"):
         Governor(budget=budget)
+
+
+class Probes:
+    """A loop with several probes of known costs, and a fixed cost of each sample besides."""
+
+    def __init__(self, governor: Governor, costs: dict[str, float], rest: float = 0.0, step: float = 0.1) -> None:
+        self.governor, self.costs, self.rest, self.step = governor, costs, rest, step
+        self.runs: dict[str, list[int]] = {name: [] for name in costs}
+        self.spent = self.elapsed = 0.0
+
+    def run(self, steps: int) -> "Probes":
+        sample_at = sample = 0
+        for number in range(steps):
+            self.elapsed += self.step
+            if number < sample_at:
+                self.governor.plain_step((self.step, 0.0))
+                continue
+            due = [name for name in self.costs if self.governor.is_due(name, sample)]
+            cost = self.rest + sum(self.costs[name] for name in due)
+            for name in due:
+                self.runs[name].append(number)
+            self.spent += cost
+            self.elapsed += cost
+            self.governor.sampled_step(self.step + cost, cost, {name: self.costs[name] for name in due})
+            sample += 1
+            sample_at = self.governor.next_after(number)
+        return self
+
+
+def test_a_dear_probe_is_stretched_more_than_a_cheap_one_and_all_stay_within_the_budget() -> None:
+    loop = Probes(Governor(budget=0.01), {"cheap": 0.01, "dear": 0.64}, rest=0.002).run(40_000)
+    assert loop.spent < 0.0105 * loop.elapsed
+    assert loop.spent > 0.008 * loop.elapsed, "the budget is used"
+    cheap, dear = (loop.runs[name][-1] - loop.runs[name][-2] for name in ("cheap", "dear"))
+    assert dear == pytest.approx(8 * cheap, rel=0.01), "square roots of the costs, as a power of two"
+    assert set(loop.runs["dear"]) <= set(loop.runs["cheap"]), "samples coincide: one copy"
+    alone = Probes(Governor(budget=0.01), {"both": 0.65}, rest=0.002).run(40_000)
+    assert cheap < 0.5 * (alone.runs["both"][-1] - alone.runs["both"][-2]), "which leaves the cheap one a denser series"
+
+
+def test_probes_that_can_all_be_afforded_run_together() -> None:
+    loop = Probes(Governor(budget=0.01), {"cheap": 1e-5, "dear": 1e-3}).run(2000)
+    assert loop.runs["cheap"] == loop.runs["dear"]
+    assert loop.governor.interval == SHORTEST_INTERVAL
+
+
+def test_a_fixed_cadence_is_that_of_every_probe() -> None:
+    loop = Probes(Governor(every=50, budget=0.001), {"cheap": 0.01, "dear": 3.0}).run(400)
+    assert loop.runs["cheap"] == loop.runs["dear"] == list(range(0, 400, 50))
+
+
+@given(st.lists(st.floats(1e-7, 10.0), min_size=1, max_size=8), st.floats(1e-4, 0.5), st.floats(0.0, 0.1))
+def test_whatever_probes_cost_the_budget_holds(costs: list[float], budget: float, rest: float) -> None:
+    loop = Probes(Governor(budget=budget), {str(i): cost for i, cost in enumerate(costs)}, rest)
+    loop.run(60)
+    cadence = loop.governor.cadence
+    assert SHORTEST_INTERVAL <= cadence.interval <= LONGEST_INTERVAL
+    share = rest + sum(cost / cadence.strides[str(i)] for i, cost in enumerate(costs))
+    assert share <= budget * loop.step * cadence.interval * (1 + 1e-9) or cadence.interval == LONGEST_INTERVAL
+    assert all(stride in (1, 2, 4, 8, 16) for stride in cadence.strides.values())
