@@ -1,4 +1,4 @@
-"""foreshock: a seismograph for training runs. See README.md; the public face is ``watch`` and ``open_store``."""
+"""foreshock: a seismograph for training runs. See README.md; the public face is ``watch``, ``estimate`` and ``open_store``."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -7,12 +7,13 @@ from ._version import __version__
 if TYPE_CHECKING:
     from .attach import watch
     from .monitor import Monitor
+    from .probes.estimate import estimate
     from .storage import open_store
 
-__all__ = ["Monitor", "__version__", "open_store", "watch"]
+__all__ = ["Monitor", "__version__", "estimate", "open_store", "watch"]
 
 # Everything heavy loads on first use (PEP 562): torch with watch, SQLAlchemy with open_store.
-_HOMES = {"watch": "attach", "Monitor": "monitor", "open_store": "storage"}
+_HOMES = {"watch": "attach", "Monitor": "monitor", "open_store": "storage", "estimate": "probes.estimate"}
 
 
 def __getattr__(name: str) -> Any:

@@ -4,9 +4,11 @@ Exit status: 0 fine, 1 trouble found, 2 wrong usage or configuration. Data goes 
 """
 
 import dataclasses
+import importlib
 import json
 import math
 import os
+import runpy
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,9 +20,13 @@ import typer
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import Console, RenderableType
+    from torch import nn
 
     from .doctor import Check
+    from .probes.estimate import Estimate
     from .storage import Store
     from .storage.records import Alert, Run
 
@@ -146,8 +152,18 @@ def alerts(
 
 
 @app.command(epilog="Example: foreshock doctor --store postgresql+psycopg://host/db")
-def doctor(store: StoreOption = None, as_json: JsonOption = False) -> None:
+def doctor(
+    store: StoreOption = None,
+    estimate: Annotated[
+        str | None,
+        typer.Option(metavar="FILE:FUNCTION", help="Instead: what the presets cost on the model; returns (model, step), trains."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Check what is installed, whether the store can be written, and what went wrong lately."""
+    if estimate is not None:
+        _estimate(estimate, as_json)
+        return
     from .doctor import examine
 
     checks = examine(store)
@@ -156,6 +172,36 @@ def doctor(store: StoreOption = None, as_json: JsonOption = False) -> None:
     else:
         _print(_check_table(checks))
     raise typer.Exit(1 if any(check.level == "problem" for check in checks) else 0)
+
+
+def _estimate(target: str, as_json: bool) -> None:
+    from .probes.estimate import estimate
+
+    found = estimate(*_built(target))
+    if as_json:
+        sizes = ("held_bytes", "peak_bytes", "statistics")
+        _print_json([dataclasses.asdict(each) | {name: getattr(each, name) for name in sizes} for each in found])
+    else:
+        _print(_estimate_table(found))
+
+
+def _built(target: str) -> "tuple[nn.Module, Callable[[], object]]":
+    """Call FUNCTION of ``FILE:FUNCTION``, a file or an importable module; it takes nothing and returns (model, step)."""
+    place, _, name = target.rpartition(":")
+    if not place or not name:
+        raise typer.BadParameter(f"{target!r} is not FILE:FUNCTION, such as train.py:build", param_hint="--estimate")
+    try:
+        # A package's module is imported, a file is run under a name of its own.
+        loaded = runpy.run_path(place, run_name="__foreshock__") if place.endswith(".py") else vars(importlib.import_module(place))
+    except (ImportError, FileNotFoundError) as error:
+        raise typer.BadParameter(f"{place!r} cannot be loaded: {error}", param_hint="--estimate") from None
+    if not callable(build := loaded.get(name)):
+        raise typer.BadParameter(f"{place!r} has no function {name!r}", param_hint="--estimate")
+    built = build()
+    if not (isinstance(built, tuple) and len(built) == 2 and callable(built[1])):
+        wanted = "a model and a function that trains it one step"
+        raise typer.BadParameter(f"{name}() must return {wanted}, got {type(built).__name__}", param_hint="--estimate")
+    return built
 
 
 @bench.command(epilog="Example: foreshock bench overhead --json")
@@ -268,6 +314,28 @@ def _check_table(checks: "list[Check]") -> "RenderableType":
         mending = f"\n-> {check.remedy}" if check.remedy else ""
         table.add_row(Text(check.level, LEVEL_STYLES[check.level]), Text(check.name, "bold"), check.message + mending)
     return table
+
+
+def _estimate_table(estimates: "list[Estimate]") -> "RenderableType":
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("preset, probe", no_wrap=True)
+    for head in ("sampled step", "share at 1 in 50", "every, at 1 %", "statistics", "memory held", "at most"):
+        table.add_column(head, justify="right")
+    for each in estimates:
+        share = each.sampled_ms / (50 * each.step_ms)
+        sizes = f"{each.statistics:,}", _size(each.held_bytes), _size(each.peak_bytes)
+        table.add_row(each.preset, f"+{each.sampled_ms:.1f} ms", f"{share:.2%}", f"{each.interval:,} steps", *sizes, style="bold")
+        for probe in each.probes:
+            sizes = f"{probe.statistics:,}", _size(probe.held_bytes), _size(probe.peak_bytes)
+            table.add_row(f"  {probe.name}", f"{probe.milliseconds:.1f} ms", "", "", *sizes)
+    table.caption = f"a plain step takes {estimates[0].step_ms:.1f} ms" if estimates else None
+    return table
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.0f} KiB"
 
 
 def _run_table(runs: "list[Run]", alarms: Counter[tuple[str, str]]) -> "RenderableType":

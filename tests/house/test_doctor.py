@@ -149,3 +149,51 @@ def test_a_gpu_whose_triton_fails_is_warned_of() -> None:
     *_, gpu, triton = doctor._device_lines(facts)
     assert (gpu.message, triton.level) == ("H200", "warn")
     assert "no C compiler" in triton.message
+
+
+BUILD = """
+import torch
+from torch import nn
+
+def build():
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4))
+    optimizer = torch.optim.AdamW(model.parameters())
+
+    def step():
+        optimizer.zero_grad()
+        model(torch.ones(5, 8)).square().mean().backward()
+        optimizer.step()
+
+    return model, step
+
+def wrong():
+    return 3
+"""
+
+
+def test_what_presets_would_cost(foreshock: Command, tmp_path: Path) -> None:
+    file = tmp_path / "train.py"
+    file.write_text(BUILD)
+    answer = foreshock("doctor", "--estimate", f"{file}:build", "--json")
+    assert (answer.returncode, answer.stderr) == (0, "")
+    found = {each["preset"]: each for each in json.loads(answer.stdout)}
+    assert list(found) == ["light", "default", "full"]
+    assert [probe["name"] for probe in found["light"]["probes"]]
+    assert all(each["step_ms"] > 0 and each["interval"] >= 10 and each["held_bytes"] > 0 for each in found.values())
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("train.py", "is not FILE:FUNCTION"),
+        ("nowhere.py:build", "cannot be loaded"),
+        ("no.such.module:build", "cannot be loaded"),
+        ("train.py:nothing", "has no function 'nothing'"),
+        ("train.py:wrong", "must return a model and a function that trains it one step, got int"),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_explained(foreshock: Command, tmp_path: Path, target: str, message: str) -> None:
+    (tmp_path / "train.py").write_text(BUILD)
+    answer = foreshock("doctor", "--estimate", target, COLUMNS="200")
+    assert answer.returncode == 2
+    assert message in " ".join(answer.stderr.split())
