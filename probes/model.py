@@ -1,47 +1,80 @@
 """What is watched: one model or several, with readable module names, and the linear layers in them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeGuard
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 Part = Literal["", "q", "k", "v"]
+_QKV: tuple[Part, ...] = ("q", "k", "v")
 
-# Projections whose rows are q, k and v one after the other. GPT-NeoX's `query_key_value` interleaves them head by head and
-# is left whole: cutting it in thirds would name the wrong rows.
+# Projections whose rows are q, k and v one after the other.
 _FUSED_QKV_NAMES = frozenset({"c_attn", "qkv", "qkv_proj", "to_qkv", "wqkv", "in_proj"})
+# GPT-NeoX, BLOOM and Falcon: (q, k, v) of the first head, of the second head, ...
+_INTERLEAVED_QKV_NAME = "query_key_value"
+_HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
+_KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "kv_n_heads", "n_local_heads")
 
 
 @dataclass(frozen=True, slots=True)
 class LinearLayer:
     """A linear map ``y = x W^T`` inside the model: a whole layer, or the q, k or v rows of a fused projection.
 
+    A two-dimensional convolution is one too: its tokens are the patches it looks at, in and out its channels times the kernel's
+    places and its output channels.
+
     Attributes:
         name: module path, with ``.q``, ``.k`` or ``.v`` for a part of a fused projection.
         module: the module whose input is the layer's input.
         transposed: the module stores (in, out), as GPT-2's Conv1D does.
-        part: which third of the output rows, if only one.
+        part: which of q, k and v, if only one.
+        first, size: of a part, its first output and how many they are.
+        heads: of a part of a projection that lies (q, k, v) head by head, how many heads; 0 elsewhere.
     """
 
     name: str
     module: nn.Module
     transposed: bool
     part: Part
+    first: int = 0
+    size: int = 0
+    heads: int = 0
 
     def weight(self) -> Tensor:
-        """Return W as (out, in): a view of the live parameter, detached, nothing copied."""
+        """Return W as (out, in): a view of the live parameter, detached, nothing copied.
+
+        Only the parts of a projection that lies head by head have no such view: these are copied, see ``view``.
+        """
+        w = self.view()
+        return w.flatten(0, 1) if w.dim() == 3 else w
+
+    def view(self) -> Tensor:
+        """Return W as (out, in), or as (heads, out / heads, in) where it lies head by head; never a copy."""
         stored = self.module.weight
         assert isinstance(stored, Tensor)
         w = stored.detach()
+        if w.dim() == 4:
+            # As it lies in memory: (out, height, width, in) under channels_last.
+            return w.permute(0, 2, 3, 1).flatten(1) if is_channels_last(w) else w.flatten(1)
         if self.transposed:
             w = w.t()
-        if self.part:
-            third = w.shape[0] // 3
-            start = "qkv".index(self.part) * third
-            w = w[start : start + third]
-        return w
+        if self.heads:
+            return w.unflatten(0, (self.heads, 3, -1))[:, "qkv".index(self.part)]
+        return w[self.first : self.first + self.size] if self.part else w
+
+    def own(self, outputs: Tensor) -> Tensor:
+        """Return the layer's columns of its module's outputs (n, all), or of anything that lies as they do."""
+        if self.heads:
+            return outputs.unflatten(1, (self.heads, 3, -1))[:, :, "qkv".index(self.part)].flatten(1)
+        return outputs[:, self.first : self.first + self.size] if self.part else outputs
+
+
+def is_channels_last(weight: Tensor) -> bool:
+    """Tell whether a convolution's weight (out, in, height, width) lies with its input channels last."""
+    return not weight.is_contiguous() and weight.is_contiguous(memory_format=torch.channels_last)
 
 
 class WatchedModel:
@@ -98,33 +131,41 @@ class WatchedModel:
         )
 
     def linear_layers(self) -> list[LinearLayer]:
-        """Return every ``nn.Linear`` and Conv1D, fused q-k-v projections split in three, tied weights once.
+        """Return every ``nn.Linear``, Conv1D and ``nn.Conv2d``, fused q-k-v projections split in three, tied weights once.
 
-        Left out: weights that are no floating-point matrix (quantised ones), and parametrised ones: reading these computes
-        them anew, and ``spectral_norm`` takes a step of its own power iteration every time.
+        Left out: weights that are no floating-point matrix (quantised ones); convolutions in groups, whose weight is several
+        small maps and not one; and parametrised weights: reading these computes them anew, and ``spectral_norm`` takes a step
+        of its own power iteration every time.
         """
         layers: list[LinearLayer] = []
         seen: set[int] = set()
+        modules = dict(self.named_modules())
         for name, module in self.named_modules():
             kind = _linear_kind(module)
             if kind is None:
                 continue
             weight = module.weight
-            if not _is_matrix(weight) or id(weight) in seen:
+            if not _is_map(weight, 4 if kind == "conv2d" else 2) or id(weight) in seen:
                 continue
             seen.add(id(weight))
+            if kind == "conv2d":
+                layers.append(LinearLayer(name, module, False, ""))
+                continue
             transposed = kind == "conv1d"
             out, into = (weight.shape[1], weight.shape[0]) if transposed else (weight.shape[0], weight.shape[1])
-            parts: tuple[Part, ...] = ("q", "k", "v") if _is_fused_qkv(name, out, into) else ("",)
-            layers.extend(LinearLayer(f"{name}.{part}" if part else name, module, transposed, part) for part in parts)
+            parent, _, own = name.rpartition(".")
+            for part, first, size, heads in _parts(own, modules.get(parent), out, into):
+                layers.append(LinearLayer(f"{name}.{part}" if part else name, module, transposed, part, first, size, heads))
         return layers
 
 
-def _linear_kind(module: nn.Module) -> Literal["linear", "conv1d"] | None:
+def _linear_kind(module: nn.Module) -> Literal["linear", "conv1d", "conv2d"] | None:
     if is_parametrized(module, "weight"):
         return None
     if isinstance(module, nn.Linear):
         return "linear"
+    if isinstance(module, nn.Conv2d):
+        return "conv2d" if module.groups == 1 else None
     # GPT-2's Conv1D lives in transformers, which need not be installed: known by its class name and its (in, out) weight.
     weight = getattr(module, "weight", None)
     if type(module).__name__ == "Conv1D" and isinstance(weight, Tensor) and weight.dim() == 2 and hasattr(module, "nf"):
@@ -132,14 +173,39 @@ def _linear_kind(module: nn.Module) -> Literal["linear", "conv1d"] | None:
     return None
 
 
-def _is_matrix(weight: object) -> TypeGuard[Tensor]:
+def _is_map(weight: object, dimensions: int) -> TypeGuard[Tensor]:
     if not isinstance(weight, Tensor) or isinstance(weight, nn.UninitializedParameter):
         return False
-    return weight.dim() == 2 and weight.is_floating_point() and weight.numel() > 0
+    return weight.dim() == dimensions and weight.is_floating_point() and weight.numel() > 0
 
 
-def _is_fused_qkv(name: str, out: int, into: int) -> bool:
-    return name.rpartition(".")[2].lower() in _FUSED_QKV_NAMES and out == 3 * into
+def _parts(name: str, parent: nn.Module | None, out: int, into: int) -> list[tuple[Part, int, int, int]]:
+    """Return what a layer consists of: part, first output, outputs, and heads where the parts lie head by head."""
+    whole: list[tuple[Part, int, int, int]] = [("", 0, 0, 0)]
+    heads, groups = number_of(parent, _HEADS), number_of(parent, _KEY_VALUE_HEADS)
+    if name == _INTERLEAVED_QKV_NAME:
+        # ChatGLM gives the same name to q, k and v one after the other, and says so by this attribute.
+        known = heads and into % heads == 0 and out == 3 * into and not hasattr(parent, "multi_query_attention")
+        return [(part, 0, into, heads) for part in _QKV] if known else whole
+    # InternLM2's `wqkv` interleaves group by group; it alone of that name counts its groups.
+    if name.lower() not in _FUSED_QKV_NAMES or (name == "wqkv" and hasattr(parent, "num_key_value_groups")):
+        return whole
+    if heads and groups and groups < heads and heads % groups == 0 and out % (heads + 2 * groups) == 0:
+        head = out // (heads + 2 * groups)
+        if number_of(parent, ("head_dim",)) == head or heads * head == into:
+            q, kv = heads * head, groups * head
+            return [("q", 0, q, 0), ("k", q, kv, 0), ("v", q + kv, kv, 0)]
+    return [(part, i * into, into, 0) for i, part in enumerate(_QKV)] if out == 3 * into else whole
+
+
+def number_of(module: nn.Module | None, names: Sequence[str]) -> int:
+    """Return the first of these attributes, of the module or of its ``config``, that is a positive whole number, else 0."""
+    for holder in (module, getattr(module, "config", None)):
+        for name in names:
+            value = getattr(holder, name, None)
+            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+                return value
+    return 0
 
 
 # What torch.compile, FSDP and checkpoint wrappers put into names; DDP's `module` may also be a name of the user's own.

@@ -32,11 +32,13 @@ class LeadingPairs:
         sigma: (L, 2), float32, sigma_1 >= sigma_2 >= 0 (sigma_2 is 0 for a matrix of width one).
         turn: (L,), ``1 - |<v_1, v_1 given>|``.
         bases: L tensors (k, in), orthonormal rows; the first is v_1, its sign continuous with the basis given.
+        left: L tensors (out,), u_1 = W v_1 / |W v_1|; zeros where W is, not finite where W is not.
     """
 
     sigma: Tensor
     turn: Tensor
     bases: list[Tensor]
+    left: list[Tensor]
 
 
 def starting_basis(name: str, width: int, device: torch.device) -> Tensor:
@@ -53,31 +55,37 @@ def leading_pairs(weights: Sequence[Tensor], bases: Sequence[Tensor], iterations
     shows in sigma but does not poison the next sample; so it is for a matrix of zeros, which has no direction to offer.
 
     Args:
-        weights: L matrices (out, in), any floating dtype, on one device; read only.
+        weights: L matrices (out, in), any floating dtype, on one device; read only. A matrix may also be given head by head, as
+            (heads, out / heads, in): rows that lie so in a larger matrix have no view of two dimensions.
         bases: L tensors (k, in) with orthonormal rows, k 1 or 2.
         iterations: 3 once warm; 16 from a random start.
     """
-    spaces, grams = [], []
+    spaces, images, grams = [], [], []
     for weight, basis in zip(weights, bases, strict=True):
-        space, gram = _krylov(weight, basis, iterations)
+        space, image, gram = _krylov(weight, basis, iterations)
         spaces.append(space)
+        images.append(image)
         grams.append(gram)
     size = max(2, *(len(gram) for gram in grams))
     sigma, rotations = _ritz(torch.stack([F.pad(gram, (0, size - len(gram)) * 2) for gram in grams]))
     zero = sigma[:, 0] == 0
     found = torch.isfinite(sigma).all(1) & ~zero
-    overlaps, chosen = [], []
+    overlaps, chosen, left = [], [], []
     for i, (space, before) in enumerate(zip(spaces, bases, strict=True)):
         after = rotations[i, : len(before), : len(space)] @ space
         overlap = torch.dot(after[0], before[0])
         # The sign of a singular pair is arbitrary; keep it continuous in time.
         chosen.append(torch.where(found[i], torch.where(overlap < 0, -after, after), before))
+        # W v_1 without another read of W. Scaled before its norm is taken: squares of small numbers would vanish.
+        image = rotations[i, 0, : len(space)] @ images[i]
+        image = image / image.abs().amax().clamp_min(_TINY)
+        left.append(torch.where(overlap < 0, -image, image) / image.norm().clamp_min(_TINY))
         overlaps.append(overlap)
-    return LeadingPairs(sigma, torch.where(zero, 0.0, 1.0 - torch.stack(overlaps).abs()), chosen)
+    return LeadingPairs(sigma, torch.where(zero, 0.0, 1.0 - torch.stack(overlaps).abs()), chosen, left)
 
 
-def _krylov(weight: Tensor, basis: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
-    """Return an orthonormal basis (n, in) of the Krylov space and the Gram matrix of its images under W, float64 (n, n).
+def _krylov(weight: Tensor, basis: Tensor, iterations: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return an orthonormal basis (n, in) of the Krylov space, its images under W (n, out), and their Gram matrix, float64.
 
     n is k * (iterations + 1), or ``in`` where that is less.
     """
@@ -85,7 +93,7 @@ def _krylov(weight: Tensor, basis: Tensor, iterations: int) -> tuple[Tensor, Ten
     images = [_times_transposed(basis, weight)]
     for _ in range(iterations):
         known = len(space)
-        if known == weight.shape[1]:
+        if known == weight.shape[-1]:
             break
         y = images[-1]
         # Scaled: sigma squared would leave float32's range from 2e19 upwards and 1e-19 downwards.
@@ -93,8 +101,9 @@ def _krylov(weight: Tensor, basis: Tensor, iterations: int) -> tuple[Tensor, Ten
         added = _orthonormal(torch.cat([space, again]))[known:]
         space = torch.cat([space, added])
         images.append(_times_transposed(added, weight))
-    y = torch.cat(images).double()
-    return space, y @ y.t()
+    joined = torch.cat(images)
+    y = joined.double()
+    return space, joined, y @ y.t()
 
 
 def _ritz(gram: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,13 +150,18 @@ def _orthonormal(rows: Tensor) -> Tensor:
 
 def _times_transposed(rows: Tensor, weight: Tensor) -> Tensor:
     """``rows @ W^T`` in float32: (k, in) to (k, out)."""
-    if weight.dtype == torch.float32:
-        return rows @ weight.t()
-    return torch.cat([rows @ part.float().t() for part in weight.split(_rows_per_chunk(weight))], 1)
+    parts = (weight,) if weight.dtype == torch.float32 else weight.split(_rows_per_chunk(weight))
+    # Of a weight given head by head, (heads, k, out / heads) becomes (k, out).
+    found = [(rows @ part.float().mT).movedim(-2, 0).flatten(1) for part in parts]
+    return torch.cat(found, 1) if len(found) > 1 else found[0]
 
 
 def _times(rows: Tensor, weight: Tensor) -> Tensor:
     """``rows @ W`` in float32: (k, out) to (k, in)."""
+    if weight.dim() == 3:
+        rows = rows.unflatten(1, weight.shape[:2]).transpose(0, 1)  # (heads, k, out / heads)
+        parts = zip(rows.split(_rows_per_chunk(weight)), weight.split(_rows_per_chunk(weight)), strict=True)
+        return torch.stack([(share @ part.float()).sum(0) for share, part in parts]).sum(0)
     if weight.dtype == torch.float32:
         return rows @ weight
     size = _rows_per_chunk(weight)
@@ -158,4 +172,5 @@ def _times(rows: Tensor, weight: Tensor) -> Tensor:
 
 
 def _rows_per_chunk(weight: Tensor) -> int:
-    return max(1, _CHUNK_ELEMENTS // max(1, weight.shape[1]))
+    """Return how many rows, or heads, of a weight are converted at a time."""
+    return max(1, _CHUNK_ELEMENTS // max(1, weight[:1].numel()))
