@@ -4,10 +4,10 @@
 
     ┌─ one training step ──────────────────────────────────────────────────────────────────────────────────────────────
     │ forward                     on a sampled step only:
-    │                               module pre-hooks          probe taps see the layer inputs        (taps.py)
+    │                               module hooks              probe taps see inputs and outputs      (taps.py)
     │                               attention calls           q, k, v and the output are subsampled  (attention_tap.py)
     │ backward                    on a sampled step only:
-    │                               tensor hooks              gradients of attention outputs and keys
+    │                               tensor hooks              gradients of layer outputs, attention outputs and keys
     │ clip_grad_norm_             every step: the norm it computes anyway is the gradient.norm       (gradients.py)
     │ optimizer.step              every step, pre-hook: gradient.norm where nothing was clipped
     │ monitor.step(loss)          every step: loss and norms start towards the host                  (buffer.py)

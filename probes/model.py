@@ -62,13 +62,15 @@ class LinearLayer:
         if self.transposed:
             w = w.t()
         if self.heads:
-            return w.unflatten(0, (self.heads, 3, -1))[:, "qkv".index(self.part)]
+            by_head: Tensor = w.unflatten(0, (self.heads, 3, -1))
+            return by_head[:, "qkv".index(self.part)]
         return w[self.first : self.first + self.size] if self.part else w
 
     def own(self, outputs: Tensor) -> Tensor:
         """Return the layer's columns of its module's outputs (n, all), or of anything that lies as they do."""
         if self.heads:
-            return outputs.unflatten(1, (self.heads, 3, -1))[:, :, "qkv".index(self.part)].flatten(1)
+            by_head: Tensor = outputs.unflatten(1, (self.heads, 3, -1))
+            return by_head[:, :, "qkv".index(self.part)].flatten(1)
         return outputs[:, self.first : self.first + self.size] if self.part else outputs
 
 

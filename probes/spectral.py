@@ -1,27 +1,34 @@
 """Spectral alignment of every linear layer, with sigma_1 and its growth (arXiv 2510.04202).
 
-For ``y = x W^T`` and the principal right singular vector v_1 of W, a token's alignment is ``SA = <x, v_1> / |x|``. While its sign
-differs from token to token, the contributions of a step to sigma_1 cancel; once nearly all tokens share one sign they add up,
-sigma_1 grows step after step, outputs align with u_1, representations collapse, and the loss explodes.
+Trouble it reveals: while the sign of the alignment differs from token to token, the contributions of a step to sigma_1 cancel;
+once nearly all tokens share one sign they add up, sigma_1 grows step after step, outputs align with u_1, representations
+collapse, and the loss explodes.
 
-Cost: per layer 7 reads of the weight (three iterations and the Ritz step, see subspace.py) and a matrix-vector product with at
-most 256 tokens. Memory: 2 * in floats a layer, 8 * in while a sample is prepared.
+Formula: for ``y = x W^T`` and the leading singular pair u_1, v_1 of W, a token's alignment is ``SA = <x, v_1> / |x|``; on the
+output side it is ``<delta, u_1> / |delta|``, delta the gradient at the layer's output. ``d sigma_1 = -lr * sum_t <u_1, delta_t>
+<v_1, x_t>`` for plain gradient descent.
+
+Cost: per layer 7 reads of the weight (three iterations and the Ritz step, see subspace.py) and two matrix-vector products with at
+most 256 tokens. Memory: 2 * in + out floats a layer, 8 * (in + out) while a sample is prepared (34 times at the first).
+
+Source: arXiv 2510.04202.
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from ..storage.records import SeriesKey
-from .base import Block, Counts, Probe, Scalars
+from .base import Across, Block, Counts, Probe, Scalars, Sums
 from .model import LinearLayer, WatchedModel
 from .not_applicable import not_applicable
 from .precision import without_autocast
 from .subspace import LeadingPairs, leading_pairs, starting_basis
-from .taps import InputTap
-from .tokens import sample_tokens
+from .taps import InputTap, OutputTap
+from .tokens import sample_inputs, sample_outputs
 
 TOKENS = 256
 BINS = 64
@@ -37,8 +44,11 @@ _ALIGNMENT_SIGNALS = tuple(
 )
 
 
+_OUTPUT_SIGNALS = ("spectral_alignment.output_mean", "spectral_alignment.output_sign_diversity")
+
+
 class SpectralProbe(Probe):
-    """Alignment of inputs with v_1: mean, spread, sign diversity, histogram; sigma_1, its growth, gap and turn."""
+    """Alignment of inputs with v_1: mean, spread, sign diversity, histogram; of output gradients with u_1; sigma_1, its growth."""
 
     name = "spectral"
     presets = frozenset({"light", "default", "full"})
@@ -47,12 +57,13 @@ class SpectralProbe(Probe):
         super().__init__()
         self._model: WatchedModel | None = None
         self._layers: list[LinearLayer] = []
-        self._tap = InputTap()
+        self._inputs, self._outputs = InputTap(), OutputTap()
         self._bases: dict[str, Tensor] = {}
         self._samples = 0
         self._pairs: LeadingPairs | None = None
         self._previous: tuple[int, Tensor] | None = None
         self._cosines: dict[str, tuple[Tensor, int]] = {}
+        self._output_cosines: dict[str, Tensor] = {}
 
     @override
     def attach(self, model: WatchedModel) -> None:
@@ -71,7 +82,7 @@ class SpectralProbe(Probe):
         if not self._layers or self._model is None:
             return
         iterations = ITERATIONS_COLD[self._samples] if self._samples < len(ITERATIONS_COLD) else ITERATIONS_WARM
-        weights = [layer.weight() for layer in self._layers]
+        weights = [layer.view() for layer in self._layers]
         bases = [self._basis(*each) for each in zip(self._layers, weights, strict=True)]
         with without_autocast(weights[0].device):
             pairs = leading_pairs(weights, bases, iterations)
@@ -82,17 +93,26 @@ class SpectralProbe(Probe):
         for layer in self._layers:
             by_module.setdefault(layer.module, []).append(layer)
 
+        left = {layer.name: each for layer, each in zip(self._layers, pairs.left, strict=True)}
+
         def on_input(module: torch.nn.Module, x: Tensor) -> None:
             with torch.no_grad(), without_autocast(x.device):
-                tokens = sample_tokens(x, TOKENS)
-                norms = tokens.norm(dim=1)
+                tokens, norms = _scaled(sample_inputs(module, x, TOKENS))
                 for layer in by_module[module]:
-                    # Zero tokens have no direction: they are marked with 2, outside the range of a cosine.
-                    cosine = torch.where(norms != 0, (tokens @ self._bases[layer.name][0]) / norms, 2.0)
-                    self._cosines[layer.name] = cosine, tokens.shape[1]
+                    self._cosines[layer.name] = _cosines(tokens, norms, self._bases[layer.name][0]), tokens.shape[1]
+
+        def on_output(module: torch.nn.Module, output: Tensor) -> None:
+            self._outputs.place_on_gradient(output, partial(on_gradient, module), self.guard)
+
+        def on_gradient(module: torch.nn.Module, gradient: Tensor) -> None:
+            with torch.no_grad(), without_autocast(gradient.device):
+                deltas = sample_outputs(module, gradient, TOKENS)
+                for layer in by_module[module]:
+                    self._output_cosines[layer.name] = _cosines(*_scaled(layer.own(deltas)), left[layer.name])
 
         if not self._model.is_compiled():
-            self._tap.place(by_module, on_input, self.guard)
+            self._inputs.place(by_module, on_input, self.guard)
+            self._outputs.place(by_module, on_output, self.guard)
 
     @override
     @torch.no_grad()
@@ -106,17 +126,25 @@ class SpectralProbe(Probe):
             groups.setdefault((cosine.shape[0], width), []).append(name)
         for (_, width), names in groups.items():
             yield from _alignment(names, torch.stack([self._cosines[name][0] for name in names]), width)
+        by_count: dict[int, list[str]] = {}
+        for name, cosine in self._output_cosines.items():
+            by_count.setdefault(cosine.shape[0], []).append(name)
+        for names in by_count.values():
+            sums = _sums(torch.stack([self._output_cosines[name] for name in names]))
+            yield Sums(_keys(_OUTPUT_SIGNALS, names), sums, _finished_output)
 
     @override
     def disarm(self) -> None:
-        self._tap.remove()
+        self._inputs.remove()
+        self._outputs.remove()
         self._pairs = None
         self._cosines.clear()
+        self._output_cosines.clear()
 
     def _basis(self, layer: LinearLayer, weight: Tensor) -> Tensor:
         before = self._bases.get(layer.name)
-        if before is None or before.device != weight.device or before.shape[1] != weight.shape[1]:
-            return starting_basis(layer.name, weight.shape[1], weight.device)
+        if before is None or before.device != weight.device or before.shape[1] != weight.shape[-1]:
+            return starting_basis(layer.name, weight.shape[-1], weight.device)
         return before
 
     def _weight_scalars(self, step: int, pairs: LeadingPairs) -> Iterator[Scalars]:
@@ -126,26 +154,53 @@ class SpectralProbe(Probe):
         values = torch.stack([sigma[:, 0], gap, pairs.turn])
         # The first sample has nothing to have turned from.
         signals = _WEIGHT_SIGNALS if self._samples > 1 else _WEIGHT_SIGNALS[:2]
-        yield Scalars(_keys(signals, names), values[: len(signals)].flatten())
+        yield Scalars(_keys(signals, names), values[: len(signals)].flatten(), Across.SAME)
         if self._previous is not None and step > self._previous[0]:
             before_step, before = self._previous
             growth = (sigma[:, 0] - before) / sigma[:, 0].clamp_min(tiny) / (step - before_step)
-            yield Scalars(_keys(("weight.spectral_growth",), names), growth)
+            yield Scalars(_keys(("weight.spectral_growth",), names), growth, Across.SAME)
         self._previous = step, sigma[:, 0]
+
+
+def _scaled(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Return tokens (n, d) divided by their largest entry each, and their norms: squares of small numbers would vanish."""
+    tokens = tokens / tokens.abs().amax(1, keepdim=True).clamp_min(torch.finfo(tokens.dtype).tiny)
+    return tokens, tokens.norm(dim=1)
+
+
+def _cosines(tokens: Tensor, norms: Tensor, direction: Tensor) -> Tensor:
+    """Return each token's cosine with a unit vector. Zero tokens have none: they are marked with 2, outside its range."""
+    return torch.where(norms != 0, (tokens @ direction) / norms, 2.0)
+
+
+def _sums(cosines: Tensor) -> Tensor:
+    """Return (count, sum, sum of squares, sum of magnitudes, positive ones) of cosines (layers, tokens), (5, layers), float64."""
+    present = cosines != 2.0
+    counted = torch.where(present, cosines, 0.0).double()
+    # NaN is neither positive nor negative: it must make the sum NaN, not count as negative.
+    positive = torch.where(torch.isnan(counted), counted, ((counted > 0) & present).double())
+    # In float64 the squares of cosines near 1 leave a small spread between them exact to float32.
+    return torch.stack([present.double(), counted, counted.square(), counted.abs(), positive]).sum(2)
+
+
+def _finished(sums: Tensor) -> Tensor:
+    """Return mean, spread, mean magnitude, positive fraction and sign diversity of every layer from its sums, one after another."""
+    n = sums[0]
+    mean, square, mean_abs, positive = sums[1:] / n
+    spread = (square - mean * mean).clamp_min(0.0).sqrt()
+    values = torch.stack([mean, spread, mean_abs, positive, 1.0 - (2.0 * positive - 1.0).abs()]).float()
+    return torch.where(n == 0, not_applicable(values.device), values).flatten()
+
+
+def _finished_output(sums: Tensor) -> Tensor:
+    """Return mean and sign diversity."""
+    return _finished(sums).reshape(5, -1)[::4].flatten()
 
 
 def _alignment(names: list[str], cosines: Tensor, width: int) -> Iterator[Block]:
     """Statistics of ``cosines`` (layers, tokens); entries of 2 mark tokens without a direction."""
+    yield Sums(_keys(_ALIGNMENT_SIGNALS, names), _sums(cosines), _finished)
     present = cosines != 2.0
-    counted = torch.where(present, cosines, 0.0)
-    n = present.sum(1)
-    mean = counted.sum(1) / n
-    spread = (torch.where(present, cosines - mean[:, None], 0.0).square().sum(1) / n).sqrt()
-    # NaN is neither positive nor negative: it must make the fraction NaN, not count as negative.
-    positive = torch.where(torch.isnan(counted), counted, ((counted > 0) & present).float()).sum(1) / n
-    values = torch.stack([mean, spread, counted.abs().sum(1) / n, positive, 1.0 - (2.0 * positive - 1.0).abs()])
-    values = torch.where(n == 0, not_applicable(values.device), values)
-    yield Scalars(_keys(_ALIGNMENT_SIGNALS, names), values.flatten())
     place = torch.asinh(cosines * width**0.5)
     # Sorted and searched, not scattered: deterministic on every device, and no host sync. What has no place (zero tokens, NaN) is
     # sorted behind the last edge: a search among NaN finds nothing.

@@ -1,4 +1,4 @@
-"""Hooks that exist only during a sampled step: layer inputs, and which module is running. They hand over and get out of the way."""
+"""Hooks that exist only during a sampled step: layer inputs, layer outputs, which module is running. They hand over and are gone."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -34,6 +34,48 @@ class InputTap:
 
         for module in dict.fromkeys(modules):
             self._handles.append(module.register_forward_pre_hook(on_input, with_kwargs=True))
+
+    def remove(self) -> None:
+        """Remove the hooks."""
+        while self._handles:
+            self._handles.pop().remove()
+
+
+class OutputTap:
+    """Calls back with the output of chosen modules, once per module and sampled step, as ``InputTap`` does with inputs.
+
+    Gradients come by a tensor hook on the output: a module's backward hook would raise where an activation works in place.
+    """
+
+    def __init__(self) -> None:
+        self._handles: list[RemovableHandle] = []
+
+    def place(self, modules: Iterable[nn.Module], callback: Callable[[nn.Module, Tensor], None], guard: Guard) -> None:
+        """Hook the modules; ``callback(module, output)`` must neither keep nor change the output. No tensor, no call."""
+        seen: set[nn.Module] = set()
+
+        def on_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if torch.compiler.is_compiling() or module in seen or not module.training or not torch.is_grad_enabled():
+                return
+            if isinstance(output, Tensor):
+                seen.add(module)
+                guard(lambda: callback(module, output))
+
+        for module in dict.fromkeys(modules):
+            self._handles.append(module.register_forward_hook(on_output))
+
+    def place_on_gradient(self, output: Tensor, callback: Callable[[Tensor], None], guard: Guard) -> None:
+        """Wait for the first gradient of ``output``; ``callback(gradient)`` must neither keep nor change it."""
+        if not output.requires_grad:
+            return
+
+        def on_gradient(gradient: Tensor) -> None:
+            # The hook goes first: a graph kept for several backward passes gives several gradients.
+            handle.remove()
+            guard(lambda: callback(gradient))
+
+        handle = output.register_hook(on_gradient)
+        self._handles.append(handle)
 
     def remove(self) -> None:
         """Remove the hooks."""

@@ -377,7 +377,7 @@ def test_hooks_are_there_during_a_sampled_step_only(sampler) -> None:
     run = sampler(probe, model)
     assert hooks_on(model) == 0
     probe.arm(0)
-    assert hooks_on(model) == 2
+    assert hooks_on(model) == 4, "one before and one after each layer"
     probe.disarm()
     probe.disarm()
     assert hooks_on(model) == 0
