@@ -53,12 +53,20 @@ class LinearLayer:
 
     def view(self) -> Tensor:
         """Return W as (out, in), or as (heads, out / heads, in) where it lies head by head; never a copy."""
+        return self.view_of(self.stored())
+
+    def stored(self) -> Tensor:
+        """Return the parameter that W is, or is a part of."""
         stored = self.module.weight
         assert isinstance(stored, Tensor)
-        w = stored.detach()
+        return stored
+
+    def view_of(self, same: Tensor) -> Tensor:
+        """Return of a tensor of the parameter's shape, its gradient say, what ``view`` returns of the parameter."""
+        w = same.detach()
         if w.dim() == 4:
             # As it lies in memory: (out, height, width, in) under channels_last.
-            return w.permute(0, 2, 3, 1).flatten(1) if is_channels_last(w) else w.flatten(1)
+            return w.permute(0, 2, 3, 1).flatten(1) if is_channels_last(self.stored()) else w.flatten(1)
         if self.transposed:
             w = w.t()
         if self.heads:
