@@ -129,8 +129,11 @@ class SpectralProbe(Probe):
         by_count: dict[int, list[str]] = {}
         for name, cosine in self._output_cosines.items():
             by_count.setdefault(cosine.shape[0], []).append(name)
+        # A weight of zeros has no u_1: none of its tokens counts.
+        sigma = {layer.name: each for layer, each in zip(self._layers, self._pairs.sigma[:, 0].unbind(), strict=True)}
         for names in by_count.values():
             sums = _sums(torch.stack([self._output_cosines[name] for name in names]))
+            sums = torch.where(torch.stack([sigma[name] for name in names]) == 0, 0.0, sums)
             yield Sums(_keys(_OUTPUT_SIGNALS, names), sums, _finished_output)
 
     @override

@@ -1,4 +1,4 @@
-"""Hooks that exist only during a sampled step: layer inputs, layer outputs, which module is running. They hand over and are gone."""
+"""Hooks that exist only during a sampled step: what layers take in and give out, and which one runs. They hand over, and go."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -86,7 +86,8 @@ class OutputTap:
 class RunningModules:
     """Knows the innermost module that is running its forward pass, so that a call deep inside can be named.
 
-    Each root's first forward pass of the step is followed: further micro-batches add nothing.
+    Each root's first forward pass of the step is followed: further micro-batches add nothing. So is, once per module, what an
+    activation checkpoint recomputes within the backward pass: of a reentrant checkpoint that is the pass which has gradients.
 
     Args:
         on_enter: called when a root's first forward begins, training with gradients on.
@@ -95,6 +96,8 @@ class RunningModules:
 
     def __init__(self, on_enter: Callable[[], None], on_leave: Callable[[], None]) -> None:
         self._on_enter, self._on_leave = on_enter, on_leave
+        self.recomputing = False
+        """Whether the pass followed now, or last, is a recomputation."""
         self._handles: list[RemovableHandle] = []
         self._stack: list[tuple[nn.Module, str]] = []
         self._followed: set[nn.Module] = set()
@@ -132,10 +135,16 @@ class RunningModules:
             if torch.compiler.is_compiling():  # hooks traced into a graph would fire on every later step
                 return
             if not self._stack:
-                if not (is_root and module.training and torch.is_grad_enabled()) or module in self._followed:
+                # Checked in this order: the last asks whether a backward pass is running.
+                if not (module.training and torch.is_grad_enabled()) or module in self._followed:
                     return
+                if not is_root and not (self._followed and torch._C._current_graph_task_id() != -1):
+                    return
+                self.recomputing = not is_root
                 self._followed.add(module)
                 self._on_enter()
+            elif self.recomputing:
+                self._followed.add(module)  # a further micro-batch's backward pass enters it again, perhaps on its own
             self._stack.append((module, name))
 
         return enter
