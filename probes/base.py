@@ -49,6 +49,8 @@ class Across(StrEnum):
     SUM = "sum"
     MAX = "max"
     MIN = "min"
+    EACH = "each"
+    """Nothing is joined: every rank's value becomes a series of its own, with the rank in its key."""
 
 
 @dataclass(frozen=True, slots=True)

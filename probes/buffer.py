@@ -1,7 +1,6 @@
 """From device tensors to host numbers with one asynchronous copy, read by the writer thread when it has arrived."""
 
 import functools
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ..storage.records import Histogram, SeriesKey, StepRecord
-from .base import Block, Counts, Sums
+from .base import Block
 from .gradients import Norm, joined
-from .not_applicable import is_not_applicable
+from .parts import Finish, Part, part_of, read
 
 
 class HostCopy:
@@ -50,22 +49,24 @@ class HostCopy:
 
 @dataclass(frozen=True, slots=True)
 class PackedBlocks:
-    """Everything of a sampled step in one copy: scalars first, then the histogram counts (exact up to 2^24)."""
+    """Everything of a sampled step in one copy, block after block; counts are exact up to 2^24.
 
-    keys: tuple[SeriesKey, ...]
-    counts: tuple[Counts, ...]
+    Attributes:
+        parts: what lies in the copy.
+        finishers: for each part what finishes its sums on the host, None where there is nothing to finish.
+    """
+
+    parts: tuple[Part, ...]
+    finishers: tuple[Finish | None, ...]
     copy: HostCopy
 
 
 def pack(blocks: Sequence[Block]) -> PackedBlocks | None:
     """Join the blocks into one copy; None when there are none. Blocks of another device than the first's are moved to it."""
-    scalars = [block.finished() if isinstance(block, Sums) else block for block in blocks if not isinstance(block, Counts)]
-    counts = tuple(block for block in blocks if isinstance(block, Counts))
-    parts = [block.values for block in scalars] + [block.counts for block in counts]
-    if not parts:
+    if not blocks:
         return None
-    keys = tuple(key for block in scalars for key in block.keys)
-    return PackedBlocks(keys, counts, HostCopy([part.to(parts[0].device, non_blocking=True) for part in parts]))
+    parts, tensors, finishers = zip(*map(part_of, blocks), strict=True)
+    return PackedBlocks(parts, finishers, HostCopy([each.to(tensors[0].device, non_blocking=True) for each in tensors]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +100,11 @@ class PendingStep:
             values.extend(self.away.numpy().tolist())
         histograms: tuple[Histogram, ...] = ()
         if self.packed is not None:
-            host = self.packed.copy.numpy()
-            scalars = host[: len(self.packed.keys)]
-            applies = ~is_not_applicable(scalars)
-            keys.extend(itertools.compress(self.packed.keys, applies))
-            values.extend(scalars[applies].tolist())
-            histograms = tuple(_histograms(self.packed.counts, host[len(self.packed.keys) :]))
-        return StepRecord(self.step, self.time, _one_copy(tuple(keys)), values, histograms)
+            found = read(self.packed.parts, self.packed.finishers, self.packed.copy.numpy())
+            keys.extend(found.keys)
+            values.extend(found.values)
+            histograms = found.histograms
+        return StepRecord(self.step, self.time, one_copy(tuple(keys)), values, histograms)
 
 
 class PlainStep(tuple[int, float, float | None, list[Norm], float | None]):
@@ -141,18 +140,6 @@ def keys_of(names: tuple[str, ...]) -> tuple[SeriesKey, ...]:
 
 
 @functools.lru_cache(maxsize=64)
-def _one_copy(keys: tuple[SeriesKey, ...]) -> tuple[SeriesKey, ...]:
+def one_copy(keys: tuple[SeriesKey, ...]) -> tuple[SeriesKey, ...]:
     """Return the first tuple equal to ``keys``: records that share a tuple are resolved by the store once."""
     return keys
-
-
-def _histograms(counts: Sequence[Counts], host: "np.ndarray[tuple[int], np.dtype[np.float32]]") -> list[Histogram]:
-    found: list[Histogram] = []
-    place = 0
-    for block in counts:
-        bins = block.counts.shape[1]
-        for key in block.keys:
-            row = host[place : place + bins]
-            found.append(Histogram(key, block.low, block.high, tuple(row.astype(np.int64).tolist())))
-            place += bins
-    return found
