@@ -113,11 +113,11 @@ def _ritz(gram: Tensor) -> tuple[Tensor, Tensor]:
     the leading two the answer is closed. Where more than two are nearly equal, the first two are some of them, and sigma is
     exact all the same to second order.
     """
-    first = _leading_eigenvector(gram)
+    first = leading_eigenvector(gram)
     # What the first leaves of the space; raised beyond rounding errors, so that there is a second where the matrix has rank one.
     rest = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device) - first[:, :, None] * first[:, None, :]
     trace = gram.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
-    second = _leading_eigenvector(rest @ gram @ rest + 1e-12 * trace * rest)
+    second = leading_eigenvector(rest @ gram @ rest + 1e-12 * trace * rest)
     pair = torch.stack([first, second], 1)
     inner = pair @ gram @ pair.mT
     a, b, c = inner[:, 0, 0], inner[:, 0, 1], inner[:, 1, 1]
@@ -129,7 +129,7 @@ def _ritz(gram: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack([larger, smaller], -1).sqrt().float(), (rotation @ pair).float()
 
 
-def _leading_eigenvector(symmetric: Tensor) -> Tensor:
+def leading_eigenvector(symmetric: Tensor) -> Tensor:
     """Unit eigenvectors (L, n) to the largest eigenvalues of positive semidefinite (L, n, n); zero where all is zero."""
     power = symmetric
     for _ in range(_SQUARINGS):
