@@ -217,6 +217,24 @@ def overhead(
     raise typer.Exit(measure(pairs=pairs, steps=steps, threads=threads, json=as_json))
 
 
+@bench.command(epilog="Example: foreshock bench presets --model gpt --mode eager --json")
+def presets(
+    model: Annotated[list[str] | None, typer.Option(help="gpt, wide-gpt or convnet; all if left out.")] = None,
+    mode: Annotated[list[str] | None, typer.Option(help="eager or compile; both if left out.")] = None,
+    preset: Annotated[list[str] | None, typer.Option(help="light, default or full; all if left out.")] = None,
+    steps: Annotated[int, typer.Option(min=20, help="Steps of each run.")] = 200,
+    every: Annotated[int, typer.Option(min=2, help="Steps from one sample to the next.")] = 50,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads to train with.")] = None,
+    peers: Annotated[bool, typer.Option(help="Also run .item() hooks and, where installed, Weights & Biases.")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare what each preset costs on several models, eager and compiled, with other ways of watching."""
+    from .benchmarks.presets import main as measure
+
+    chosen = {"models": model or [], "modes": mode or [], "presets": preset or []}
+    raise typer.Exit(measure(**chosen, steps=steps, every=every, threads=threads, peers=peers, json=as_json))
+
+
 @bench.command(epilog="Example: foreshock bench startup --json")
 def startup(
     rounds: Annotated[int, typer.Option(min=1, help="How often each is measured.")] = 7,

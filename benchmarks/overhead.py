@@ -14,21 +14,17 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..attach import watch
 from ..monitor import Monitor
 from ..storage import open_store
-from ..zoo.models import GPT
-from ..zoo.scenario import Training, seeded
-from ..zoo.text import windows
+from ..zoo.scenario import Training
+from .workloads import small_gpt
 
-WIDTH, HEADS, LAYERS, CONTEXT, BATCH = 256, 8, 4, 256, 4
 WARMUP_STEPS = 12
 BLOCK_STEPS = 5
 
@@ -67,26 +63,6 @@ class Overhead:
     steps: int
     threads: int
     torch: str
-
-
-def small_gpt(seed: int, *, clip: bool = True) -> Training:
-    """Build the training run that is measured."""
-    order = seeded(seed)
-    data = windows(count=10, context=CONTEXT)
-    model = GPT(WIDTH, HEADS, LAYERS, CONTEXT, partial(F.scaled_dot_product_attention, is_causal=True))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
-
-    def step(number: int) -> Tensor:
-        batch = data[torch.randint(len(data), (BATCH,), generator=order)]
-        loss = F.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        if clip:
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        return loss
-
-    return Training(model, optimizer, step)
 
 
 def measure(
