@@ -1,8 +1,9 @@
-"""Write the generated tables between their markers in README.md: ``python docs/generate.py``; ``--check`` only compares.
+"""Write what is generated between its markers in the documents: ``python docs/generate.py``; ``--check`` only compares.
 
-A table stands between ``<!-- begin: NAME ... -->`` and ``<!-- end: NAME -->``. A new one is a function in TABLES.
+It stands between ``<!-- begin: NAME ... -->`` and ``<!-- end: NAME -->``. A new part is a function in PARTS.
 """
 
+import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -12,8 +13,12 @@ from typing import Any
 import typer
 from foreshock.analyzer.rules import RuleSet
 from foreshock.cli import app
+from foreshock.probes.base import Probe
+from foreshock.probes.registry import PRESETS, known_probes
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "probes.md")
+SECTIONS = ("Trouble it reveals", "Formula", "Cost", "Source")
 MARKERS = re.compile(r"(<!-- begin: (?P<name>\w+)[^>]*-->\n)(.*?)(<!-- end: (?P=name) -->)", re.DOTALL)
 
 
@@ -50,24 +55,80 @@ def leaves(path: str, command: Any) -> Iterator[tuple[str, Any]]:
         yield from leaves(f"{path} {name}", inner)
 
 
-TABLES: dict[str, Callable[[], str]] = {"rules": rules, "commands": commands}
+def probes() -> str:
+    """List the probes, the cheapest preset that has each, and its signals."""
+    rows = (
+        (f"`{name}`", preset_of(probe), lead_of(probe), ", ".join(f"`{signal}`" for signal in probe.signals))
+        for name, probe in known_probes().items()
+    )
+    return table(("probe", "preset", "what it measures", "signals"), rows)
+
+
+def probe_pages() -> str:
+    """Document every probe from the docstring of its module."""
+    return "\n".join(page(name, probe) for name, probe in known_probes().items())
+
+
+def page(name: str, probe: type[Probe]) -> str:
+    """Return one probe's part of the document."""
+    text = [f"## `{name}`\n", f"{documentation(probe)[0]}\n", f"Preset: {preset_of(probe)}.\n"]
+    for paragraph in documentation(probe)[1:]:
+        label, colon, rest = paragraph.partition(": ")
+        text.append(f"**{label}.** {rest}\n" if colon and label in SECTIONS else f"{paragraph}\n")
+    text.append(f"**Signals.** {', '.join(f'`{signal}`' for signal in probe.signals)}\n")
+    return "\n".join(text)
+
+
+def documentation(probe: type[Probe]) -> list[str]:
+    """Return the paragraphs of a probe's module docstring, each in one line.
+
+    Raises:
+        ValueError: it lacks one of SECTIONS; every probe says these of itself.
+    """
+    module = inspect.getmodule(probe)
+    paragraphs = [" ".join(each.split()) for each in (inspect.getdoc(module) or "").split("\n\n")]
+    missing = [section for section in SECTIONS if not any(each.startswith(f"{section}: ") for each in paragraphs)]
+    if missing:
+        raise ValueError(f"the docstring of {probe.__module__} has no paragraph '{missing[0]}: ...'")
+    # Double backticks are reStructuredText's; Markdown takes single ones.
+    return [each.replace("``", "`") for each in paragraphs]
+
+
+def lead_of(probe: type[Probe]) -> str:
+    """Return the first line of a probe's documentation."""
+    return documentation(probe)[0].rstrip(".")
+
+
+def preset_of(probe: type[Probe]) -> str:
+    """Return the presets that hold a probe, from the smallest on."""
+    return next(
+        (f"{preset} and larger" if preset != PRESETS[-1] else preset for preset in PRESETS if preset in probe.presets), "none"
+    )
+
+
+PARTS: dict[str, Callable[[], str]] = {"rules": rules, "commands": commands, "probes": probes, "probe_pages": probe_pages}
 
 
 def generated(text: str) -> str:
-    """Return ``text`` with every table between markers made anew."""
-    return MARKERS.sub(lambda found: found[1] + TABLES[found["name"]]() + found[4], text)
+    """Return ``text`` with every part between markers made anew."""
+    return MARKERS.sub(lambda found: found[1] + PARTS[found["name"]]() + found[4], text)
 
 
 def main(arguments: list[str]) -> int:
-    """Write or check; return 1 if README.md is out of date."""
-    old = README.read_text("utf-8")
-    new = generated(old)
-    if arguments == ["--check"]:
-        if old != new:
-            print("README.md is out of date; run: make docs", file=sys.stderr)
-        return int(old != new)
-    README.write_text(new, "utf-8")
-    return 0
+    """Write or check; return 1 if a document is out of date."""
+    stale = 0
+    for document in DOCUMENTS:
+        if not document.exists():
+            continue
+        old = document.read_text("utf-8")
+        new = generated(old)
+        if arguments == ["--check"]:
+            if old != new:
+                stale = 1
+                print(f"{document.name} is out of date; run: make docs", file=sys.stderr)
+        else:
+            document.write_text(new, "utf-8")
+    return stale
 
 
 if __name__ == "__main__":

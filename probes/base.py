@@ -121,6 +121,8 @@ class Probe(ABC):
     """What users write in ``watch(probes=[...])``."""
     presets: ClassVar[frozenset[str]]
     """The presets it belongs to: of ``light``, ``default``, ``full``."""
+    signals: ClassVar[tuple[str, ...]]
+    """The signals it may give."""
 
     def __init__(self) -> None:
         self.guard: Guard = unguarded
