@@ -11,7 +11,7 @@ from torch import Tensor
 from ..storage.records import Histogram, SeriesKey, StepRecord
 from .base import Block
 from .gradients import Norm, joined
-from .parts import Finish, Part, part_of, read
+from .parts import Finish, Found, Part, part_of, read
 
 
 class HostCopy:
@@ -91,16 +91,21 @@ class PendingStep:
         """Tell whether every copy has arrived, without waiting."""
         return (self.away is None or self.away.ready()) and (self.packed is None or self.packed.copy.ready())
 
-    def resolve(self) -> StepRecord:
-        """Build the record. Values that do not apply are left out; every other NaN is kept."""
-        if self.away is None and self.packed is None:
+    def resolve(self, found: Found | None = None) -> StepRecord:
+        """Build the record. Values that do not apply are left out; every other NaN is kept.
+
+        Args:
+            found: what the probes of all ranks measured, to be taken instead of this rank's.
+        """
+        if self.away is None and self.packed is None and found is None:
             return StepRecord(self.step, self.time, self.host_keys, self.host_values)
         keys, values = list(self.host_keys + self.away_keys), list(self.host_values)
         if self.away is not None:
             values.extend(self.away.numpy().tolist())
         histograms: tuple[Histogram, ...] = ()
-        if self.packed is not None:
+        if found is None and self.packed is not None:
             found = read(self.packed.parts, self.packed.finishers, self.packed.copy.numpy())
+        if found is not None:
             keys.extend(found.keys)
             values.extend(found.values)
             histograms = found.histograms

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from .base import Block, Probe
 from .buffer import HostCopy, PackedBlocks, PendingStep, PlainStep, keys_of, pack
+from .exchange import Exchange, JointStep
 from .faults import Faults
 from .governor import LONGEST_INTERVAL, Governor
 from .gradients import GradientNorm, joined
@@ -49,6 +50,8 @@ class Collector:
         self.governor = governor
         self.probes = list(probes)
         self.vitals = vitals
+        self.exchange: Exchange | None = None
+        """In a distributed job, what makes the numbers of all ranks one."""
         self.tell_cadence: Callable[[str], None] = lambda words: None
         """Is told in words when the governor has halved or doubled how often something is measured."""
         self._told_cadence = {probe.name: governor.interval for probe in self.probes}
@@ -81,10 +84,12 @@ class Collector:
         for probe in self._due if self._armed else ():
             self._faults.run(_source(probe), probe.disarm)
         self._next_sample, self._sample = step, 0
+        if self.exchange is not None:
+            self.exchange.begin()
         self._ended = perf_counter()
         self._prepare(step)
 
-    def end_step(self, step: int, loss: Metric | None, metrics: Mapping[str, Metric]) -> PendingStep | PlainStep:
+    def end_step(self, step: int, loss: Metric | None, metrics: Mapping[str, Metric]) -> PendingStep | PlainStep | JointStep:
         """End ``step``; return what was measured, on its way to the host.
 
         Args:
@@ -107,6 +112,10 @@ class Collector:
             self._prepare(step + 1)
         return pending
 
+    def sample_at(self, step: int) -> None:
+        """Sample ``step``, which is yet to come, next."""
+        self._next_sample = step
+
     def leave_out_pause(self) -> None:
         """Leave the time since the last step out of the accounts: it was no training."""
         self._settle_plain_steps()
@@ -120,7 +129,7 @@ class Collector:
 
     def _end_thoroughly(
         self, step: int, loss: Metric | None, rate: Metric | None, metrics: Mapping[str, Metric], started: float
-    ) -> PendingStep:
+    ) -> PendingStep | JointStep:
         self._settle_plain_steps()
         sampled = self._armed
         values: dict[str, Metric] = {} if loss is None else {"loss": loss}
@@ -147,11 +156,16 @@ class Collector:
         else:
             self.governor.plain_step((whole, own))
         self._ended, self._guarded_before = ended, self._faults.seconds
+        handed_over: PendingStep | JointStep = pending
         if sampled:
             self._next_sample = self.governor.next_after(step)
+            if self.exchange is not None:
+                due = [probe.name for probe in self.probes if self.governor.is_due(probe.name, self._sample)]
+                self.exchange.plan(self._next_sample, due)
+                handed_over = self.exchange.joint(pending)
         if step + 1 >= self._next_sample:
             self._prepare(step + 1)
-        return pending
+        return handed_over
 
     def _settle_plain_steps(self) -> None:
         """Account for the plain steps since the last account; done late, so that a plain step itself need not."""

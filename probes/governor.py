@@ -2,8 +2,9 @@
 
 import math
 import statistics
+import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 SHORTEST_INTERVAL = 10
@@ -136,3 +137,24 @@ class Governor:
         self._elapsed += sum(seconds for seconds, _ in self._noted)
         self._spent += sum(own for _, own in self._noted)
         self._noted.clear()
+
+
+class FollowingGovernor(Governor):
+    """Samples when the first rank of a distributed job says so, and keeps accounts."""
+
+    def __init__(self, budget: float = 0.01) -> None:
+        super().__init__(every=sys.maxsize, budget=budget)
+        self._step = -1
+        self._probes: Collection[str] | None = None
+
+    def follow(self, step: int, probes: Collection[str]) -> None:
+        """Take the next sampled step, and the names of the probes that run on it."""
+        self._step, self._probes = step, probes
+
+    def next_after(self, step: int) -> int:
+        """Return the step said, far away while none is."""
+        return self._step if self._step > step else sys.maxsize
+
+    def is_due(self, probe: str, sample: int) -> bool:
+        """Tell whether a probe runs on the sample; on the first one all do."""
+        return sample == 0 or self._probes is None or probe in self._probes
