@@ -12,7 +12,7 @@ Looked at are the outputs of linear layers and convolutions, which is where valu
 activation modules (``nn.ReLU``, ``nn.GELU``, ...), which alone are zero for a reason. An activation that is called as a function is
 not seen, and a module that serves in several places is seen in the first.
 
-Cost: a copy of 256 tokens of each output and some nine passes over it. Memory: eight numbers an output.
+Cost: a copy of 256 tokens of each output and some eight passes over it. Memory: eight numbers an output.
 """
 
 from collections.abc import Iterator
@@ -73,7 +73,7 @@ class ActivationsProbe(Probe):
         values = torch.stack([value for _, each in self._found.values() for value in each]).unflatten(0, (len(names), -1))
         counts = torch.tensor([count for count, _ in self._found.values()], dtype=torch.float64, device="cpu")
         mean, m2, m3, m4, top, outliers, dead = values.unbind(1)
-        sums = _power_sums(counts.to(values.device, non_blocking=True), mean, m2, m3, m4, top)
+        sums = _power_sums(counts.to(values.device, non_blocking=True), mean, m2, m3, m4)
         yield Sums(_keys(("rms", "kurtosis"), names), sums, _finished)
         yield Scalars(_keys(("max",), names), top, Across.MAX)
         yield Scalars(_keys(("outlier_channels",), names), outliers)
@@ -110,27 +110,25 @@ def _is_activation(module: nn.Module) -> bool:
 
 
 def _shape_of(tokens: Tensor) -> list[Tensor]:
-    """Return mean and central moments 2 to 4 of tokens (n, d) over their largest magnitude; that; outlier channels; dead units."""
-    peaks = torch.linalg.vector_norm(tokens, torch.inf, 0)
+    """Return of tokens (n, d): mean, central moments 2 to 4, largest magnitude, outlier channels, share of dead units."""
+    peaks = tokens.abs().amax(0)
     top = peaks.amax()
-    # Scaled: fourth powers leave float32's range from 1e9 upwards.
-    scaled = tokens / top.clamp_min(torch.finfo(torch.float32).tiny)
-    sizes = torch.linalg.vector_norm(scaled, dim=0)
-    middle = sizes.median()
-    outliers = torch.where(middle == 0, not_applicable(middle.device), (sizes > OUTLIER * middle).sum() + 0.0 * middle)
-    mean = scaled.mean()
-    centred = (scaled - mean).flatten()
+    energies = tokens.square().sum(0)
+    middle = energies.median()
+    outliers = torch.where(middle == 0, not_applicable(middle.device), (energies > OUTLIER**2 * middle).sum() + 0.0 * top)
+    mean = tokens.mean()
+    centred = (tokens - mean).flatten()
     square = centred * centred
     moments = [torch.dot(a, b) / centred.numel() for a, b in ((centred, centred), (square, centred), (square, square))]
     # NaN is not zero, and must not count as alive.
     return [mean, *moments, top, outliers, (peaks == 0).float().mean() + 0.0 * top]
 
 
-def _power_sums(count: Tensor, mean: Tensor, m2: Tensor, m3: Tensor, m4: Tensor, top: Tensor) -> Tensor:
-    """Return the sums of the powers 0 to 4 of the entries, (5, layers), float64, from their moments over ``top``."""
-    mean, m2, m3, m4, top = (x.double() for x in (mean, m2, m3, m4, top))
+def _power_sums(count: Tensor, mean: Tensor, m2: Tensor, m3: Tensor, m4: Tensor) -> Tensor:
+    """Return the sums of the powers 0 to 4 of the entries, (5, layers), float64, from their moments about the mean."""
+    mean, m2, m3, m4 = (x.double() for x in (mean, m2, m3, m4))
     about_zero = [mean, m2 + mean**2, m3 + 3 * mean * m2 + mean**3, m4 + 4 * mean * m3 + 6 * mean**2 * m2 + mean**4]
-    return torch.stack([count, *(count * raw * top**power for power, raw in enumerate(about_zero, 1))])
+    return torch.stack([count, *(count * raw for raw in about_zero)])
 
 
 def _finished(sums: Tensor) -> Tensor:
@@ -138,8 +136,8 @@ def _finished(sums: Tensor) -> Tensor:
     mean, x2, x3, x4 = sums[1:] / sums[0]
     spread = x2 - mean**2
     kurtosis = (x4 - 4 * mean * x3 + 6 * mean**2 * x2 - 3 * mean**4) / spread**2
-    # Sums travel in float32's range: fourth powers of entries beyond 1e9, or below 1e-7, do not fit.
-    nothing = (spread <= _LEAST_SPREAD**2 * x2) | (x2 < 1e-14) | (torch.isinf(x4) & torch.isfinite(x2))
+    # Fourth powers of entries beyond 1e9, or below 1e-7, do not fit into float32's range.
+    nothing = (spread <= _LEAST_SPREAD**2 * x2) | (x2 < 1e-14) | (~torch.isfinite(x4) & torch.isfinite(x2))
     kurtosis = torch.where(nothing, not_applicable(sums.device), kurtosis.float())
     return torch.cat([x2.sqrt().float(), kurtosis])
 
