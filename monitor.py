@@ -13,7 +13,7 @@ from torch import Tensor
 from . import lifecycle
 from .analyzer.engine import Engine
 from .analyzer.notify import ConsoleNotifier, Courier, Outbox
-from .probes.attention import AttentionProbe
+from .probes.attention_tap import AttentionObserver
 from .probes.collector import Collector, Metric
 from .probes.faults import Faults
 from .probes.model import WatchedModel
@@ -120,8 +120,9 @@ class Monitor:
             options: ``is_causal``, ``attn_mask``, ``scale`` as ``F.scaled_dot_product_attention`` takes them.
         """
         for probe in self.collector.probes:
-            if isinstance(probe, AttentionProbe):
+            if isinstance(probe, AttentionObserver):  # which shares what it is told with the others
                 probe.guard(lambda probe=probe: probe.tell(q, k, v, out, name=name, **options))  # type: ignore[misc]
+                return
 
     # -- looking at it -------------------------------------------------------------------------------------------
 

@@ -2,106 +2,69 @@
 
 Trouble it reveals: logits that grow without bound and rows that collapse onto one key (entropy near 0), both of which come well
 before the loss turns; and the low-precision bias of arXiv 2510.04212, whose gradient error shows as a gradient of the one
-direction that softmax cannot feel, a common shift of all keys.
+direction that softmax cannot feel, a common shift of all keys. No second, more precise run is needed for that.
 
-Cost: on a sampled step, per call one (2, H, 64, S) matrix of scores and copies of k and v of two sequences.
+Formula: ``key_shift_residual = |sum_j dK_j| / |dK|`` per head and sequence, zero in exact arithmetic; ``key_shift_excess`` divides
+it by what random rounding of dS and dK would leave; ``key_shift_coherence = |sum r| / sum |r|`` over the last 8 samples of
+``r = sum_j dK_j``. ``common_logit_shift = mean_i |q_i . mean_j k_j| * scale``.
+
+Cost: on a sampled step, per call one (2, H, 64, S) matrix of scores, two products with v of that size, and copies of k and v of
+two sequences. Memory: attention_tap.py; 8 * G * D floats a call are kept from sample to sample.
+
+Source: arXiv 2510.04212; the residual is our own, see docs/chain.md.
 """
 
+from collections import deque
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
 from typing_extensions import override
 
-from ..storage.records import SeriesKey
-from .attention_statistics import forward_statistics, key_shift_statistics, recompute
-from .attention_tap import AttentionCalls, SeenCall
-from .base import Block, Probe, Scalars
-from .model import WatchedModel
+from .attention_calls import AttentionGroup
+from .attention_statistics import coherence, forward_statistics, key_shift_statistics
+from .attention_tap import AttentionObserver
+from .base import Across, Block, Scalars
 from .precision import without_autocast
-from .taps import RunningModules
 
-_FUSED_IN_EVALUATION = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
+# Samples over which residuals are compared: random ones come to 0.35.
+WINDOW = 8
+
+_ACROSS = {"max_logit": Across.MAX, "entropy_min": Across.MIN}
 
 
-class AttentionProbe(Probe):
-    """Per head: max logit, entropy (mean, minimum), common logit shift, key-shift residual and its excess over rounding."""
+class AttentionProbe(AttentionObserver):
+    """Per head: max logit, entropy (mean, minimum), common logit shift, key-shift residual, its excess and its coherence."""
 
     name = "attention"
     presets = frozenset({"default", "full"})
 
     def __init__(self) -> None:
         super().__init__()
-        self._model: WatchedModel | None = None
-        self._running = RunningModules(self._enter, self._leave)
-        self._mode: AttentionCalls | None = None
-        self._entered = False
-        self._fusable: list[nn.Module] = []
+        self._shifts: dict[tuple[str, ...], deque[torch.Tensor]] = {}
 
     @override
-    def attach(self, model: WatchedModel) -> None:
-        self._model = model
-        self._fusable = [module for _, module in model.named_modules() if isinstance(module, _FUSED_IN_EVALUATION)]
-
-    @override
-    def arm(self, step: int) -> None:
-        assert self._model is not None
-        if self._model.is_compiled():
-            return
-        self._mode = AttentionCalls(lambda: self._running.innermost, self.guard)
-        self._running.place(self._model.roots.values(), self._model.named_modules())
-
-    def tell(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        *,
-        name: str,
-        is_causal: bool = False,
-        attn_mask: Tensor | None = None,
-        scale: float | None = None,
-    ) -> None:
-        """Report a hand-written attention call; does nothing on a step that is not sampled, without gradients, or in a
-        micro-batch after the first."""
-        if self._mode is not None and torch.is_grad_enabled() and not self._running.between_passes:
-            self._mode.report(name, q, k, v, out, is_causal=is_causal, attn_mask=attn_mask, scale=scale)
+    def rebind(self) -> None:
+        self._shifts.clear()
 
     @override
     @torch.no_grad()
     def collect(self, step: int) -> Iterator[Block]:
-        for call in self._mode.calls if self._mode else ():
-            with without_autocast(call.sample.q.device):
-                found = _statistics(call)
-            for signal, values in found.items():
-                keys = tuple(SeriesKey(signal, call.name, head) for head in range(values.shape[0]))
-                yield Scalars(keys, values)
+        for group in self._tap.groups() if self._tap else ():
+            with without_autocast(group.sample.q.device):
+                blocks = list(self._blocks(group))
+            yield from blocks
 
-    @override
-    def disarm(self) -> None:
-        self._leave()
-        self._running.remove()
-        self._mode = None
-
-    def _enter(self) -> None:
-        # A mode keeps torch's fused inference path from being taken, whose results differ in the last bits.
-        fused = any(not module.training for module in self._fusable)
-        if self._mode is not None and not self._entered and not fused:
-            self._mode.__enter__()  # type: ignore[no-untyped-call]
-            self._entered = True
-
-    def _leave(self) -> None:
-        if self._mode is not None and self._entered:
-            self._entered = False
-            self._mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-
-
-def _statistics(call: SeenCall) -> dict[str, Tensor]:
-    rows = recompute(call.sample)
-    found = {f"attention.{name}": values for name, values in forward_statistics(call.sample, rows).items()}
-    # A graph kept for several backward passes gives several gradients; the first belongs to the sampled forward.
-    if call.key_gradients and call.grad_out:
-        shift = key_shift_statistics(call.sample, rows, call.key_gradients[0], call.grad_out[0])
-        found |= {f"rounding.{name}": values for name, values in shift.items()}
-    return found
+    def _blocks(self, group: AttentionGroup) -> Iterator[Block]:
+        for name, values in forward_statistics(group.sample, group.rows).items():
+            yield Scalars(group.keys(f"attention.{name}"), values, _ACROSS.get(name, Across.MEAN))
+        gradient, grad_out = group.key_gradient, group.grad_out
+        if gradient is None or grad_out is None:
+            return
+        found = key_shift_statistics(group.sample, group.rows, gradient, grad_out, group.grad_p)
+        if found:
+            window = self._shifts.setdefault(tuple(call.name for call in group.calls), deque(maxlen=WINDOW))
+            window.append(gradient.shift.sum(0))
+            if len(window) == WINDOW:
+                found["key_shift_coherence"] = coherence(torch.stack(tuple(window)))
+        for name, values in found.items():
+            yield Scalars(group.keys(f"rounding.{name}", "key"), values)

@@ -29,20 +29,24 @@ class AttentionSample:
     Attributes:
         q: (B, H, R, D) sampled query rows.
         k, v: (B, G, S, D).
-        out: (B, H, R, D), the layer's own output in those rows.
+        out: (B, H, R, D), the layer's own output in those rows; None where it is out of reach.
         bias: (R, S) or broadcastable to (B, H, R, S), added to the scores, -inf where a key is masked; None for none.
         scale: of the scores.
         roundoff: unit roundoff of dS and dK in the layer's own arithmetic.
+        output_spacing: distance of 1 to the next number of the format that the output is stored in.
+        delta_from_output: whether the layer takes delta from its output as stored (flash attention does).
         row_share: R over the number of query rows there were.
     """
 
     q: Tensor
     k: Tensor
     v: Tensor
-    out: Tensor
+    out: Tensor | None
     bias: Tensor | None
     scale: float
     roundoff: float
+    output_spacing: float
+    delta_from_output: bool
     row_share: float
 
 
@@ -68,7 +72,7 @@ class RecomputedRows:
 
 def recompute(sample: AttentionSample) -> RecomputedRows:
     """Recompute scores and softmax of the sampled rows; one (B, H, R, S) tensor is kept."""
-    s_BHRS = (sample.q @ _per_query_head(sample.k, sample.q).transpose(-2, -1)) * sample.scale
+    s_BHRS = (sample.q @ per_query_head(sample.k, sample.q).transpose(-2, -1)) * sample.scale
     if sample.bias is None:
         highest, lowest = s_BHRS.amax(-1, keepdim=True), s_BHRS.amin(-1, keepdim=True)
     else:
@@ -91,7 +95,7 @@ def forward_statistics(sample: AttentionSample, rows: RecomputedRows) -> dict[st
 
     Rows that see no key count for nothing; where none sees one, the first three do not apply.
     """
-    mean_key = _per_query_head(sample.k.mean(2, keepdim=True), sample.q)
+    mean_key = per_query_head(sample.k.mean(2, keepdim=True), sample.q)
     common = (sample.q * mean_key).sum(-1).abs() * sample.scale
     masked = torch.zeros((), device=sample.q.device) if sample.bias is None else torch.isneginf(sample.bias).sum(-1)
     visible = sample.k.shape[2] - masked
@@ -108,7 +112,7 @@ def forward_statistics(sample: AttentionSample, rows: RecomputedRows) -> dict[st
 
 
 def key_shift_statistics(
-    sample: AttentionSample, rows: RecomputedRows, gradient: KeyGradient, grad_out: Tensor
+    sample: AttentionSample, rows: RecomputedRows, gradient: KeyGradient, grad_out: Tensor, grad_p: Tensor
 ) -> dict[str, Tensor]:
     """Return per-key-head (G,) tensors: key_shift_residual and key_shift_excess.
 
@@ -120,15 +124,20 @@ def key_shift_statistics(
         sample, rows: the call.
         gradient: of the keys, reduced.
         grad_out: (B, H, R, D), gradient of the output in the sampled rows, float32.
+        grad_p: (B, H, R, S), gradient of the probabilities there.
     """
     if sample.k.shape[2] == 1:  # its gradient is nothing but rounding error
         return {}
-    v = _per_query_head(sample.v, sample.q)
+    assert sample.out is not None
+    v = per_query_head(sample.v, sample.q)
+    groups = gradient.norm.shape[1]
     # Both statistics are ratios: scaled to 1, gradients of any size square without underflow. The sampled rows may have none.
-    size = torch.maximum(grad_out.abs().amax(), gradient.norm.amax()).clamp_min(_TINY)
-    grad_out, norm, shift = grad_out / size, gradient.norm / size, gradient.shift / size
+    largest = torch.maximum(grad_out.abs().amax((0, 2, 3)).reshape(groups, -1).amax(1), gradient.norm.amax(0)).clamp_min(_TINY)
+    norm, shift = gradient.norm / largest, gradient.shift / largest[:, None]
+    size = largest.repeat_interleave(grad_out.shape[1] // groups)[:, None, None]
+    grad_out, grad_p = grad_out / size, grad_p / size
     delta_BHR1 = (grad_out * sample.out).sum(-1, keepdim=True)
-    ds_BHRS = rows.p * (grad_out @ v.transpose(-2, -1) - delta_BHR1)
+    ds_BHRS = rows.p * (grad_p - delta_BHR1)
     # Errors are taken as independent, so variances add. First that of each row's sum of dS: the rounding of dS itself, and what
     # float32 arithmetic leaves in the dot products of delta and dP and, for large logits, in P = exp(S - logsumexp).
     unit = _RMS_OF_ROUNDING * sample.roundoff
@@ -138,7 +147,7 @@ def key_shift_statistics(
     row_BHR = relative * ds_BHRS.square().sum(-1) + _FLOAT32_ROUNDOFF**2 * dots
     # Then what it does to dK. Sampled rows stand for all rows; query heads that share keys add.
     through_q = (row_BHR * sample.q.square().sum(-1)).sum(-1) * (sample.scale**2 / sample.row_share)
-    through_q = through_q.reshape(through_q.shape[0], norm.shape[1], -1).sum(-1)
+    through_q = through_q.reshape(through_q.shape[0], groups, -1).sum(-1)
     expected = (through_q + (unit * norm).square()).sqrt()
     left = shift.norm(dim=-1)
     present = (norm != 0).sum(0)
@@ -146,6 +155,16 @@ def key_shift_statistics(
     return {name: torch.where(present == 0, not_applicable(left.device), x.sum(0) / present) for name, x in found.items()}
 
 
-def _per_query_head(x_BGSD: Tensor, q_BHRD: Tensor) -> Tensor:
+def coherence(shifts: Tensor) -> Tensor:
+    """Return ``|sum r| / sum |r|`` over n samples of residuals (n, G, D), (G,): 1 where all err the same way, about
+    ``1 / sqrt(n)`` where errors are random; n/a where there are none."""
+    size = shifts.abs().amax((0, 2))[:, None]
+    scaled = shifts / size.clamp_min(_TINY)
+    found = scaled.sum(0).norm(dim=-1) / scaled.norm(dim=-1).sum(0)
+    return torch.where(size[:, 0] == 0, not_applicable(found.device), found)
+
+
+def per_query_head(x_BGSD: Tensor, q_BHRD: Tensor) -> Tensor:
+    """Return (B, G, S, D) as (B, H, S, D), heads of q that share a key head side by side."""
     heads, groups = q_BHRD.shape[1], x_BGSD.shape[1]
     return x_BGSD if heads == groups else x_BGSD.repeat_interleave(heads // groups, 1)

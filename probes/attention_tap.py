@@ -1,41 +1,159 @@
 """Sees attention calls during a sampled forward pass, and takes bounded copies of what they computed.
 
-``F.scaled_dot_product_attention`` and our own reference attention are seen through a TorchFunctionMode that exists only while a
-watched root runs its forward pass; hand-written attention is told by ``monitor.attention(q, k, v, out, name=...)``.
+Seen are ``F.scaled_dot_product_attention`` (which Hugging Face's ``sdpa`` attention calls), ``nn.MultiheadAttention`` and our own
+reference attention, through a TorchFunctionMode that exists only while a watched root runs its forward pass, or an activation
+checkpoint recomputes a part of it; hand-written attention is told by ``monitor.attention(q, k, v, out, name=...)``.
+
+One tap serves all probes that look at attention: copies are taken, and the softmax recomputed, once.
+Memory: at most 64 MiB a call (2^24 floats: copies of k, v and the rows, and the scores of the rows); of long contexts fewer
+sequences and heads are looked at, and none where one head of one sequence is more than that.
 """
 
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from typing_extensions import override
 
 from ..kernels.reference import Precision, reference_attention
+from ..kernels.rounding import round_mantissa
+from .attention_calls import AttentionGroup, LookedAt, SeenCall, grouped
 from .attention_statistics import AttentionSample, KeyGradient
-from .base import Guard
+from .base import Guard, Probe
+from .model import WatchedModel
+from .multihead import multihead_inputs
+from .precision import without_autocast
+from .query_projection import QueryInputs
+from .taps import RunningModules
 from .tokens import scattered_rows
 
 SEQUENCES = 2
 ROWS = 64
-# Most keys times sequences times key heads copied of k and v each.
-_MOST_KEYS = 1 << 16
+# Most float32 numbers held of one call.
+_MOST_FLOATS = 1 << 24
+
+_FUSED_IN_EVALUATION = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
 
 
-@dataclass(slots=True)
-class SeenCall:
-    """One attention call: the sample now, the gradients once backward has passed."""
+class AttentionTap:
+    """The attention calls of a watched model's sampled step, for all the probes that look at them."""
 
-    name: str
-    sample: AttentionSample
-    rows: Tensor | None
-    key_gradients: list[KeyGradient] = field(default_factory=list)
-    grad_out: list[Tensor] = field(default_factory=list)
+    def __init__(self, model: WatchedModel) -> None:
+        self.queries = QueryInputs(SEQUENCES, ROWS)
+        self.queries.attach(model)
+        self._running = RunningModules(self._enter, self._leave)
+        self._fusable = [module for _, module in model.named_modules() if isinstance(module, _FUSED_IN_EVALUATION)]
+        self._users: dict[Probe, bool] = {}
+        self._mode: AttentionCalls | None = None
+        self._entered = False
+        self._groups: list[AttentionGroup] | None = None
+
+    @property
+    def calls(self) -> list[SeenCall]:
+        """The calls seen so far in this step."""
+        return self._mode.calls if self._mode else []
+
+    def groups(self) -> list[AttentionGroup]:
+        """Return the step's calls, those of one shape side by side; made once, when first asked for."""
+        if self._groups is None:
+            self._groups = grouped(self.calls)
+        return self._groups
+
+    def arm(self, user: Probe, model: WatchedModel, *, queries: bool = False) -> None:
+        """Look at the step to come; ``queries``: at the inputs of the query projections too."""
+        if model.is_compiled():
+            return
+        if self._mode is None:
+            self._mode = AttentionCalls(lambda: self._running.innermost, lambda: self._running.recomputing, user.guard)
+            self._running.place(model.roots.values(), model.named_modules())
+        if queries and not any(self._users.values()):
+            self.queries.place(user.guard)
+        self._users[user] = queries
+
+    def disarm(self, user: Probe) -> None:
+        """Let go of the step, as soon as no other probe looks at it."""
+        self._users.pop(user, None)
+        if not self._users:
+            self._leave()
+            self._running.remove()
+            self.queries.remove()
+            self._mode = self._groups = None
+
+    def tell(self, name: str, q: Tensor, k: Tensor, v: Tensor, out: Tensor, **options: Any) -> None:
+        """Take a hand-written call, in the first micro-batch of a sampled step, with gradients on."""
+        if self._mode is not None and torch.is_grad_enabled() and not self._running.between_passes:
+            self._mode.report(name, q, k, v, out, **options)
+
+    def _enter(self) -> None:
+        # A mode keeps torch's fused inference path from being taken, whose results differ in the last bits.
+        fused = any(not module.training for module in self._fusable)
+        if self._mode is not None and not self._entered and not fused:
+            self._mode.begin_pass()
+            self._mode.__enter__()  # type: ignore[no-untyped-call]
+            self._entered = True
+
+    def _leave(self) -> None:
+        if self._mode is not None and self._entered:
+            self._entered = False
+            self._mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
+
+# A tap holds modules, never the WatchedModel, which thus can go, and its tap with it.
+_TAPS: WeakKeyDictionary[WatchedModel, AttentionTap] = WeakKeyDictionary()
+
+
+class AttentionObserver(Probe):
+    """A probe that looks at attention calls. Those of one model share its tap."""
+
+    needs_queries = False
+    """Whether it looks at the inputs of the query projections."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._model: WatchedModel | None = None
+        self._tap: AttentionTap | None = None
+
+    @override
+    def attach(self, model: WatchedModel) -> None:
+        self._model, self._tap = model, _TAPS.get(model)
+        if self._tap is None:
+            self._tap = _TAPS[model] = AttentionTap(model)
+
+    @override
+    def arm(self, step: int) -> None:
+        assert self._tap is not None
+        assert self._model is not None
+        self._tap.arm(self, self._model, queries=self.needs_queries)
+
+    @override
+    def disarm(self) -> None:
+        if self._tap is not None:
+            self._tap.disarm(self)
+
+    def tell(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        *,
+        name: str,
+        is_causal: bool = False,
+        attn_mask: Tensor | None = None,
+        scale: float | None = None,
+    ) -> None:
+        """Report a hand-written attention call to all probes of the model; tell one of them. It does nothing on a step that is
+        not sampled, without gradients, or in a micro-batch after the first."""
+        if self._tap is not None:
+            self._tap.tell(name, q, k, v, out, is_causal=is_causal, attn_mask=attn_mask, scale=scale)
 
 
 class AttentionCalls(TorchFunctionMode):
@@ -43,28 +161,41 @@ class AttentionCalls(TorchFunctionMode):
 
     Args:
         current_module: names the module that is running.
+        recomputing: tells whether it runs for an activation checkpoint, a second time.
         guard: runs the reporting so that a fault in it never reaches the model.
     """
 
-    def __init__(self, current_module: Callable[[], str | None], guard: Guard) -> None:
+    def __init__(self, current_module: Callable[[], str | None], recomputing: Callable[[], bool], guard: Guard) -> None:
         super().__init__()
-        self._current_module, self._guard = current_module, guard
+        self._current_module, self._recomputing, self._guard = current_module, recomputing, guard
+        self._known: frozenset[str] = frozenset()
+        # Layers usually share a mask: the rows of it that are looked at are taken once.
+        self._biases: dict[tuple[Any, ...], tuple[Tensor | None, Tensor | None]] = {}
         self.calls: list[SeenCall] = []
+
+    def begin_pass(self) -> None:
+        """A pass begins: if it is a recomputation, what was seen with gradients before is not seen again."""
+        self._known = frozenset(call.name.partition("#")[0] for call in self.calls)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
-        if func is not F.scaled_dot_product_attention and func is not reference_attention:
+        attends = func is F.scaled_dot_product_attention or func is reference_attention
+        if not (attends or func is F.multi_head_attention_forward) or not torch.is_grad_enabled():
             return func(*args, **kwargs)
+        name = self._current_module() or "attention"
+        if not attends:
+            result = func(*args, **kwargs)  # the call within is not seen: a mode does not see what it calls itself
+            self._guard(lambda: self._report_multihead(name, args, kwargs))
+            return result
         q, k, v, options = _arguments(func, args, kwargs)
         # Other ranks than (B, H, T, D) are allowed, rare, and have no heads to speak of: not looked at.
-        if not (torch.is_grad_enabled() and k.requires_grad and k.dim() == 4):
+        if not (k.requires_grad and k.dim() == 4) or self._seen_before(name):
             return func(*args, **kwargs)
         # A node of its own for the keys: its gradient is this call's alone, whatever else the keys are used for.
         k = k.view_as(k)
         out = func(q, k, v, **options)
-        name = self._current_module() or "attention"
         self._guard(lambda: self.report(name, q, k, v, out, **_described(options)))
         return out
 
@@ -79,7 +210,7 @@ class AttentionCalls(TorchFunctionMode):
         is_causal: bool = False,
         attn_mask: Tensor | None = None,
         scale: float | None = None,
-        roundoff: float | None = None,
+        precision: Precision | None = None,
     ) -> None:
         """Take the sample of one call and wait for its gradients.
 
@@ -90,25 +221,26 @@ class AttentionCalls(TorchFunctionMode):
             v: (B, G, S, D).
             out: (B, H, T, D).
             is_causal, attn_mask, scale: as ``F.scaled_dot_product_attention`` takes them.
-            roundoff: unit roundoff of the layer's arithmetic; by default that of the output's dtype (autocast rounds q, k and v
-                on their way in).
+            precision: where the layer rounds, if it does so explicitly; by default its arithmetic is that of the output's dtype
+                (autocast rounds q, k and v on their way in).
         """
         if any(x.dim() != 4 for x in (q, k, v, out)):
             shapes = ", ".join(str(tuple(x.shape)) for x in (q, k, v, out))
             raise ValueError(f"attention {name!r}: q, k, v and out must be (batch, heads, tokens, head_dim); got {shapes}")
-        same = sum(1 for call in self.calls if call.name.partition("#")[0] == name)
-        call = _sample(f"{name}#{same + 1}" if same else name, q, k, v, out, is_causal, attn_mask, scale, roundoff)
+        if self._seen_before(name):
+            return
+        arithmetic = _Arithmetic.of(q.dtype, out.dtype, precision)
+        call = self._sample(name, q, k, v, out, arithmetic, is_causal=is_causal, attn_mask=attn_mask, scale=scale)
         if call is None:
             return
         self.calls.append(call)
-        sequences = call.sample.q.shape[0]
 
         def keep_key_gradient(grad: Tensor) -> None:
-            part = grad.detach()[:sequences].float()
+            part = _picked(grad, call.at.sequences, call.at.key_heads, None)
             call.key_gradients.append(KeyGradient(part.sum(2), part.norm(dim=(2, 3))))
 
         def keep_output_gradient(grad: Tensor) -> None:
-            call.grad_out.append(_rows_of(grad[:sequences], call.rows))
+            call.grad_out.append(arithmetic.taken(_picked(grad, call.at.sequences, call.at.heads, call.at.rows)))
 
         # A tensor hook's result would replace the gradient: these return None.
         def on_key_gradient(grad: Tensor) -> None:
@@ -121,61 +253,167 @@ class AttentionCalls(TorchFunctionMode):
             k.register_hook(on_key_gradient)
             out.register_hook(on_output_gradient)
 
+    def _seen_before(self, name: str) -> bool:
+        return self._recomputing() and name in self._known
 
-@torch.no_grad()
-def _sample(
-    name: str,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    is_causal: bool,
-    attn_mask: Tensor | None,
-    scale: float | None,
-    roundoff: float | None,
-) -> SeenCall | None:
-    rows_there, keys_there = q.shape[2], k.shape[2]
-    if 0 in q.shape or 0 in k.shape:
+    @torch.no_grad()
+    def _report_multihead(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._seen_before(name):
+            return
+        given = multihead_inputs(args, kwargs)
+        if given is None:
+            return
+        at = _looked_at(given.shape, given.shape, given.query.device)
+        if at is not None:
+            with without_autocast(given.query.device):
+                q, k, v, bias = given.projected(at.sequences)
+                exact = _Arithmetic.of(torch.float32, torch.float32, None)
+                call = self._sample(name, q, k, v, None, exact, attn_mask=bias, is_causal=given.is_causal)
+                if call is not None:
+                    call.weights = given.weights()
+                    call.x = given.input_rows(call.at.sequences, call.at.rows)
+                    self.calls.append(call)
+
+    @torch.no_grad()
+    def _sample(
+        self,
+        name: str,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor | None,
+        arithmetic: "_Arithmetic",
+        *,
+        is_causal: bool = False,
+        attn_mask: Tensor | None = None,
+        scale: float | None = None,
+    ) -> SeenCall | None:
+        if 0 in q.shape or 0 in k.shape:
+            return None
+        at = _looked_at(tuple(q.shape), tuple(k.shape), q.device)
+        if at is None:
+            return None
+        picked = partial(_picked, sequences=at.sequences)
+        sample = AttentionSample(
+            q=arithmetic.taken(picked(q, heads=at.heads, rows=at.rows)),
+            k=arithmetic.taken(picked(k, heads=at.key_heads, rows=None)),
+            v=arithmetic.taken(picked(v, heads=at.key_heads, rows=None)),
+            out=None if out is None else picked(out, heads=at.heads, rows=at.rows),
+            bias=self._bias(attn_mask, is_causal, at, q.shape[2], k.shape[2], q.device),
+            scale=1.0 / math.sqrt(q.shape[-1]) if scale is None else float(scale),
+            roundoff=arithmetic.roundoff,
+            output_spacing=arithmetic.output_spacing,
+            delta_from_output=arithmetic.delta_from_output,
+            row_share=(q.shape[2] if at.rows is None else at.rows.shape[0]) / q.shape[2],
+        )
+        same = sum(1 for call in self.calls if call.name.partition("#")[0] == name)
+        return SeenCall(f"{name}#{same + 1}" if same else name, sample, at, tuple(q.shape), k.shape[1])
+
+    def _bias(
+        self, mask: Tensor | None, is_causal: bool, at: LookedAt, rows_there: int, keys: int, device: torch.device
+    ) -> Tensor | None:
+        """Return the mask's rows as a float32 bias, (B, 1 or H, R, S) by broadcasting, -inf where a key is masked."""
+        if mask is None and not is_causal:
+            return None
+        version = None if mask is None else (id(mask), mask._version)
+        key = (version, is_causal, at.sequences, at.head_numbers, rows_there, keys, device)
+        if key not in self._biases:
+            bias = None if mask is None else _additive(mask.detach(), at, rows_there, keys)
+            if is_causal:
+                where = torch.arange(rows_there, device=device) if at.rows is None else at.rows
+                after = torch.arange(keys, device=device)[None, :] > where[:, None]
+                causal = torch.where(after, float("-inf"), 0.0).float()
+                bias = causal if bias is None else bias + causal
+            # The mask is kept beside its bias: as long as it lives, no other has its id.
+            self._biases[key] = mask, bias
+        return self._biases[key][1]
+
+
+@dataclass(frozen=True, slots=True)
+class _Arithmetic:
+    """In what precision a layer takes its inputs, stores its output and works out its gradients.
+
+    Attributes:
+        inputs: dtype, or number of mantissa bits, that q, k, v and dO are rounded to on their way in; None for none.
+        output_spacing: distance of 1 to the next number of the output's format.
+        roundoff: unit roundoff of dS and dK.
+        delta_from_output: whether delta is taken from the output as it is stored.
+    """
+
+    inputs: torch.dtype | int | None
+    output_spacing: float
+    roundoff: float
+    delta_from_output: bool
+
+    @classmethod
+    def of(cls, given: torch.dtype, out: torch.dtype, precision: Precision | None) -> "_Arithmetic":
+        spacing = torch.finfo(out).eps
+        if precision is None:
+            return cls(out if spacing > torch.finfo(given).eps else None, spacing, spacing / 2, True)
+        coarser = min(precision.score_gradients, precision.gradients)
+        return cls(precision.inputs, 2.0**-precision.output, 2.0 ** -(coarser + 1), precision.delta_from == "stored")
+
+    def taken(self, x: Tensor) -> Tensor:
+        """Round float32 values as the layer does on their way in."""
+        if self.inputs is None:
+            return x
+        return round_mantissa(x, self.inputs) if isinstance(self.inputs, int) else x.to(self.inputs).float()
+
+
+def _looked_at(q_shape: tuple[int, ...], k_shape: tuple[int, ...], device: torch.device) -> LookedAt | None:
+    """Return which sequences, heads and rows of a call are looked at; None for none: too large, or empty."""
+    if 0 in q_shape or 0 in k_shape:
         return None
-    sequences = max(1, min(SEQUENCES, q.shape[0], _MOST_KEYS // max(1, keys_there * k.shape[1])))
-    rows = scattered_rows(rows_there, ROWS, q.device)
-    where = torch.arange(rows_there, device=q.device) if rows is None else rows
-    bias = None if attn_mask is None else _additive(attn_mask.detach(), q, keys_there)[:sequences].index_select(2, where)
-    if is_causal:
-        after = torch.arange(keys_there, device=q.device)[None, :] > where[:, None]
-        causal = torch.where(after, float("-inf"), 0.0).float()
-        bias = causal if bias is None else bias + causal
-    q_rows = _rows_of(q[:sequences], rows)
-    sample = AttentionSample(
-        q=q_rows,
-        k=k.detach()[:sequences].to(torch.float32, copy=True),
-        v=v.detach()[:sequences].to(torch.float32, copy=True),
-        out=_rows_of(out[:sequences], rows),
-        bias=bias,
-        scale=1.0 / math.sqrt(q.shape[-1]) if scale is None else float(scale),
-        roundoff=torch.finfo(out.dtype).eps / 2 if roundoff is None else roundoff,
-        row_share=where.shape[0] / rows_there,
-    )
-    return SeenCall(name, sample, rows)
+    (batch, heads, rows, width), (_, groups, keys, _) = q_shape, k_shape
+    floats = 2 * keys * width + heads // groups * min(ROWS, rows) * (keys + 3 * width)
+    most = _MOST_FLOATS // floats
+    if most == 0:
+        return None
+    sequences = min(SEQUENCES, batch, max(1, most // groups))
+    picked, key_picked, numbers, key_numbers = _scattered_heads(heads, groups, min(groups, most // sequences), device)
+    return LookedAt(sequences, picked, key_picked, scattered_rows(rows, ROWS, device), numbers, key_numbers)
+
+
+@lru_cache(maxsize=64)
+def _scattered_heads(
+    heads: int, groups: int, count: int, device: torch.device
+) -> tuple[Tensor | None, Tensor | None, tuple[int, ...], tuple[int, ...]]:
+    """Return ``count`` key heads, evenly scattered, and their query heads: query first, as indices (None for all), as numbers."""
+    each = heads // groups
+    key_numbers = tuple(i * groups // count for i in range(count))
+    numbers = tuple(group * each + i for group in key_numbers for i in range(each))
+    if count == groups:
+        return None, None, numbers, key_numbers
+    query, key = (torch.tensor(chosen, device="cpu").to(device) for chosen in (numbers, key_numbers))
+    return query, key, numbers, key_numbers
+
+
+def _picked(x: Tensor, sequences: int, heads: Tensor | None, rows: Tensor | None) -> Tensor:
+    """Return a float32 copy of some sequences, heads and rows of (B, H, T, D)."""
+    x = x.detach()[:sequences]
+    if heads is not None:
+        x = x.index_select(1, heads)
+    if rows is not None:
+        x = x.index_select(2, rows)
+    return x.to(torch.float32, copy=heads is None and rows is None)
 
 
 # Large negative numbers in an additive mask mean "masked", as -inf does; no bias of a model's own comes near.
 _MASKED_BELOW = -1e4
 
 
-def _additive(mask: Tensor, q: Tensor, keys: int) -> Tensor:
-    """Return any mask SDPA takes as a float32 bias, (B, 1 or H, T, S) by broadcasting, -inf where masked."""
+def _additive(mask: Tensor, at: LookedAt, rows_there: int, keys: int) -> Tensor:
+    """Return some rows of any mask SDPA takes as a float32 bias, (1 or B, 1 or H, R, S), -inf where masked."""
     while mask.dim() < 4:
         mask = mask[None]
-    mask = mask.expand(q.shape[0], mask.shape[1], q.shape[2], keys)
+    mask = mask[: at.sequences].expand(-1, -1, rows_there, keys)
+    if at.heads is not None and mask.shape[1] > 1:
+        mask = mask.index_select(1, at.heads)
+    if at.rows is not None:
+        mask = mask.index_select(2, at.rows)
     if mask.dtype == torch.bool:
         return torch.where(mask, 0.0, float("-inf")).float()
     return torch.where(mask <= _MASKED_BELOW, float("-inf"), mask.float())
-
-
-def _rows_of(x: Tensor, rows: Tensor | None) -> Tensor:
-    x = x.detach()
-    return (x.clone() if rows is None else x.index_select(2, rows)).float()
 
 
 _SDPA = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
@@ -192,8 +430,4 @@ def _arguments(
 
 def _described(options: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of ``report`` that follow from a call's own."""
-    described = {name: options[name] for name in ("is_causal", "attn_mask", "scale") if options.get(name) is not None}
-    precision = options.get("precision")
-    if isinstance(precision, Precision):
-        described["roundoff"] = 2.0 ** -(min(precision.score_gradients, precision.gradients) + 1)
-    return described
+    return {name: options[name] for name in ("is_causal", "attn_mask", "scale", "precision") if options.get(name) is not None}

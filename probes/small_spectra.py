@@ -34,7 +34,8 @@ def singular_values(matrices: Tensor) -> Tensor:
     lengths: Tensor = torch.cat([top, bottom], -2).norm(dim=-1)
     # Sorted, NaN would stand first among numbers; it stands everywhere, as in the matrix's other statistics.
     lengths = lengths + 0.0 * lengths.sum(-1, keepdim=True)
-    return lengths.sort(-1, descending=True).values[..., :count] * size[..., 0]
+    falling: Tensor = lengths.sort(-1, descending=True).values[..., :count] * size[..., 0]
+    return falling
 
 
 def stable_rank(sigma: Tensor) -> Tensor:
@@ -44,7 +45,8 @@ def stable_rank(sigma: Tensor) -> Tensor:
 
 def effective_rank(sigma: Tensor) -> Tensor:
     """Return ``exp(H(p))``, ``p_i = sigma_i / sum sigma`` (Roy and Vetterli 2007), of (..., n); NaN for a matrix of zeros."""
-    return torch.special.entr(sigma / sigma.sum(-1, keepdim=True)).sum(-1).exp()
+    entropy: Tensor = torch.special.entr(sigma / sigma.sum(-1, keepdim=True)).sum(-1)
+    return entropy.exp()
 
 
 def _orthogonal(top: Tensor, bottom: Tensor) -> tuple[Tensor, Tensor]:

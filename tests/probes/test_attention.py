@@ -304,7 +304,7 @@ def test_under_autocast_the_roundoff_is_that_of_the_arithmetic(sampler) -> None:
     excess = found.heads("rounding.key_shift_excess", "attention")
     assert (excess > 0.1).all(), excess
     assert (excess < 5).all(), excess
-    assert_forward(found, twin(q, k, causal(48, 48)))
+    assert_forward(found, twin(q.bfloat16(), k.bfloat16(), causal(48, 48)))  # what autocast hands on
 
 
 def test_without_gradients_nothing_is_said_about_rounding(sampler) -> None:
@@ -520,7 +520,7 @@ def test_output_gradients_and_random_stream_are_bit_identical(build: str) -> Non
         model.register_forward_hook(lambda module, args, out, outputs=outputs: outputs.append(out.detach().clone()))
         train(model)
         if armed:
-            assert list(probe.collect(0)) or build == "reentrant checkpoint"
+            assert list(probe.collect(0))
         probe.disarm()
         results.append((outputs[0], *gradients(model), torch.get_rng_state()))
     for i, (without, with_probe) in enumerate(zip(*results, strict=True)):
@@ -615,7 +615,7 @@ def test_a_fault_in_reporting_does_not_reach_the_model(monkeypatch: pytest.Monke
     model, probe, faults = gpt(), AttentionProbe(), Faults()
     run = sampler(probe, model)
     probe.guard = faults.guard("probe attention")
-    monkeypatch.setattr("foreshock.probes.attention_tap._sample", lambda *a: 1 / 0)
+    monkeypatch.setattr("foreshock.probes.attention_tap._looked_at", lambda *a: 1 / 0)
     assert run.sample(lambda: train(model)) == {}
     assert faults.count("probe attention") == 2
     assert all(p.grad is not None for p in model.parameters())
@@ -627,10 +627,10 @@ def test_samples_are_copies_of_bounded_size(sampler) -> None:
     sampler(probe, model)
     probe.arm(0)
     out = model(q, k, v, is_causal=True)
-    sample = probe._mode.calls[0].sample
+    sample = probe._tap.calls[0].sample
     assert sample.q.shape[:2] == sample.k.shape[:2] == (SEQUENCES, 2)
     assert sample.q.shape[2] <= ROWS
     given = {x.untyped_storage().data_ptr() for x in (q, k, v, out)}
     assert given.isdisjoint(x.untyped_storage().data_ptr() for x in (sample.q, sample.k, sample.v, sample.out))
     probe.disarm()
-    assert probe._mode is None
+    assert probe._tap.calls == []
