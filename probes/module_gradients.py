@@ -9,7 +9,7 @@ GradScaler divided out. Parameters without a gradient, and steps that a GradScal
 Cost: one read of every gradient, and a few kernels in all. Gradients of a sparse embedding are added up by row, in as much memory
 as they take themselves.
 
-Source: SIGNALS, "the rest of a stability doctor's kit".
+Source: common practice.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,0 +1,138 @@
+"""Adam's moments: whether the second one has fallen behind the gradients, and how large both are.
+
+Trouble it reveals: the second moment is an average over the past 1 / (1 - beta2) steps. Where gradients grow faster than it
+follows, it divides them by too little, updates are too large, and the loss spikes: a known precursor. The lag is about 1 or less
+while the gradients are like those of the past, and at most 1 / sqrt(1 - beta2): 32 for a beta2 of 0.999, 4.5 for 0.95.
+
+Formula: ``adam.second_moment_lag = sqrt(mean(g^2 / max(v_hat, eps^2)))`` over the entries of a module's own parameters, where
+v_hat is the second moment after this step's update, its bias corrected (with amsgrad: the largest so far, which is what
+divides), and g the gradient as Adam takes it: after clipping, without a loss scale, with coupled weight decay.
+``adam.first_moment_norm`` and ``adam.second_moment_norm`` are 2-norms of both as the optimizer holds them, bias and all.
+For Adam and AdamW in all their variants; other optimizers, and steps that a GradScaler skips, give nothing.
+
+Cost: one read of both moments, and two subsamples of at most 4,096 entries of each parameter (see samples.py). A few very large
+entries make the mean noisier than its usual 2 %: where only one in a thousand is at the ceiling, half of it.
+
+Source: Wortsman et al., arXiv 2304.13013, whose RMS_t this is.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam, AdamW, Optimizer
+from typing_extensions import override
+
+from ..storage.records import SeriesKey
+from .base import Across, Block, Probe, Scalars
+from .model import WatchedModel
+from .module_gradients import norms
+from .not_applicable import not_applicable
+from .own_parameters import ModuleSums, OwnParameters
+from .samples import stacked_samples
+from .update_tap import Stepping, UpdateTap, vector
+
+_SIGNALS = ("adam.second_moment_lag", "adam.first_moment_norm", "adam.second_moment_norm")
+
+Stepped = tuple[nn.Parameter, dict[str, Any]]
+
+
+class AdamProbe(Probe):
+    """How far Adam's second moment lags behind the gradients, and the norms of both moments, for every module."""
+
+    name = "adam"
+    presets = frozenset({"default", "full"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._own: OwnParameters | None = None
+        self._names: dict[int, str] = {}
+        self._tap = UpdateTap()
+        # Gradients of the step under way: parameters of one size, and their samples.
+        self._gradients: list[tuple[list[Stepped], Tensor]] = []
+        self._sums = ModuleSums()
+
+    @override
+    def attach(self, model: WatchedModel) -> None:
+        self._own = OwnParameters(model)
+
+    @override
+    def arm(self, step: int) -> None:
+        assert self._own is not None
+        owners = self._own.owners()
+        self._names = {id(parameter): name for parameter, name in owners.items()}
+        self._tap.place(owners, self.guard, self._before, self._after)
+
+    @override
+    @torch.no_grad()
+    def collect(self, step: int) -> Iterator[Block]:
+        for modules, (ratios, entries, first, second) in self._sums.take():
+            values = torch.stack([(ratios / entries).sqrt(), first.sqrt(), second.sqrt()]).float()
+            values = torch.where(entries == 0, not_applicable(values.device), values)
+            keys = tuple(SeriesKey(signal, name) for signal in _SIGNALS for name in modules)
+            yield Scalars(keys, values.flatten(), Across.SAME)
+
+    @override
+    def disarm(self) -> None:
+        self._tap.remove()
+        self._gradients.clear()
+        self._sums.clear()
+
+    def _before(self, stepping: Stepping) -> None:
+        """Keep samples of the gradients: a fused optimizer divides the loss scale out in place while it steps."""
+        self._gradients.clear()
+        if not isinstance(stepping.optimizer, Adam | AdamW):
+            return
+        for device, part in stepping.by_device().items():
+            scale = part.loss_scale(device)
+            for stepped in _of_one_size(part.parameters):
+                gradients = stacked_samples([p.grad for p, _ in stepped if p.grad is not None])
+                if not isinstance(scale, float):
+                    gradients = gradients / scale
+                decays = [_coupled_weight_decay(group, stepping.optimizer) for _, group in stepped]
+                if any(isinstance(decay, Tensor) or decay != 0 for decay in decays):
+                    weights = stacked_samples([p for p, _ in stepped])
+                    gradients = gradients + vector(decays, device)[:, None] * weights
+                self._gradients.append((stepped, gradients))
+
+    def _after(self, stepping: Stepping) -> None:
+        for stepped, gradients in self._gradients:
+            states = [stepping.optimizer.state.get(p, {}) for p, _ in stepped]
+            held = [i for i, state in enumerate(states) if {"step", "exp_avg", "exp_avg_sq"} <= state.keys()]
+            if len(held) == len(states):
+                self._sums.add([self._names[id(p)] for p, _ in stepped], _sums(stepped, gradients, states, stepping))
+        self._gradients.clear()
+
+
+def _sums(stepped: list[Stepped], gradients: Tensor, states: list[dict[str, Tensor]], stepping: Stepping) -> Tensor:
+    """Sums of each parameter, (4, parameters), float64: of g^2 / v_hat over its entries, the entries, |m|^2, |v|^2."""
+    device = gradients.device
+    # On the host with most variants, on the device with the capturable and the fused ones.
+    steps = torch.stack([state["step"].reshape(()) for state in states]).to(device, non_blocking=True).double()
+    beta2, eps = (vector(each, device) for each in zip(*((g["betas"][1], g["eps"]) for _, g in stepped), strict=True))
+    seconds = [state.get("max_exp_avg_sq", state["exp_avg_sq"]) for state in states]
+    v_hat = stacked_samples(seconds).double() / (1 - beta2**steps)[:, None]
+    squares = gradients.double().square()
+    # An entry without a gradient lags by nothing, even where eps and v are zero.
+    ratios = torch.where(squares == 0, 0.0, squares / torch.maximum(v_hat, eps.square()[:, None])).mean(1)
+    entries = torch.full_like(ratios, stepped[0][0].numel())
+    moments = norms([state[name] for name in ("exp_avg", "exp_avg_sq") for state in states]).double().square().unflatten(0, (2, -1))
+    values = torch.cat([torch.stack([ratios * entries, entries]), moments])
+    return torch.where(stepping.takes_place(device), values, 0.0)
+
+
+def _of_one_size(parameters: list[Stepped]) -> list[list[Stepped]]:
+    groups: dict[tuple[int, torch.dtype], list[Stepped]] = {}
+    for stepped in parameters:
+        p = stepped[0]
+        if p.numel() and p.is_floating_point() and p.grad is not None and p.grad.layout == torch.strided:
+            groups.setdefault((p.numel(), p.dtype), []).append(stepped)
+    return list(groups.values())
+
+
+def _coupled_weight_decay(group: dict[str, Any], optimizer: Optimizer) -> float | Tensor:
+    """Return the weight decay that is added to the gradients, as Adam does and AdamW does not."""
+    decoupled = group.get("decoupled_weight_decay", isinstance(optimizer, AdamW))
+    decay: float | Tensor = 0.0 if decoupled else group.get("weight_decay", 0.0)
+    return decay
