@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from .analyzer.engine import Engine
 from .analyzer.rules import RuleSet
 from .disabled import DisabledMonitor
+from .distributed import FollowingMonitor, company_of, follow, lead
 from .lifecycle import AlreadyWatchedError, monitor_of
 from .monitor import Monitor
 from .probes.base import Probe
@@ -53,8 +54,11 @@ def watch(
     resume: str | None = None,
     config: str | Path | None = None,
     tags: Sequence[str] = (),
-) -> Monitor | DisabledMonitor:
+) -> Monitor | FollowingMonitor | DisabledMonitor:
     """Watch a model while it trains. Training with the monitor is bit-identical to training without it.
+
+    In a distributed job call it on every rank, after the model was wrapped in DDP or sharded with FSDP2 (``fully_shard``): the
+    first rank keeps the run, the others tell it what they measure.
 
     What is not given is taken from ``FORESHOCK_*`` variables, then ``foreshock.toml``, then the defaults named below.
 
@@ -77,10 +81,11 @@ def watch(
 
     Returns:
         The monitor: call its ``step(loss)`` once per optimizer step, and use it as a context manager or ``close()`` it. With
-        ``FORESHOCK_DISABLE=1``, and on every rank but the first of a distributed job, one that does nothing.
+        ``FORESHOCK_DISABLE=1``, and on a rank whose first rank does not call ``watch()``, one that does nothing.
 
     Raises:
-        TypeError, ValueError: an argument is wrong; the message says what is allowed.
+        TypeError, ValueError: an argument is wrong, or the model is sharded in a way that cannot be watched (tensor parallelism,
+            hybrid sharding, FSDP1); the message says what is allowed.
         AlreadyWatchedError: the model has a monitor already.
         StoreConfigurationError: the store's URL, driver or schema is wrong. A store that is merely away does not raise,
         StoreUnavailableError: unless a run was to be resumed from it.
@@ -101,8 +106,6 @@ def watch(
     )
     if settings.disable:
         return DisabledMonitor("FORESHOCK_DISABLE is set")
-    if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
-        return DisabledMonitor("the first rank keeps the run")
     log.setLevel(settings.log_level)
     if interventions:
         raise ValueError(f"interventions={list(interventions)!r}: this version offers none yet; leave the argument out")
@@ -114,6 +117,9 @@ def watch(
             )
     optimizers = _optimizers(optimizer)
     chosen = choose_probes(settings.probes if probes is None else probes)
+    company = company_of(watched)
+    if company is not None and company.rank > 0:
+        return follow(company, watched, optimizers, chosen, settings.budget)
     governor = Governor(settings.every, settings.budget)
     rule_set = RuleSet.load(rules if isinstance(rules, Mapping) else settings.rules)
     if not watched.linear_layers():
@@ -130,6 +136,8 @@ def watch(
         engine = Engine(record.id, rule_set)
         if resume is not None and opened is not None:
             engine.adopt(opened.alerts(record))
+        if company is not None:
+            collector.exchange = lead(company, watched, record, start_step, settings.every)
         return Monitor(
             watched,
             collector,
@@ -146,6 +154,8 @@ def watch(
         )
     except BaseException:
         collector.stop()
+        if collector.exchange is not None:
+            collector.exchange.close()
         raise
 
 

@@ -75,6 +75,8 @@ class Monitor:
         collector.vitals = self._vitals
         collector.tell_cadence = lambda words: self._event("cadence", words)
         faults.report_to(lambda source, message: self._event("fault", message, source=source))
+        if collector.exchange is not None:
+            collector.exchange.report_to(self._event)
         self._writer.start()
         self._seen.update(alert.id for alert in engine.alerts)
         collector.begin(start_step)
@@ -177,6 +179,8 @@ class Monitor:
         self._closed = True
         try:
             self.collector.stop()
+            if self.collector.exchange is not None:
+                self.collector.exchange.close()
             self.faults.run("last alerts", self._settle_alerts)
             self._hand_over_fresh()
         finally:

@@ -102,12 +102,11 @@ class Exchange(ABC):
         company: this rank among the others.
         room: where this watching's keys lie.
         planned: the cadence is the first rank's to say, sample by sample; else it is fixed.
-        report: is told of kind and message where something must be said; on the exchange thread.
     """
 
-    def __init__(self, company: Company, room: str, *, planned: bool, report: Callable[[str, str], None]) -> None:
+    def __init__(self, company: Company, room: str, *, planned: bool) -> None:
         self.rank, self.world = company.rank, company.world
-        self.report = report
+        self._tell: Callable[[str, str], None] = lambda kind, message: None
         self._planned = planned
         self._store = company.keys(room)
         self.beginnings = 0
@@ -117,6 +116,10 @@ class Exchange(ABC):
         self._told: set[str] = set()
         self._thread = threading.Thread(target=self._work, name="foreshock-exchange", daemon=True)
         self._thread.start()
+
+    def report_to(self, tell: Callable[[str, str], None]) -> None:
+        """Have ``tell(kind, message)`` called, on the exchange thread, besides logging what must be said."""
+        self._tell = tell
 
     def begin(self) -> None:
         """Sampling begins (anew): every rank does so at the same step."""
@@ -153,11 +156,11 @@ class Exchange(ABC):
             try:
                 busy = self._turn()
             except RuntimeError as error:  # the store is out of reach, and its connection does not come back
-                self._say("exchange_lost", f"the ranks can exchange nothing any more: {error}")
+                self._say_once("exchange_lost", f"the ranks can exchange nothing any more: {error}")
                 break
             except Exception as error:  # noqa: BLE001 - the thread must outlive a message it cannot read
                 busy = False
-                self._say("exchange_failed", f"ranks could not exchange numbers: {type(error).__name__}: {error}")
+                self._say_once("exchange_failed", f"ranks could not exchange numbers: {type(error).__name__}: {error}")
             # Eager while something is under way, and ever less so while nothing comes of it.
             pause = _SHORTEST_PAUSE if busy else min(2 * pause, _LONGEST_PAUSE)
             if self._closing and (not self._queue or time.monotonic() > self._closing_until):
@@ -171,16 +174,20 @@ class Exchange(ABC):
     def _end(self) -> None:  # noqa: B027 - nobody waits for a follower
         """Let go of those who wait: the thread ends."""
 
-    def _say(self, kind: str, message: str) -> None:
+    def _say_once(self, kind: str, message: str) -> None:
         if kind not in self._told:
             self._told.add(kind)
-            self.report(kind, message)
+            self._say(kind, message)
+
+    def _say(self, kind: str, message: str) -> None:
+        log.warning("%s", message)
+        self._tell(kind, message)
 
 
 class Leader(Exchange):
     """The first rank's end: joins what all measured."""
 
-    def __init__(self, company: Company, room: str, *, planned: bool, report: Callable[[str, str], None]) -> None:
+    def __init__(self, company: Company, room: str, *, planned: bool) -> None:
         self._plans: deque[tuple[str, str]] = deque()
         self._number = 0
         self._others = frozenset(range(1, company.world))
@@ -188,7 +195,7 @@ class Leader(Exchange):
         self._never_came = set(self._others)
         self._layouts: dict[str, tuple[Part, ...]] = {}
         self._finishers: dict[Part, Finish] = {}
-        super().__init__(company, room, planned=planned, report=report)
+        super().__init__(company, room, planned=planned)
 
     @override
     def begin(self) -> None:
@@ -275,14 +282,14 @@ class Leader(Exchange):
         self._expected = set(self._others - missing)
         if strangers := gone & self._never_came:
             who, mend = f"{_named(strangers)} of {self.world}", "call watch() and step() on every rank"
-            self.report("ranks_missing", f"{who} did not take part in step {step:,}: the numbers are those of the others; {mend}")
+            self._say("ranks_missing", f"{who} did not take part in step {step:,}: the numbers are those of the others; {mend}")
         if lost := gone - self._never_came:
-            self.report(
+            self._say(
                 "ranks_missing",
                 f"{_named(lost)} of {self.world} sent nothing for step {step:,}: the numbers are those of the others",
             )
         if back:
-            self.report("ranks_back", f"{_named(back)} of {self.world} took part in step {step:,} again")
+            self._say("ranks_back", f"{_named(back)} of {self.world} took part in step {step:,} again")
 
     @override
     def _end(self) -> None:
@@ -293,12 +300,12 @@ class Leader(Exchange):
 class Follower(Exchange):
     """Another rank's end: sends what it measured, and hears which step is next. ``plans`` is read by the training thread."""
 
-    def __init__(self, company: Company, room: str, *, planned: bool, report: Callable[[str, str], None]) -> None:
+    def __init__(self, company: Company, room: str, *, planned: bool) -> None:
         self.plans: deque[Plan] = deque()
         self._heard = (0, 0)
         self._sent: deque[str] = deque()
         self._known: set[str] = set()
-        super().__init__(company, room, planned=planned, report=report)
+        super().__init__(company, room, planned=planned)
 
     @override
     def joint(self, pending: PendingStep) -> PendingStep:

@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeGuard
+from typing import TYPE_CHECKING, Literal, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
+
+if TYPE_CHECKING:
+    from .company import Meeting
 
 Part = Literal["", "q", "k", "v"]
 _QKV: tuple[Part, ...] = ("q", "k", "v")
@@ -101,6 +104,8 @@ class WatchedModel:
     def __init__(self, model: nn.Module | Mapping[str, nn.Module]) -> None:
         several = model.items() if isinstance(model, (nn.ModuleDict, Mapping)) else None
         parts: dict[str, object] = {"": model} if several is None else {f"{name}.": part for name, part in several}
+        self.meeting: Meeting | None = None
+        """In a distributed job, where ranks meet before a collective of ours."""
         self.roots: dict[str, nn.Module] = {}
         for prefix, part in parts.items():
             if not isinstance(part, nn.Module):

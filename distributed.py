@@ -1,0 +1,161 @@
+"""A distributed job: the first rank keeps the run; on the others a monitor measures, tells the first rank, and writes nothing."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from . import lifecycle
+from .disabled import DisabledMonitor
+from .probes.attention_tap import AttentionObserver
+from .probes.base import Probe
+from .probes.collector import Collector, Metric
+from .probes.company import JOIN_SECONDS, Company, Meeting
+from .probes.exchange import Follower, Leader
+from .probes.faults import Faults
+from .probes.governor import FollowingGovernor, Governor
+from .probes.model import WatchedModel
+from .probes.sharded import refuse_unknown_sharding
+from .storage.records import Alert, Run, RunStatus
+
+log = logging.getLogger("foreshock")
+
+
+def company_of(model: WatchedModel) -> Company | None:
+    """Return this process among the other ranks, None where it is alone.
+
+    Raises:
+        ValueError: the model is sharded in a way that cannot be watched.
+    """
+    company = Company.here()
+    refuse_unknown_sharding(model, 1 if company is None else company.world)
+    return company
+
+
+def lead(company: Company, model: WatchedModel, run: Run, start_step: int, every: int | None) -> Leader | None:
+    """Invite the other ranks, without waiting for them; None where the process group's store is out of reach."""
+    try:
+        facts = {"run": [run.id, run.name], "start_step": start_step, "every": every}
+        room = company.invite(model, facts)
+        model.meeting = Meeting(company, room)
+        return Leader(company, room, planned=every is None)
+    except RuntimeError as error:
+        log.warning("the other ranks cannot be reached, this one is watched alone: %s", error)
+        return None
+
+
+def follow(
+    company: Company, model: WatchedModel, optimizers: Sequence[Optimizer], probes: Sequence[Probe], budget: float
+) -> "FollowingMonitor | DisabledMonitor":
+    """Accept the first rank's invitation; where none comes in time, watch nothing and say so."""
+    invitation = None
+    try:
+        invitation = company.accept(model, JOIN_SECONDS)
+    except RuntimeError as error:
+        log.warning("the first rank cannot be reached: %s", error)
+    if invitation is None:
+        log.warning(
+            "rank %d watches nothing: rank 0 did not call watch() for the same model within %.0f seconds. "
+            "Call watch() on every rank, rank 0 too: it keeps the run",
+            company.rank,
+            JOIN_SECONDS,
+        )
+        return DisabledMonitor("the first rank keeps no run")
+    room, facts = invitation
+    model.meeting = Meeting(company, room)
+    faults = Faults()
+    every = facts["every"]
+    governor = FollowingGovernor(budget) if every is None else Governor(every, budget)
+    collector = Collector(model, optimizers, probes, governor, faults)
+    exchange = Follower(company, room, planned=every is None)
+    run = Run(*facts["run"], created_at=time.time())
+    return FollowingMonitor(model, collector, faults, exchange, run, facts["start_step"])
+
+
+class FollowingMonitor:
+    """Has a monitor's methods; made by ``watch()``. Alerts, events and the run itself are the first rank's."""
+
+    alerts: Sequence[Alert] = ()
+
+    def __init__(
+        self, model: WatchedModel, collector: Collector, faults: Faults, exchange: Follower, run: Run, start_step: int
+    ) -> None:
+        self.run = run
+        """The run that the first rank keeps."""
+        self.collector = collector
+        """What measures."""
+        self.faults = faults
+        """What went wrong inside the monitor so far."""
+        self._exchange = collector.exchange = exchange
+        self._step = start_step
+        self._closed = False
+        collector.begin(start_step)
+        lifecycle.keep(self, model.roots.values())
+
+    def step(self, loss: Metric | None = None, **metrics: Metric) -> None:
+        """End a training step, as on the first rank. Never waits."""
+        if self._closed:
+            return
+        try:
+            while self._exchange.plans:
+                self._follow()
+            self.collector.end_step(self._step, loss, {})
+        except Exception as error:  # noqa: BLE001 - the law: never raise into training
+            self.faults.note("step", error)
+        self._step += 1
+
+    def log(self, **metrics: Metric) -> None:
+        """Do nothing: metrics are the first rank's."""
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, *, name: str, **options: Any) -> None:
+        """Report hand-written attention, as on the first rank."""
+        for probe in self.collector.probes:
+            if isinstance(probe, AttentionObserver):  # which shares what it is told with the others
+                probe.guard(lambda probe=probe: probe.tell(q, k, v, out, name=name, **options))  # type: ignore[misc]
+                return
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return run and step; detector state is in the first rank's."""
+        return {"run": self.run.id, "step": self._step}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on at the step of a checkpoint; to be called wherever the first rank does."""
+        self.faults.run("load_state_dict", lambda: self._load(state))
+
+    def close(self, status: RunStatus | str = RunStatus.FINISHED) -> None:
+        """Remove every hook and send what is under way. May be called twice; waits at most some seconds."""
+        if not self._closed:
+            self._closed = True
+            self.collector.stop()
+            self._exchange.close()
+            lifecycle.release(self)
+
+    def abandon(self) -> None:
+        """Forget the thread and its connection: a forked child must not touch its parent's."""
+        self._closed = True
+        self.collector.stop()
+
+    def __enter__(self) -> "FollowingMonitor":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _follow(self) -> None:
+        plan = self._exchange.plans.popleft()
+        governor = self.collector.governor
+        # Of an earlier beginning, or heard too late: the first rank counts this one as missing in that step.
+        if plan.beginning == self._exchange.beginnings and plan.step > self._step and isinstance(governor, FollowingGovernor):
+            governor.follow(plan.step, plan.probes)
+            self.collector.sample_at(plan.step)
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        if state:
+            self._step = int(state["step"])
+            for probe in self.collector.probes:
+                probe.rebind()
+            self.collector.begin(self._step)
