@@ -1,6 +1,7 @@
 """Hooks that exist only during a sampled step: what layers take in and give out, and which one runs. They hand over, and go."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -52,14 +53,17 @@ class OutputTap:
 
     def place(self, modules: Iterable[nn.Module], callback: Callable[[nn.Module, Tensor], None], guard: Guard) -> None:
         """Hook the modules; ``callback(module, output)`` must neither keep nor change the output. No tensor, no call."""
+        self.place_on_any(modules, lambda module, output: callback(module, output) if isinstance(output, Tensor) else None, guard)
+
+    def place_on_any(self, modules: Iterable[nn.Module], callback: Callable[[nn.Module, Any], None], guard: Guard) -> None:
+        """Hook modules whose output may be anything: tuples, dictionaries, objects (see ``tensors_in``)."""
         seen: set[nn.Module] = set()
 
         def on_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if torch.compiler.is_compiling() or module in seen or not module.training or not torch.is_grad_enabled():
                 return
-            if isinstance(output, Tensor):
-                seen.add(module)
-                guard(lambda: callback(module, output))
+            seen.add(module)
+            guard(lambda: callback(module, output))
 
         for module in dict.fromkeys(modules):
             self._handles.append(module.register_forward_hook(on_output))
@@ -81,6 +85,19 @@ class OutputTap:
         """Remove the hooks."""
         while self._handles:
             self._handles.pop().remove()
+
+
+def tensors_in(output: Any) -> list[Tensor]:
+    """Return the tensors of a module's output, in its order: of tuples, lists, mappings and data classes, however deep."""
+    if isinstance(output, Tensor):
+        return [output]
+    if isinstance(output, (str, bytes)) or output is None:
+        return []
+    if isinstance(output, Mapping):
+        output = list(output.values())
+    elif is_dataclass(output) and not isinstance(output, type):
+        output = [getattr(output, field.name) for field in fields(output)]
+    return [tensor for each in output for tensor in tensors_in(each)] if isinstance(output, (tuple, list)) else []
 
 
 class RunningModules:
