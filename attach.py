@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from .config import load_settings
 
@@ -27,6 +27,7 @@ from .lifecycle import AlreadyWatchedError, monitor_of
 from .monitor import Monitor
 from .probes.base import Probe
 from .probes.collector import Collector
+from .probes.compiled import anything_compiled
 from .probes.faults import Faults
 from .probes.governor import Governor
 from .probes.model import WatchedModel
@@ -47,6 +48,7 @@ def watch(
     probes: str | Sequence[str | Probe] | None = None,
     every: int | None = None,
     budget: float | None = None,
+    compiled: Literal["taps", "eager", "weights"] | None = None,
     rules: str | Path | Mapping[str, Any] | None = None,
     notify: str | Sequence[str] = (),
     on_alert: Callable[[Alert], object] | None = None,
@@ -71,6 +73,11 @@ def watch(
         probes: ``"light"``, ``"default"`` or ``"full"``, or a list of names and Probe objects.
         every: measure thoroughly every so many steps; left out, the governor keeps to ``budget``.
         budget: share of the training time that measuring may cost, 0.01 by default.
+        compiled: how a model in ``torch.compile`` is looked into. ``"taps"`` (the default): through operators in its graph, placed
+            when it is watched before its first compiled call; spectral alignment of layer inputs is seen, the gradients at layer
+            outputs and attention are not. ``"eager"``: sampled steps run without compiling, from one ``step()`` to the next and
+            in the whole process; everything is seen, but those steps are slower, need more memory, and round as the eager model
+            does. ``"weights"``: not at all; weights, loss and norms are watched.
         rules: TOML file (or mapping) that overrides the built-in alert rules.
         notify: Apprise URLs that alerts are sent to.
         on_alert: called with each new alert on the training thread, at the next ``step``.
@@ -101,6 +108,7 @@ def watch(
         store=os.fspath(store) if isinstance(store, (str, os.PathLike)) else None,
         every=every,
         budget=budget,
+        compiled=compiled,
         rules=os.fspath(rules) if isinstance(rules, (str, os.PathLike)) else None,
         notify=[notify] if isinstance(notify, str) else notify,
     )
@@ -109,13 +117,21 @@ def watch(
     log.setLevel(settings.log_level)
     if interventions:
         raise ValueError(f"interventions={list(interventions)!r}: this version offers none yet; leave the argument out")
-    watched = WatchedModel(model)
+    watched = WatchedModel(model, settings.compiled)
     for root in watched.roots.values():
         if (other := monitor_of(root)) is not None:
             raise AlreadyWatchedError(
                 f"this {type(root).__name__} is already watched as run {other.run.name!r}; close that monitor first, or use it"
             )
     optimizers = _optimizers(optimizer)
+    if watched.compiled == "taps" and _has_run_compiled(watched, optimizers):
+        watched.compiled = "weights"
+        log.warning(
+            "%s was compiled and trained before watch(): its weights, loss and norms are watched; the inputs of its layers "
+            "(spectral alignment) and its attention are not. Call watch() before the first compiled call, or use "
+            'watch(compiled="eager"), which runs sampled steps without compiling',
+            type(model).__name__,
+        )
     chosen = choose_probes(settings.probes if probes is None else probes)
     company = company_of(watched)
     if company is not None and company.rank > 0:
@@ -186,6 +202,12 @@ def _optimizers(optimizer: Optimizer | Sequence[Optimizer] | None) -> list[Optim
             f"watch() takes a torch.optim.Optimizer or a list of them as its second argument; got {type(wrong).__name__}"
         )
     return optimizers
+
+
+def _has_run_compiled(model: WatchedModel, optimizers: Sequence[Optimizer]) -> bool:
+    """Tell whether hooks placed now would have the model compiled anew. A state that was loaded is no sign by itself."""
+    trained = any(optimizer.state for optimizer in optimizers) or any(p.grad is not None for p in model.parameters())
+    return trained and anything_compiled() and model.is_compiled()
 
 
 def _open(url: str) -> Store | None:

@@ -64,6 +64,9 @@ class Settings(BaseSettings):
     """Share of step time that probes may cost."""
     rules: Annotated[Path, AfterValidator(Path.expanduser)] | dict[str, Any] | None = None
     """TOML file whose rules override the built-in ones, or such tables; in ``foreshock.toml`` also ``[rules.NAME]``."""
+    compiled: Literal["taps", "eager", "weights"] = "taps"
+    """How models in ``torch.compile`` are seen: layer inputs through taps in their graphs; everything, on sampled steps that run
+    without compiling, in the whole process; or weights, loss and norms only."""
     notify: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = ()
     """Apprise URLs that alerts are sent to."""
     disable: bool = False

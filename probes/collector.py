@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from .base import Block, Probe
 from .buffer import HostCopy, PackedBlocks, PendingStep, PlainStep, keys_of, pack
+from .compiled import EagerStep, release
 from .exchange import Exchange, JointStep
 from .faults import Faults
 from .governor import LONGEST_INTERVAL, Governor
@@ -56,6 +57,8 @@ class Collector:
         """Is told in words when the governor has halved or doubled how often something is measured."""
         self._told_cadence = {probe.name: governor.interval for probe in self.probes}
         self._faults = faults
+        self._model = model
+        self._eager_step = EagerStep()
         self._gradients = GradientNorm(model.parameters(), optimizers, faults.guard("gradient norm"))
         for probe in self.probes:
             probe.guard = faults.guard(_source(probe))
@@ -83,6 +86,7 @@ class Collector:
         """Sample ``step``, the first one, or the first after the model was set back."""
         for probe in self._due if self._armed else ():
             self._faults.run(_source(probe), probe.disarm)
+        self._faults.run("compiled model", self._compile_again)
         self._next_sample, self._sample = step, 0
         if self.exchange is not None:
             self.exchange.begin()
@@ -125,6 +129,8 @@ class Collector:
         """Remove every hook; the model is as it was."""
         for probe in self.probes:
             self._faults.run(_source(probe), probe.disarm)
+        self._faults.run("compiled model", self._compile_again)
+        release(module for _, module in self._model.named_modules())
         self._gradients.remove()
 
     def _end_thoroughly(
@@ -188,12 +194,22 @@ class Collector:
             if self.governor.is_due(probe.name, self._sample) and not self._faults.is_off(_source(probe))
         ]
         self._sample += 1
+        if self._model.compiled == "eager":
+            self._faults.run("compiled model", self._run_eagerly)
         self._taken = {probe.name: self._faults.seconds_of[_source(probe)] for probe in self._due}
         self._faults_before = {_source(probe): self._faults.count(_source(probe)) for probe in self._due}
         for probe in self._due:
             source = _source(probe)
             if not self._faults.run(source, partial(probe.arm, step)):
                 self._faults.run(source, probe.disarm)
+
+    def _run_eagerly(self) -> None:
+        self._eager_step.begin()
+        self._model.runs_eagerly = True
+
+    def _compile_again(self) -> None:
+        self._eager_step.end()
+        self._model.runs_eagerly = False
 
     def _parts(self) -> dict[str, float]:
         """Seconds that each probe of the last sample took, from arming to collecting."""
@@ -211,6 +227,7 @@ class Collector:
 
     def _collect(self, step: int) -> PackedBlocks | None:
         self._armed = False
+        self._faults.run("compiled model", self._compile_again)
         # Collecting runs inside end_step, whose whole time is accounted for: only what came before is "in hooks".
         before = self._faults.seconds
         blocks: list[Block] = []

@@ -8,11 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from .compiled import has_staying_hook
+
 if TYPE_CHECKING:
     from .company import Meeting
 
 Part = Literal["", "q", "k", "v"]
 _QKV: tuple[Part, ...] = ("q", "k", "v")
+Compiled = Literal["taps", "eager", "weights"]
+"""How compiled parts are looked into: through taps in their graphs, on sampled steps that run without compiling, or not at all."""
 
 # Projections whose rows are q, k and v one after the other.
 _FUSED_QKV_NAMES = frozenset({"c_attn", "qkv", "qkv_proj", "to_qkv", "wqkv", "in_proj"})
@@ -96,12 +100,16 @@ class WatchedModel:
     Args:
         model: a module, or a mapping of names to modules (then names get ``<key>.`` in front). A ``ModuleDict`` counts as a
             mapping; its own forward is never called.
+        compiled: how parts inside ``torch.compile`` are looked into.
 
     Raises:
         TypeError: something else was given.
     """
 
-    def __init__(self, model: nn.Module | Mapping[str, nn.Module]) -> None:
+    def __init__(self, model: nn.Module | Mapping[str, nn.Module], compiled: Compiled = "taps") -> None:
+        self.compiled = compiled
+        self.runs_eagerly = False
+        """Whether compiled parts run without compiling now, as ``compiled="eager"`` has it on sampled steps."""
         several = model.items() if isinstance(model, (nn.ModuleDict, Mapping)) else None
         parts: dict[str, object] = {"": model} if several is None else {f"{name}.": part for name, part in several}
         self.meeting: Meeting | None = None
@@ -139,11 +147,25 @@ class WatchedModel:
 
     def is_compiled(self) -> bool:
         """Tell whether any part runs inside ``torch.compile`` now; hooks and modes there would become part of its graph."""
-        return any(
-            hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
-            for root in self.roots.values()
-            for module in root.modules()
-        )
+        return bool(self.compiled_modules())
+
+    def compiled_modules(self) -> set[nn.Module]:
+        """Return the modules that run inside ``torch.compile`` now: hooks on them must neither come nor go."""
+        if self.runs_eagerly:
+            return set()
+        every = [module for root in self.roots.values() for module in root.modules()]
+        inside: set[nn.Module] = set()
+        for module in every:
+            if module not in inside and (hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None):
+                inside.update(module.modules())
+        # Met by a compiler outside of these: the model is called in a compiled function of the user's.
+        return set(every) if any(module not in inside and has_staying_hook(module) for module in every) else inside
+
+    def device_to_tap(self, module: nn.Module) -> torch.device | None:
+        """Return where the input of a matrix product is to be had from inside a compiled graph, None if it is not to be."""
+        if self.compiled != "taps" or not isinstance(weight := getattr(module, "weight", None), Tensor):
+            return None
+        return weight.device if _linear_kind(module) is not None else None
 
     def linear_layers(self) -> list[LinearLayer]:
         """Return every ``nn.Linear``, Conv1D and ``nn.Conv2d``, fused q-k-v projections split in three, tied weights once.

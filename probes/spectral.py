@@ -110,9 +110,8 @@ class SpectralProbe(Probe):
                 for layer in by_module[module]:
                     self._output_cosines[layer.name] = _cosines(*_scaled(layer.own(deltas)), left[layer.name])
 
-        if not self._model.is_compiled():
-            self._inputs.place(by_module, on_input, self.guard)
-            self._outputs.place(by_module, on_output, self.guard)
+        self._inputs.place(by_module, on_input, self.guard, self._model)
+        self._outputs.place(by_module.keys() - self._model.compiled_modules(), on_output, self.guard)
 
     @override
     @torch.no_grad()

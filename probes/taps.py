@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from .base import Guard
+from .compiled import Hooks
+from .model import WatchedModel
 
 
 class InputTap:
@@ -19,27 +22,36 @@ class InputTap:
     """
 
     def __init__(self) -> None:
-        self._handles: list[RemovableHandle] = []
+        self._hooks = Hooks()
 
-    def place(self, modules: Iterable[nn.Module], callback: Callable[[nn.Module, Tensor], None], guard: Guard) -> None:
-        """Hook the modules; ``callback(module, input)`` must neither keep nor change the input."""
+    def place(
+        self,
+        modules: Iterable[nn.Module],
+        callback: Callable[[nn.Module, Tensor], None],
+        guard: Guard,
+        model: WatchedModel | None = None,
+    ) -> None:
+        """Hook the modules; ``callback(module, input)`` must neither keep nor change the input.
+
+        With ``model``, inputs of matrix products are handed over from inside its compiled parts too, where its setting allows
+        it; without, modules of a model that has such parts must be left out.
+        """
         seen: set[nn.Module] = set()
 
-        def on_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if torch.compiler.is_compiling() or module in seen or not module.training or not torch.is_grad_enabled():
-                return
-            given = args[0] if args else next(iter(kwargs.values()), None)
-            if isinstance(given, Tensor):
+        def on_input(module: nn.Module, given: Tensor) -> None:
+            if module.training and module not in seen:
                 seen.add(module)
                 guard(lambda: callback(module, given))
 
+        inside = set() if model is None else model.compiled_modules()
         for module in dict.fromkeys(modules):
-            self._handles.append(module.register_forward_pre_hook(on_input, with_kwargs=True))
+            device = None if model is None else model.device_to_tap(module)
+            if module not in inside or device is not None:
+                self._hooks.on_input(module, partial(on_input, module), device, stays=module in inside)
 
     def remove(self) -> None:
-        """Remove the hooks."""
-        while self._handles:
-            self._handles.pop().remove()
+        """Remove the hooks, but for those that would have a compiled part compiled anew."""
+        self._hooks.remove()
 
 
 class OutputTap:
@@ -49,6 +61,7 @@ class OutputTap:
     """
 
     def __init__(self) -> None:
+        self._hooks = Hooks()
         self._handles: list[RemovableHandle] = []
 
     def place(self, modules: Iterable[nn.Module], callback: Callable[[nn.Module, Tensor], None], guard: Guard) -> None:
@@ -60,13 +73,13 @@ class OutputTap:
         seen: set[nn.Module] = set()
 
         def on_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if torch.compiler.is_compiling() or module in seen or not module.training or not torch.is_grad_enabled():
+            if module in seen or not module.training or not torch.is_grad_enabled():
                 return
             seen.add(module)
             guard(lambda: callback(module, output))
 
         for module in dict.fromkeys(modules):
-            self._handles.append(module.register_forward_hook(on_output))
+            self._hooks.after(module, on_output)
 
     def place_on_gradient(self, output: Tensor, callback: Callable[[Tensor], None], guard: Guard) -> None:
         """Wait for the first gradient of ``output``; ``callback(gradient)`` must neither keep nor change it."""
@@ -83,6 +96,7 @@ class OutputTap:
 
     def remove(self) -> None:
         """Remove the hooks."""
+        self._hooks.remove()
         while self._handles:
             self._handles.pop().remove()
 
@@ -115,7 +129,7 @@ class RunningModules:
         self._on_enter, self._on_leave = on_enter, on_leave
         self.recomputing = False
         """Whether the pass followed now, or last, is a recomputation."""
-        self._handles: list[RemovableHandle] = []
+        self._hooks = Hooks()
         self._stack: list[tuple[nn.Module, str]] = []
         self._followed: set[nn.Module] = set()
 
@@ -137,20 +151,17 @@ class RunningModules:
             is_root = module in root_set
             if not is_root and not any(True for _ in module.children()):
                 continue
-            self._handles.append(module.register_forward_pre_hook(self._entering(name, is_root)))
-            self._handles.append(module.register_forward_hook(self._leave, always_call=True))
+            self._hooks.before(module, self._entering(name, is_root))
+            self._hooks.after(module, self._leave, always=True)
 
     def remove(self) -> None:
         """Remove the hooks."""
-        while self._handles:
-            self._handles.pop().remove()
+        self._hooks.remove()
         self._stack.clear()
         self._followed.clear()
 
     def _entering(self, name: str, is_root: bool) -> Callable[..., None]:
         def enter(module: nn.Module, args: Any) -> None:
-            if torch.compiler.is_compiling():  # hooks traced into a graph would fire on every later step
-                return
             if not self._stack:
                 # Checked in this order: the last asks whether a backward pass is running.
                 if not (module.training and torch.is_grad_enabled()) or module in self._followed:
@@ -167,8 +178,6 @@ class RunningModules:
         return enter
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        if torch.compiler.is_compiling():
-            return
         # Found, not assumed on top: a module leaves without having entered where a hook before ours raised.
         for depth in reversed(range(len(self._stack))):
             if self._stack[depth][0] is module:
