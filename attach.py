@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from .analyzer.engine import Engine
 from .analyzer.rules import RuleSet
 from .disabled import DisabledMonitor
-from .distributed import FollowingMonitor, company_of, follow, lead
+from .distributed import FollowingMonitor, company_of, follow, lead, with_checksum
 from .lifecycle import AlreadyWatchedError, monitor_of
 from .monitor import Monitor
 from .probes.base import Probe
@@ -136,6 +136,8 @@ def watch(
     company = company_of(watched)
     if company is not None and company.rank > 0:
         return follow(company, watched, optimizers, chosen, settings.budget)
+    if company is not None:
+        chosen = with_checksum(chosen)
     governor = Governor(settings.every, settings.budget)
     rule_set = RuleSet.load(rules if isinstance(rules, Mapping) else settings.rules)
     if not watched.linear_layers():
@@ -207,7 +209,7 @@ def _optimizers(optimizer: Optimizer | Sequence[Optimizer] | None) -> list[Optim
 def _has_run_compiled(model: WatchedModel, optimizers: Sequence[Optimizer]) -> bool:
     """Tell whether hooks placed now would have the model compiled anew. A state that was loaded is no sign by itself."""
     trained = any(optimizer.state for optimizer in optimizers) or any(p.grad is not None for p in model.parameters())
-    return trained and anything_compiled() and model.is_compiled()
+    return trained and model.is_compiled() and anything_compiled()
 
 
 def _open(url: str) -> Store | None:

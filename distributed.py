@@ -19,6 +19,7 @@ from .probes.exchange import Follower, Leader
 from .probes.faults import Faults
 from .probes.governor import FollowingGovernor, Governor
 from .probes.model import WatchedModel
+from .probes.ranks import RanksProbe
 from .probes.sharded import refuse_unknown_sharding
 from .storage.records import Alert, Run, RunStatus
 
@@ -34,6 +35,11 @@ def company_of(model: WatchedModel) -> Company | None:
     company = Company.here()
     refuse_unknown_sharding(model, 1 if company is None else company.world)
     return company
+
+
+def with_checksum(probes: Sequence[Probe]) -> list[Probe]:
+    """Return the probes and the one that compares ranks: it belongs to every distributed job."""
+    return [*probes] if any(isinstance(probe, RanksProbe) for probe in probes) else [*probes, RanksProbe()]
 
 
 def lead(company: Company, model: WatchedModel, run: Run, start_step: int, every: int | None) -> Leader | None:
@@ -66,13 +72,15 @@ def follow(
         )
         return DisabledMonitor("the first rank keeps no run")
     room, facts = invitation
+    probes = with_checksum(probes)
     model.meeting = Meeting(company, room)
     faults = Faults()
     every = facts["every"]
     governor = FollowingGovernor(budget) if every is None else Governor(every, budget)
     collector = Collector(model, optimizers, probes, governor, faults)
     exchange = Follower(company, room, planned=every is None)
-    run = Run(*facts["run"], created_at=time.time())
+    identity, name = facts["run"]
+    run = Run(identity, name, created_at=time.time())
     return FollowingMonitor(model, collector, faults, exchange, run, facts["start_step"])
 
 

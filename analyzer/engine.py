@@ -184,7 +184,7 @@ class Engine:
                 watched.update(place for group in feed.places for place in group)
                 if feed.watcher.detector.SEES_NON_FINITE:
                     plan.guards.append(feed)
-                elif len(feed.places) == 1 and len(feed.places[0]) == 1:
+                elif len(feed.places) == 1 and len(feed.places[0]) == 1 and not feed.watcher.detector.BY_RANK:
                     plan.single.append((feed.watcher.feed, feed.places[0][0], feed))
                 else:
                     plan.joined.append(feed)

@@ -72,6 +72,8 @@ class Feed:
 
     def inputs(self, values: Sequence[float]) -> list[float] | None:
         """Return one number an input, nan where there is none; None when the driving input has nothing finite."""
+        if self.watcher.detector.BY_RANK:
+            return self._by_rank(values)
         reduce = _REDUCE[self.watcher.rule.reduce]
         found: list[float] = []
         for places, known in zip(self.places, self.known, strict=True):
@@ -83,6 +85,11 @@ class Feed:
             found.append(reduce(finite) if finite else nan)
         return found
 
+    def _by_rank(self, values: Sequence[float]) -> list[float] | None:
+        """Return rank and value of every rank in turn."""
+        both = zip((track.key.rank for track in self.tracks[0]), (values[place] for place in self.places[0]), strict=True)
+        return [number for rank, value in both if isfinite(value) for number in (float(rank), value)] or None
+
     def shown(self) -> list[Track]:
         """Return the tracks to show as evidence, one an input: the head that decided it."""
         chosen: list[Track] = []
@@ -91,7 +98,9 @@ class Feed:
             if not held:
                 continue
             finite = [track for track in held if isfinite(track.points[-1][1])]
-            if len(finite) < len(held) and self.watcher.detector.SEES_NON_FINITE:
+            if self.watcher.detector.BY_RANK and (finding := self.watcher.finding) is not None:
+                chosen.append(next((track for track in held if track.points[-1][1] == finding.value), held[0]))
+            elif len(finite) < len(held) and self.watcher.detector.SEES_NON_FINITE:
                 chosen.append(next(track for track in held if not isfinite(track.points[-1][1])))
             elif self.watcher.rule.reduce == "min":
                 chosen.append(min(finite or held, key=lambda track: track.points[-1][1]))

@@ -43,7 +43,8 @@ def place(module: str, head: int = -1) -> str:
 
 def series_name(key: SeriesKey) -> str:
     """Name a series for people: ``attention.max_logit of blocks.1.attn head 0``."""
-    return f"{key.signal} of {place(key.module, key.head)}" if key.module else key.signal
+    name = f"{key.signal} of {place(key.module, key.head)}" if key.module else key.signal
+    return f"{name} on rank {key.rank}" if key.rank >= 0 else name
 
 
 def say(value: float | int | str) -> str:

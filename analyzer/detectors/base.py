@@ -110,6 +110,7 @@ class Detector(ABC):
         PARAMETERS: what a rule may set.
         FACTS: what its findings can say, for message templates.
         STATE: attributes that make up the state.
+        BY_RANK: ``feed`` takes rank and value of every rank in turn, instead of one number.
     """
 
     NAME: ClassVar[str]
@@ -119,6 +120,7 @@ class Detector(ABC):
     FACTS: ClassVar[Mapping[str, str]] = {}
     STATE: ClassVar[tuple[str, ...]] = ()
     SEES_NON_FINITE: ClassVar[bool] = False
+    BY_RANK: ClassVar[bool] = False
     registry: ClassVar[dict[str, type["Detector"]]] = {}
 
     origin: int = 0
