@@ -79,7 +79,9 @@ class UpdateTap:
 
         def on_stepped(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             stepping = self._under_way.pop(id(optimizer), None)
-            if stepping is not None and after is not None:
+            # Whoever skips a step takes the gradients away, after we have seen them.
+            taken = stepping is not None and any(p.grad is not None for p, _ in stepping.parameters)
+            if stepping is not None and after is not None and taken:
                 _call(after, stepping, guard)
 
         self._handles = [register_optimizer_step_pre_hook(on_step), register_optimizer_step_post_hook(on_stepped)]
