@@ -10,7 +10,7 @@ Source: Musco and Musco, arXiv 1504.05477.
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -66,21 +66,49 @@ def leading_pairs(weights: Sequence[Tensor], bases: Sequence[Tensor], iterations
         spaces.append(space)
         images.append(image)
         grams.append(gram)
+    return pairs_in(spaces, images, stacked(grams), bases)
+
+
+def stacked(grams: Sequence[Tensor]) -> Tensor:
+    """Return symmetric matrices as one, (L, n, n), the smaller ones filled up with zeros; n is at least 2."""
     size = max(2, *(len(gram) for gram in grams))
-    sigma, rotations = _ritz(torch.stack([F.pad(gram, (0, size - len(gram)) * 2) for gram in grams]))
+    return torch.stack([F.pad(gram, (0, size - len(gram)) * 2) for gram in grams])
+
+
+def pairs_in(
+    spaces: Sequence[Tensor],
+    images: Sequence[Tensor],
+    grams: Tensor,
+    bases: Sequence[Tensor],
+    whole: Callable[[list[Tensor]], list[Tensor]] = lambda images: images,
+) -> LeadingPairs:
+    """Return the best pairs in these spaces.
+
+    Args:
+        spaces: L orthonormal bases (n, in).
+        images: of these under W, (n, out), or the part of it that is at hand.
+        grams: (L, n, n), the Gram matrices of the whole images, ``stacked``.
+        bases: of the last sample.
+        whole: makes L vectors (out,) of such parts of them.
+    """
+    sigma, rotations = _ritz(grams)
     zero = sigma[:, 0] == 0
     found = torch.isfinite(sigma).all(1) & ~zero
-    overlaps, chosen, left = [], [], []
+    overlaps, chosen, turned = [], [], []
     for i, (space, before) in enumerate(zip(spaces, bases, strict=True)):
         after = rotations[i, : len(before), : len(space)] @ space
         overlap = torch.dot(after[0], before[0])
         # The sign of a singular pair is arbitrary; keep it continuous in time.
         chosen.append(torch.where(found[i], torch.where(overlap < 0, -after, after), before))
-        # W v_1 without another read of W. Scaled before its norm is taken: squares of small numbers would vanish.
+        # W v_1 without another read of W.
         image = rotations[i, 0, : len(space)] @ images[i]
-        image = image / image.abs().amax().clamp_min(_TINY)
-        left.append(torch.where(overlap < 0, -image, image) / image.norm().clamp_min(_TINY))
+        turned.append(torch.where(overlap < 0, -image, image))
         overlaps.append(overlap)
+    left = []
+    for image in whole(turned):
+        # Scaled before its norm is taken: squares of small numbers would vanish.
+        scaled = image / image.abs().amax().clamp_min(_TINY)
+        left.append(scaled / scaled.norm().clamp_min(_TINY))
     return LeadingPairs(sigma, torch.where(zero, 0.0, 1.0 - torch.stack(overlaps).abs()), chosen, left)
 
 
