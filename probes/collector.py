@@ -140,6 +140,7 @@ class Collector:
         sampled = self._armed
         values: dict[str, Metric] = {} if loss is None else {"loss": loss}
         norms = joined(self._gradients.take())
+        shares = list(self._gradients.shares()) if self._armed else []
         if norms is not None:
             values["gradient.norm"], values["gradient.norm_clipped"] = norms
         if rate is not None:
@@ -147,7 +148,7 @@ class Collector:
         values.update(metrics)
         packed: PackedBlocks | None = None
         if sampled:
-            packed = self._collect(step)
+            packed = self._collect(step, shares)
             values.update(self.vitals())
             values["system.step_time"] = started - self._ended
             overhead = self.governor.take_overhead()
@@ -188,6 +189,7 @@ class Collector:
         """Arm the probes for ``step``; what that takes counts as that step's."""
         self._settle_plain_steps()
         self._armed = True
+        self._gradients.want_shares()
         self._due = [
             probe
             for probe in self.probes
@@ -225,12 +227,12 @@ class Collector:
             each = ", ".join(f"{name} every {steps:,} steps" for name, steps in sorted(now.items(), key=lambda item: item[1]))
             self.tell_cadence(f"To cost at most {self.governor.budget:.2g} of the training time, probes measure: {each}.")
 
-    def _collect(self, step: int) -> PackedBlocks | None:
+    def _collect(self, step: int, blocks: list[Block]) -> PackedBlocks | None:
+        """Return what the probes measured, and ``blocks``."""
         self._armed = False
         self._faults.run("compiled model", self._compile_again)
         # Collecting runs inside end_step, whose whole time is accounted for: only what came before is "in hooks".
         before = self._faults.seconds
-        blocks: list[Block] = []
         for probe in self._due:
             source = _source(probe)
             if not self._faults.is_off(source):

@@ -4,12 +4,16 @@ Whoever clips computes the norm anyway: ``torch.nn.utils.clip_grad_norm_`` calls
 is wrapped, so that it does not matter how the user imported the function. Where nothing is clipped, or by another norm, or with
 parameters of others, one fused norm over our gradients is taken, before the clip or in the optimizer's step pre-hook. Gradients
 changed by ``clip_grad_value_`` or by hand are seen as changed; of several clips of a parameter the first of the step is seen.
+
+Where gradients are sharded over the ranks (FSDP2), a clip's norm is that of the whole gradient, and is taken. Without a clip each
+rank knows the norm of its own part only: on sampled steps the parts are added up with everything else that ranks exchange, and on
+other steps there is no gradient norm. Nothing of ours is ever reduced here: that would hang where one rank is not watched.
 """
 
 import math
 import threading
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -20,7 +24,10 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
-from .base import Guard
+from ..storage.records import SeriesKey
+from .base import Block, Guard, Sums
+from .not_applicable import not_applicable
+from .update_tap import is_sharded
 
 Norm = tuple[float | Tensor, float | Tensor, float]
 """The 2-norm of some gradients, the norm a clip judged them by, and what it clipped that to (inf: not at all)."""
@@ -78,6 +85,9 @@ class GradientNorm:
         """The learning rate of the last optimizer step, of the first optimizer's first group."""
         # What was noted of a step is tied to its list of norms, and so is over when the list is taken.
         self._clipped_ids: set[int] = set()
+        # On a sampled step, the norms of this rank's parts of sharded gradients.
+        self._shares: list[Tensor] | None = None
+        self._ranks = 1
         self._ids_of = self._clipped_all_of = self._on_device_of = self.norms[:]
         self.optimizers: list[Optimizer] = list(optimizers)
         if self.optimizers:
@@ -96,6 +106,18 @@ class GradientNorm:
         norms, self.norms = self.norms, []
         return norms
 
+    def want_shares(self) -> None:
+        """The step to come is sampled: keep the norms of this rank's parts of sharded gradients."""
+        self._shares = []
+
+    def shares(self) -> Iterator[Block]:
+        """Yield the sampled step's norm as sums over ranks, where each has a part of the gradients. Call after ``take``."""
+        shares, self._shares = self._shares, None
+        if shares:
+            square = torch.stack([share.double() for share in shares]).square().sum()
+            keys = (SeriesKey("gradient.norm"), SeriesKey("gradient.norm_clipped"))
+            yield Sums(keys, torch.stack([square, torch.ones_like(square)]), partial(_whole_norm, self._ranks))
+
     def remove(self) -> None:
         """Remove every hook."""
         while self._handles:
@@ -112,6 +134,15 @@ class GradientNorm:
             max_norm: what it is clipped to.
         """
         if self._clipped_all_of is self.norms:
+            return
+        if is_sharded(total):
+            whole = _whole_total(total)
+            ours = euclidean and self._ids == {id(p) for p in parameters}
+            if whole is None or not ours:
+                self._forget_norm()
+            else:
+                self._clipped_all_of = self.norms
+                self._note(whole, whole, max_norm)
             return
         if self._ids_of is not self.norms:
             self._clipped_ids.clear()
@@ -136,6 +167,12 @@ class GradientNorm:
         else:
             self.norms.append((norm.detach(), judged.detach(), max_norm))
             self._on_device_of = self.norms
+
+    def _forget_norm(self) -> None:
+        """There is no knowing this step's norm without a reduction of ours."""
+        self.norms.clear()
+        self._clipped_all_of = self.norms
+        self._shares = None
 
     def _on_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if optimizer is self.optimizers[0]:
@@ -162,11 +199,35 @@ class GradientNorm:
         ]
         if not grads:
             return
+        if sharded := [is_sharded(grad) for grad in grads]:
+            if any(sharded) and (not all(sharded) or self.norms):
+                self._forget_norm()
+            if any(sharded):
+                self._keep_share(optimizer, grads)
+                return
         norm = _norm_of(grads)
         scale = getattr(optimizer, "grad_scale", None)
         if scale is not None:  # a fused optimizer under GradScaler takes scaled gradients and divides by itself
             norm = norm / scale.to(norm.device)
         self._note(norm, norm, math.inf)
+
+    def _keep_share(self, optimizer: Optimizer, grads: list[Any]) -> None:
+        if self._shares is not None:
+            share = _norm_of([grad.to_local() for grad in grads])
+            scale = getattr(optimizer, "grad_scale", None)
+            self._shares.append(share if scale is None else share / scale.to(share.device))
+            self._ranks = grads[0].device_mesh.size()
+
+
+def _whole_total(total: Any) -> Tensor | None:
+    """Return the value of a clip's norm over sharded gradients; None where it is not reduced yet."""
+    return total.to_local() if all(placement.is_replicate() for placement in total.placements) else None
+
+
+def _whole_norm(ranks: int, sums: Tensor) -> Tensor:
+    """Return the norm before and after clipping, none having been, from the parts' squares; n/a if one of the parts is missing."""
+    norm = torch.where(sums[1] == ranks, sums[0].sqrt().float(), not_applicable(sums.device))
+    return norm.expand(2)
 
 
 @torch.no_grad()

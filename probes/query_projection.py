@@ -17,6 +17,7 @@ from .model import LinearLayer, WatchedModel
 from .precision import without_autocast
 from .taps import InputTap
 from .tokens import scattered_rows
+from .update_tap import is_sharded
 
 T = TypeVar("T")
 
@@ -74,7 +75,7 @@ class QueryInputs:
 
         def on_input(module: nn.Module, x: Tensor) -> None:
             for parent in by_module[module]:
-                if x.dim() == 3:
+                if x.dim() == 3 and not is_sharded(self._queries[parent].stored()):
                     self._seen[parent] = self._sampled(self._queries[parent], x)
 
         self._tap.place(by_module, on_input, guard)
@@ -89,9 +90,14 @@ class QueryInputs:
         return _nearest(self._seen, call)
 
     def weights(self, call: str) -> tuple[Tensor, Tensor] | None:
-        """Return W_q (H * D, C) and W_k (G * D, C) of the module ``call``, or of the nearest around it, views as stored."""
+        """Return W_q (H * D, C) and W_k (G * D, C) of the module ``call``, or of the nearest around it, views as stored.
+
+        None where they are sharded over the ranks.
+        """
         query, key = _nearest(self._queries, call), _nearest(self._keys, call)
-        return (query.weight(), key.weight()) if query and key else None
+        if not query or not key or is_sharded(query.stored()) or is_sharded(key.stored()):
+            return None
+        return query.weight(), key.weight()
 
     @torch.no_grad()
     def _sampled(self, layer: LinearLayer, x: Tensor) -> QueryInput:
