@@ -137,8 +137,7 @@ class GradientNorm:
             return
         if is_sharded(total):
             whole = _whole_total(total)
-            ours = euclidean and self._ids == {id(p) for p in parameters}
-            if whole is None or not ours:
+            if whole is None or not euclidean or self._ids != {id(p) for p in parameters}:
                 self._forget_norm()
             else:
                 self._clipped_all_of = self.norms
@@ -199,12 +198,12 @@ class GradientNorm:
         ]
         if not grads:
             return
-        if sharded := [is_sharded(grad) for grad in grads]:
-            if any(sharded) and (not all(sharded) or self.norms):
+        sharded = [is_sharded(grad) for grad in grads]
+        if any(sharded):
+            if self.norms or not all(sharded):
                 self._forget_norm()
-            if any(sharded):
-                self._keep_share(optimizer, grads)
-                return
+            self._keep_share(optimizer, grads)
+            return
         norm = _norm_of(grads)
         scale = getattr(optimizer, "grad_scale", None)
         if scale is not None:  # a fused optimizer under GradScaler takes scaled gradients and divides by itself
