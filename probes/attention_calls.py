@@ -43,8 +43,9 @@ class SeenCall:
 
     Attributes:
         q_shape: (B, H, T, D) of the whole call; all_key_heads: its G.
-        x: (B, R, C), the input of the query projection, where the call itself shows it.
-        weights: W_q and W_k as stored, likewise.
+        x: (B, R, C), the input of the query projection, where it is known.
+        projected: (B, H, R, D), what the projection gave, as recomputed from it.
+        weights: W_q (all H * D, C) and W_k as stored, where the call itself shows them.
     """
 
     name: str
@@ -53,6 +54,7 @@ class SeenCall:
     q_shape: tuple[int, ...]
     all_key_heads: int
     x: Tensor | None = None
+    projected: Tensor | None = None
     weights: tuple[Tensor, Tensor] | None = None
     key_gradients: list[KeyGradient] = field(default_factory=list)
     grad_out: list[Tensor] = field(default_factory=list)
@@ -96,6 +98,18 @@ class AttentionGroup:
             return None
         found = [call.key_gradients[0] for call in self.calls]
         return KeyGradient(torch.cat([each.shift for each in found], 1), torch.cat([each.norm for each in found], 1))
+
+    @cached_property
+    def x(self) -> Tensor | None:
+        """Inputs of the query projections, (L, B, R, C) of L calls."""
+        found = [call.x for call in self.calls if call.x is not None]
+        return torch.stack(found) if found else None
+
+    @cached_property
+    def projected(self) -> Tensor | None:
+        """What the projections gave, (B, H, R, D)."""
+        found = [call.projected for call in self.calls if call.projected is not None]
+        return torch.cat(found, 1) if found else None
 
     @cached_property
     def grad_p(self) -> Tensor:
@@ -142,6 +156,8 @@ def _likeness(call: SeenCall) -> tuple[Any, ...]:
         sample.row_share,
         bool(call.grad_out),
         bool(call.key_gradients),
+        None if call.x is None else call.x.shape,
+        call.projected is None,
     )
 
 

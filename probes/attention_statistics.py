@@ -62,12 +62,14 @@ class KeyGradient:
 class RecomputedRows:
     """The sampled rows of the softmax: probabilities p (B, H, R, S), and what the scores showed on the way, (B, H, R) each.
 
-    ``largest`` is the largest |score| among visible keys; ``entropy`` is in nat; rows that see no key have zeros throughout.
+    ``largest`` is the largest |score| among visible keys; ``entropy`` is in nat; ``seeing`` is 1, and 0 for rows that see no key,
+    which have zeros throughout (1e-13 in p).
     """
 
     p: Tensor
     largest: Tensor
     entropy: Tensor
+    seeing: Tensor
 
 
 def recompute(sample: AttentionSample) -> RecomputedRows:
@@ -87,7 +89,7 @@ def recompute(sample: AttentionSample) -> RecomputedRows:
     p_BHRS = e_BHRS / torch.where(blind, 1.0, l_BHR1)
     entropy = torch.where(blind, 0.0, l_BHR1.log() - (p_BHRS * shifted).sum(-1, keepdim=True))
     largest = torch.where(blind, 0.0, torch.maximum(highest.abs(), lowest.abs()))
-    return RecomputedRows(p_BHRS, largest[..., 0], entropy[..., 0])
+    return RecomputedRows(p_BHRS, largest[..., 0], entropy[..., 0], torch.where(blind, 0.0, 1.0)[..., 0])
 
 
 def forward_statistics(sample: AttentionSample, rows: RecomputedRows) -> dict[str, Tensor]:

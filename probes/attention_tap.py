@@ -64,6 +64,8 @@ class AttentionTap:
     def groups(self) -> list[AttentionGroup]:
         """Return the step's calls, those of one shape side by side; made once, when first asked for."""
         if self._groups is None:
+            for call in self.calls:
+                self._add_query(call)
             self._groups = grouped(self.calls)
         return self._groups
 
@@ -91,6 +93,16 @@ class AttentionTap:
         """Take a hand-written call, in the first micro-batch of a sampled step, with gradients on."""
         if self._mode is not None and torch.is_grad_enabled() and not self._running.between_passes:
             self._mode.report(name, q, k, v, out, **options)
+
+    def _add_query(self, call: SeenCall) -> None:
+        given = self.queries.of(call.name)
+        batch, heads, rows, width = call.q_shape
+        if call.x is not None or given is None or (given.batch, given.tokens) != (batch, rows):
+            return
+        call.x = given.x[: call.at.sequences]
+        if given.q.shape[-1] == heads * width:
+            projected = given.q[: call.at.sequences].unflatten(-1, (heads, width)).transpose(1, 2)
+            call.projected = projected if call.at.heads is None else projected.index_select(1, call.at.heads)
 
     def _enter(self) -> None:
         # A mode keeps torch's fused inference path from being taken, whose results differ in the last bits.
