@@ -89,7 +89,7 @@ def recompute(sample: AttentionSample) -> RecomputedRows:
     p_BHRS = e_BHRS / torch.where(blind, 1.0, l_BHR1)
     entropy = torch.where(blind, 0.0, l_BHR1.log() - (p_BHRS * shifted).sum(-1, keepdim=True))
     largest = torch.where(blind, 0.0, torch.maximum(highest.abs(), lowest.abs()))
-    return RecomputedRows(p_BHRS, largest[..., 0], entropy[..., 0], torch.where(blind, 0.0, 1.0)[..., 0])
+    return RecomputedRows(p_BHRS, largest[..., 0], entropy[..., 0], 1.0 - blind[..., 0].float())
 
 
 def forward_statistics(sample: AttentionSample, rows: RecomputedRows) -> dict[str, Tensor]:
