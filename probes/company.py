@@ -66,10 +66,6 @@ class Company:
         store.set(f"invitation {number}", json.dumps({**facts, "model": _fingerprint(model)}))
         return f"watch {number}"
 
-    def withdraw(self, room: str) -> None:
-        """Tell who comes later that this watching is over."""
-        self.keys("").set(f"over {room.rpartition(' ')[2]}", "1")
-
     def accept(self, model: WatchedModel, seconds: float) -> tuple[str, dict[str, Any]] | None:
         """Wait for an invitation for this model and accept it; None where none came in time.
 
@@ -86,7 +82,8 @@ class Company:
                     return None
                 time.sleep(0.01)
             facts = json.loads(store.get(f"invitation {number}"))
-            if facts.pop("model") == fingerprint and not store.check([f"over {number}"]):
+            if facts.pop("model") == fingerprint:
+                store.add(f"accepted watch {number}", 1)
                 return f"watch {number}", facts
 
 
@@ -100,6 +97,7 @@ class Meeting:
     def __init__(self, company: Company, room: str) -> None:
         self._world = company.world
         self._store = company.keys(f"{room}/meet")
+        self._entrance, self._accepted = company.keys(""), f"accepted {room}"
         self._failed = 0
         self._past: list[str] = []
 
@@ -135,7 +133,11 @@ class Meeting:
             return True
         self._failed += 1
         why = "ranks were about to do different things" if said == b"differ" else "not all ranks came"
-        raise TimeoutError(f"sharded weights were not measured: {why}; every rank must call step() of its own monitor")
+        if (others := self._entrance.add(self._accepted, 0)) < self._world - 1:
+            # Whoever comes yet would find the sampled steps of the others long gone.
+            self._failed = _MOST_FAILED_MEETINGS
+            why = f"only {others + 1} of {self._world} ranks called watch()"
+        raise TimeoutError(f"sharded weights were not measured: {why}. Every rank must call watch() and its monitor's step()")
 
 
 def _fingerprint(model: WatchedModel) -> str:

@@ -1,12 +1,12 @@
 """A checksum of the weights on every rank of a distributed job, which must be the same on all of them.
 
-Trouble it reveals: a rank whose copy of the weights has silently drifted from the others' (a faulty GPU, a parameter that DDP does not
-know of, a broadcast left out): its gradients are of another model, and the loss shows it late or never. Beside it, ``rank.loss`` and
-``rank.gradient_norm`` are kept of every rank.
+Trouble it reveals: a rank whose copy of the weights has silently drifted from the others' (a faulty GPU, a parameter that DDP does
+not know of, a broadcast left out): its gradients are of another model, and the loss shows it late or never. Beside it, ``rank.loss``
+and ``rank.gradient_norm`` are kept of every rank.
 
 Formula: ``sum_p (2 p + 1) * sum_i bits(w_pi)  mod 2^24`` over the trainable parameters p that lie whole on the rank, ``bits`` being
-their memory read as 32-bit integers. Two copies that differ in a bit agree by chance once in 17 million. Not applicable where weights
-are sharded: no two ranks hold the same.
+their memory read as 32-bit integers. Copies that differ agree by chance once in 17 million. Not applicable where weights are sharded:
+no two ranks hold the same.
 
 Cost: one read of the weights and one sum a parameter; nothing is copied. It runs in every distributed job, whatever the preset.
 
@@ -66,7 +66,8 @@ class RanksProbe(Probe):
 def _bits(tensor: Tensor) -> Tensor:
     """Return a tensor's memory as integers, (n,): a view of it, copied only where it does not lie densely."""
     # In the order it lies in memory: channels_last is dense too.
-    flat = tensor.permute(sorted(range(tensor.dim()), key=lambda place: -tensor.stride(place))).reshape(-1)
+    strides = tensor.stride()
+    flat = tensor.permute(sorted(range(tensor.dim()), key=lambda place: -strides[place])).reshape(-1)
     size = flat.element_size()
     if flat.numel() * size % 4 == 0 and flat.storage_offset() * size % 4 == 0:
         return flat.view(torch.int32)

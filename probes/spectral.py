@@ -23,12 +23,15 @@ from typing_extensions import override
 
 from ..storage.records import SeriesKey
 from .base import Across, Block, Counts, Probe, Scalars, Sums
+from .company import Meeting
 from .model import LinearLayer, WatchedModel
 from .not_applicable import not_applicable
 from .precision import without_autocast
+from .sharded import is_sharded_by_rows, ranks_of, reduction_over, rows_of, sharded_pairs
 from .subspace import LeadingPairs, leading_pairs, starting_basis
 from .taps import InputTap, OutputTap
 from .tokens import sample_inputs, sample_outputs
+from .update_tap import is_sharded
 
 TOKENS = 256
 BINS = 64
@@ -57,6 +60,7 @@ class SpectralProbe(Probe):
         super().__init__()
         self._model: WatchedModel | None = None
         self._layers: list[LinearLayer] = []
+        self._sharded = False
         self._inputs, self._outputs = InputTap(), OutputTap()
         self._bases: dict[str, Tensor] = {}
         self._samples = 0
@@ -68,7 +72,10 @@ class SpectralProbe(Probe):
     @override
     def attach(self, model: WatchedModel) -> None:
         self._model = model
-        self._layers = model.linear_layers()
+        layers = model.linear_layers()
+        self._sharded = any(is_sharded(layer.stored()) for layer in layers)
+        # Among sharded weights, those that are not could only be measured apart: they are left out.
+        self._layers = [layer for layer in layers if is_sharded_by_rows(layer)] if self._sharded else layers
 
     @override
     def rebind(self) -> None:
@@ -82,10 +89,11 @@ class SpectralProbe(Probe):
         if not self._layers or self._model is None:
             return
         iterations = ITERATIONS_COLD[self._samples] if self._samples < len(ITERATIONS_COLD) else ITERATIONS_WARM
-        weights = [layer.view() for layer in self._layers]
-        bases = [self._basis(*each) for each in zip(self._layers, weights, strict=True)]
-        with without_autocast(weights[0].device):
-            pairs = leading_pairs(weights, bases, iterations)
+        if is_sharded(self._layers[0].stored()) != self._sharded:
+            raise RuntimeError("the model was sharded after watch(): call fully_shard() first")
+        pairs = self._sharded_pairs(step, iterations, self._model.meeting) if self._sharded else self._whole_pairs(iterations)
+        if pairs is None:
+            return
         self._pairs = pairs
         self._bases = {layer.name: basis for layer, basis in zip(self._layers, pairs.bases, strict=True)}
         self._samples += 1
@@ -143,6 +151,28 @@ class SpectralProbe(Probe):
         self._cosines.clear()
         self._output_cosines.clear()
 
+    def _whole_pairs(self, iterations: int) -> LeadingPairs:
+        weights = [layer.view() for layer in self._layers]
+        bases = [self._basis(*each) for each in zip(self._layers, weights, strict=True)]
+        with without_autocast(weights[0].device):
+            return leading_pairs(weights, bases, iterations)
+
+    def _sharded_pairs(self, step: int, iterations: int, meeting: Meeting | None) -> LeadingPairs | None:
+        """Measure together with the other ranks; None where they are out of reach."""
+        weight = self._layers[0].stored()
+        try:
+            rows = [rows_of(layer) for layer in self._layers]
+            bases = [self._basis(layer, each.weight) for layer, each in zip(self._layers, rows, strict=True)]
+            shapes = [(layer.name, each.outputs, basis.shape) for layer, each, basis in zip(self._layers, rows, bases, strict=True)]
+            if ranks_of(weight) > 1 and (meeting is None or not meeting.agree(str(step), f"{iterations} {shapes}")):
+                return None
+            with without_autocast(rows[0].weight.device):
+                return sharded_pairs(rows, bases, iterations, reduction_over(weight))
+        except Exception:
+            # Bases must be the same on all ranks: every one begins anew.
+            self.rebind()
+            raise
+
     def _basis(self, layer: LinearLayer, weight: Tensor) -> Tensor:
         before = self._bases.get(layer.name)
         if before is None or before.device != weight.device or before.shape[1] != weight.shape[-1]:
@@ -154,12 +184,16 @@ class SpectralProbe(Probe):
         sigma, tiny = pairs.sigma, torch.finfo(torch.float32).tiny
         gap = torch.where(sigma[:, 1] == 0, not_applicable(sigma.device), sigma[:, 0] / sigma[:, 1].clamp_min(tiny))
         values = torch.stack([sigma[:, 0], gap, pairs.turn])
+        if pairs.valid is not None:
+            values = torch.where(pairs.valid, values, not_applicable(values.device))
         # The first sample has nothing to have turned from.
         signals = _WEIGHT_SIGNALS if self._samples > 1 else _WEIGHT_SIGNALS[:2]
         yield Scalars(_keys(signals, names), values[: len(signals)].flatten(), Across.SAME)
         if self._previous is not None and step > self._previous[0]:
             before_step, before = self._previous
             growth = (sigma[:, 0] - before) / sigma[:, 0].clamp_min(tiny) / (step - before_step)
+            if pairs.valid is not None:
+                growth = torch.where(pairs.valid & ~torch.isnan(before), growth, not_applicable(growth.device))
             yield Scalars(_keys(("weight.spectral_growth",), names), growth, Across.SAME)
         self._previous = step, sigma[:, 0]
 

@@ -10,8 +10,8 @@ Source: Musco and Musco, arXiv 1504.05477.
 """
 
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -33,19 +33,21 @@ class LeadingPairs:
         turn: (L,), ``1 - |<v_1, v_1 given>|``.
         bases: L tensors (k, in), orthonormal rows; the first is v_1, its sign continuous with the basis given.
         left: L tensors (out,), u_1 = W v_1 / |W v_1|; zeros where W is, not finite where W is not.
+        valid: bool of shape (), false where a rank failed on which a part of the matrices lies; None where there is none such.
     """
 
     sigma: Tensor
     turn: Tensor
     bases: list[Tensor]
     left: list[Tensor]
+    valid: Tensor | None = None
 
 
 def starting_basis(name: str, width: int, device: torch.device) -> Tensor:
     """Return a random orthonormal basis, (min(2, width), width), that depends on ``name`` only; a private generator is used."""
     generator = torch.Generator("cpu").manual_seed(zlib.crc32(name.encode()))
     rows = torch.randn(min(2, width), width, generator=generator, dtype=torch.float32, device="cpu")
-    return _orthonormal(rows).to(device)
+    return orthonormal(rows).to(device)
 
 
 def leading_pairs(weights: Sequence[Tensor], bases: Sequence[Tensor], iterations: int) -> LeadingPairs:
@@ -66,7 +68,8 @@ def leading_pairs(weights: Sequence[Tensor], bases: Sequence[Tensor], iterations
         spaces.append(space)
         images.append(image)
         grams.append(gram)
-    return pairs_in(spaces, images, stacked(grams), bases)
+    pairs = pairs_in(spaces, images, stacked(grams), bases)
+    return replace(pairs, left=[unit(image) for image in pairs.left])
 
 
 def stacked(grams: Sequence[Tensor]) -> Tensor:
@@ -80,21 +83,19 @@ def pairs_in(
     images: Sequence[Tensor],
     grams: Tensor,
     bases: Sequence[Tensor],
-    whole: Callable[[list[Tensor]], list[Tensor]] = lambda images: images,
 ) -> LeadingPairs:
-    """Return the best pairs in these spaces.
+    """Return the best pairs in these spaces, with ``W v_1`` as ``left``, not yet made unit vectors.
 
     Args:
         spaces: L orthonormal bases (n, in).
-        images: of these under W, (n, out), or the part of it that is at hand.
+        images: of these under W, (n, out), or some columns of that; ``left`` then has the same.
         grams: (L, n, n), the Gram matrices of the whole images, ``stacked``.
         bases: of the last sample.
-        whole: makes L vectors (out,) of such parts of them.
     """
     sigma, rotations = _ritz(grams)
     zero = sigma[:, 0] == 0
     found = torch.isfinite(sigma).all(1) & ~zero
-    overlaps, chosen, turned = [], [], []
+    overlaps, chosen, left = [], [], []
     for i, (space, before) in enumerate(zip(spaces, bases, strict=True)):
         after = rotations[i, : len(before), : len(space)] @ space
         overlap = torch.dot(after[0], before[0])
@@ -102,14 +103,17 @@ def pairs_in(
         chosen.append(torch.where(found[i], torch.where(overlap < 0, -after, after), before))
         # W v_1 without another read of W.
         image = rotations[i, 0, : len(space)] @ images[i]
-        turned.append(torch.where(overlap < 0, -image, image))
+        left.append(torch.where(overlap < 0, -image, image))
         overlaps.append(overlap)
-    left = []
-    for image in whole(turned):
-        # Scaled before its norm is taken: squares of small numbers would vanish.
-        scaled = image / image.abs().amax().clamp_min(_TINY)
-        left.append(scaled / scaled.norm().clamp_min(_TINY))
     return LeadingPairs(sigma, torch.where(zero, 0.0, 1.0 - torch.stack(overlaps).abs()), chosen, left)
+
+
+def unit(vector: Tensor) -> Tensor:
+    """Return a vector divided by its norm; zeros stay zeros."""
+    # Scaled before its norm is taken: squares of small numbers would vanish.
+    scaled = vector / vector.abs().amax().clamp_min(_TINY)
+    length: Tensor = scaled.norm()
+    return scaled / length.clamp_min(_TINY)
 
 
 def _krylov(weight: Tensor, basis: Tensor, iterations: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -118,17 +122,17 @@ def _krylov(weight: Tensor, basis: Tensor, iterations: int) -> tuple[Tensor, Ten
     n is k * (iterations + 1), or ``in`` where that is less.
     """
     space = basis
-    images = [_times_transposed(basis, weight)]
+    images = [times_transposed(basis, weight)]
     for _ in range(iterations):
         known = len(space)
         if known == weight.shape[-1]:
             break
         y = images[-1]
         # Scaled: sigma squared would leave float32's range from 2e19 upwards and 1e-19 downwards.
-        again = _times(y / y.abs().amax().clamp_min(_TINY), weight)
-        added = _orthonormal(torch.cat([space, again]))[known:]
+        again = times(y / y.abs().amax().clamp_min(_TINY), weight)
+        added = orthonormal(torch.cat([space, again]))[known:]
         space = torch.cat([space, added])
-        images.append(_times_transposed(added, weight))
+        images.append(times_transposed(added, weight))
     joined = torch.cat(images)
     y = joined.double()
     return space, joined, y @ y.t()
@@ -170,13 +174,13 @@ def leading_eigenvector(symmetric: Tensor) -> Tensor:
     return column / norm.clamp_min(torch.finfo(power.dtype).tiny)
 
 
-def _orthonormal(rows: Tensor) -> Tensor:
+def orthonormal(rows: Tensor) -> Tensor:
     """Orthonormalise rows (k, n); rows that are dependent or zero are replaced by something orthonormal."""
     q: Tensor = torch.linalg.qr(rows.t())[0]
     return q.t()
 
 
-def _times_transposed(rows: Tensor, weight: Tensor) -> Tensor:
+def times_transposed(rows: Tensor, weight: Tensor) -> Tensor:
     """``rows @ W^T`` in float32: (k, in) to (k, out)."""
     parts = (weight,) if weight.dtype == torch.float32 else weight.split(_rows_per_chunk(weight))
     # Of a weight given head by head, (heads, k, out / heads) becomes (k, out).
@@ -184,7 +188,7 @@ def _times_transposed(rows: Tensor, weight: Tensor) -> Tensor:
     return torch.cat(found, 1) if len(found) > 1 else found[0]
 
 
-def _times(rows: Tensor, weight: Tensor) -> Tensor:
+def times(rows: Tensor, weight: Tensor) -> Tensor:
     """``rows @ W`` in float32: (k, out) to (k, in)."""
     if weight.dim() == 3:
         rows = rows.unflatten(1, weight.shape[:2]).transpose(0, 1)  # (heads, k, out / heads)
