@@ -61,8 +61,9 @@ class ActivationsProbe(Probe):
 
     @override
     def arm(self, step: int) -> None:
-        if self._model is not None and not self._model.is_compiled():
-            self._tap.place([*self._layers, *self._activations], self._on_output, self.guard)
+        if self._model is not None:
+            modules = self._layers.keys() | self._activations.keys()
+            self._tap.place(modules - self._model.compiled_modules(), self._on_output, self.guard)
 
     @override
     @torch.no_grad()

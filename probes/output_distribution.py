@@ -64,11 +64,12 @@ class OutputProbe(Probe):
 
     @override
     def arm(self, step: int) -> None:
-        if self._model is None or self._model.is_compiled():
+        if self._model is None:
             return
+        compiled = self._model.compiled_modules()
         # Layers first: a root may be a linear layer itself, and its hooks are called in the order they are placed.
-        self._tap.place(self._heads, self._on_layer, self.guard)
-        self._roots.place_on_any(self._model.roots.values(), self._on_root, self.guard)
+        self._tap.place(self._heads.keys() - compiled, self._on_layer, self.guard)
+        self._roots.place_on_any(set(self._model.roots.values()) - compiled, self._on_root, self.guard)
 
     @override
     @torch.no_grad()

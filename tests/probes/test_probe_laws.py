@@ -64,14 +64,27 @@ def no_waiting(patch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
+class Mixture(nn.Module):
+    """Three experts and their router, added to what comes in."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.router, self.experts = nn.Linear(width, 3), nn.ModuleList(nn.Linear(width, width) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shares = self.router(x).softmax(-1)
+        return x + sum(expert(x) * shares[..., i : i + 1] for i, expert in enumerate(self.experts))
+
+
 def model_and_step() -> tuple[nn.Module, Callable[[], None]]:
-    """A GPT with grouped queries and dropout in one layer and our own attention in the other; a step of training it."""
+    """A GPT with grouped queries and dropout in one layer, our own attention and experts in the other; a step of training it."""
 
     def grouped(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q, k[:, :1], v[:, :1], is_causal=True, dropout_p=0.1, enable_gqa=True)
 
     model = GPT(16, 2, 2, 40, grouped)
     model.blocks[1].attention.attend = lambda q, k, v: reference_attention(q, k, v, is_causal=True)
+    model.blocks[1].norm_2 = nn.Sequential(model.blocks[1].norm_2, Mixture(16))
     tokens = torch.arange(320).reshape(8, 40) % 256
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
 
@@ -223,7 +236,7 @@ def test_surroundings_make_no_difference(name: str, surroundings: str) -> None:
         for kept in (not_applicable, scattered_rows):
             kept.cache_clear()
         torch.manual_seed(5)
-        model = nn.Sequential(nn.Linear(12, 24), nn.Tanh(), nn.Linear(24, 36, bias=False))
+        model = nn.Sequential(nn.Linear(12, 24), nn.Tanh(), Mixture(24), nn.Linear(24, 36, bias=False))
         x = torch.randn(2, 300, 12)
         pad = torch.ones(2, 1, 300, 300, dtype=torch.bool).tril()
         add = torch.zeros(2, 1, 300, 300)

@@ -43,10 +43,10 @@ def test_names_objects_and_both() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("spectra", "probes='spectra' is neither a preset (light, default, full) nor a probe (attention, spectral"),
+        ("spectra", f"probes='spectra' is neither a preset (light, default, full) nor a probe ({', '.join(known_probes())})"),
         ("", "probes='' is neither a preset"),
-        (["spectra"], "there is no probe 'spectra'; there are: attention, spectral"),
-        (["spectral", 3], "there is no probe 3; there are: attention, spectral"),
+        (["spectra"], f"there is no probe 'spectra'; there are: {', '.join(known_probes())}"),
+        (["spectral", 3], f"there is no probe 3; there are: {', '.join(known_probes())}"),
         ([SpectralProbe], "A Probe object may be given too."),
     ],
     ids=["name", "empty name", "name in a list", "number", "class"],
