@@ -7,7 +7,7 @@ Matrix products read their input from memory anyway, so no fusion is lost, and t
 
 Trouble it reveals: none itself; it lets spectral alignment be seen in compiled training.
 
-Cost: one or two microseconds of the host per layer and forward pass, also on steps that are not sampled. Gradients at outputs are
+Cost: about four microseconds of the host per layer and forward pass, also on steps that are not sampled. Gradients at outputs are
 not seen: an operator that alters nothing would have to copy them, and an autograd function that returns a view breaks models that
 work in place on it. What is replayed as a CUDA graph runs no Python and is not seen either.
 """
@@ -18,6 +18,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -106,17 +107,16 @@ class Hook:
 
 
 class InputHook(Hook):
-    """A forward pre-hook that hands over a module's first input where gradients are on.
+    """A forward pre-hook that hands over a module's first input where gradients are on."""
 
-    Args:
-        tap: number of the tap it belongs to.
-        device: where a matrix product's input is to be had from inside a graph; None: inside a graph, nothing is left.
-    """
-
-    def __init__(self, tap: int, device: torch.device | None) -> None:
+    def __init__(self, tap: int) -> None:
         super().__init__(tap)
-        self.sink = None if device is None else _sink(device)
-        self.which = None if device is None else _constant(device)
+        self.which: Tensor | None = None
+
+    def tap_at(self, device: torch.device | None) -> None:
+        """Set where a matrix product's input is to be had from inside a graph; None: inside a graph, nothing is left."""
+        if (None if self.which is None else self.which.device) != device:
+            self.which = None if device is None else _address(device)
 
     @property
     @override
@@ -133,8 +133,8 @@ class InputHook(Hook):
         if torch.compiler.is_compiling():
             _note_traced(self.tap)
             # Subclasses (sharded tensors, say) would each need a rule of their own for the operator.
-            if self.sink is not None and type(x) is Tensor and x.device == self.sink.device and not _is_exporting():
-                torch.ops.foreshock.tap(_as_multiplied(x.detach()), self.sink, self.which)
+            if self.which is not None and type(x) is Tensor and x.device in _sinks and not _is_exporting():
+                torch.ops.foreshock.tap(_as_multiplied(x.detach()), _sinks[x.device], self.which)
         elif isinstance(x, Tensor):
             call = _calls.get(self.key)
             if call is not None:
@@ -150,74 +150,60 @@ def _as_multiplied(x: Tensor) -> Tensor:
     return x.to(torch.get_autocast_dtype(kind)) if x.dtype == torch.float32 and torch.is_autocast_enabled(kind) else x
 
 
-def _constant(device: torch.device) -> Tensor:
+def _address(device: torch.device) -> Tensor:
+    """Return a tensor of which only the address matters; see to it that there is a sink beside it."""
     with torch.inference_mode(False):
-        return torch.zeros(1, dtype=torch.float32, device=device)
-
-
-def _sink(device: torch.device) -> Tensor:
+        address, sink = (torch.empty(1, dtype=torch.float32, device=device) for _ in range(2))
     if device not in _sinks:
-        _sinks[device] = _constant(device)
+        _sinks[device] = sink
         if device.type == "cuda":  # a graph that writes to anything else is not recorded as a CUDA graph
-            torch._dynamo.mark_static_address(_sinks[device])
-    return _sinks[device]
+            torch._dynamo.mark_static_address(sink)
+    return address
 
 
 class Hooks:
     """The hooks of one tap: on its modules during a sampled step, and until the monitor closes where a compiler met them."""
 
     def __init__(self) -> None:
-        self._placed: dict[tuple[nn.Module, str], tuple[Hook, RemovableHandle]] = {}
-        self._stay: set[Hook] = set()
+        # Hooks are made once: a sampled step only places them.
+        self._made: dict[tuple[nn.Module, str], Hook] = {}
+        self._placed: dict[tuple[nn.Module, str], RemovableHandle] = {}
+        self._stay: set[tuple[nn.Module, str]] = set()
         self._number = next(_numbers)
 
     def on_input(self, module: nn.Module, call: Callable[[Tensor], None], device: torch.device | None, stays: bool = False) -> None:
         """Have ``call(first input)`` called; ``stays``: the module lies inside a compiled part, the hook is not to go again."""
-
-        def register() -> tuple[Hook, RemovableHandle]:
-            hook = InputHook(self._number, device)
-            return hook, module.register_forward_pre_hook(hook, with_kwargs=True)
-
-        hook = self._place((module, "input"), call, register)
+        key = module, "input"
+        hook = self._made.setdefault(key, InputHook(self._number))
+        assert isinstance(hook, InputHook)
+        hook.tap_at(device)
         if stays:
-            self._stay.add(hook)
+            self._stay.add(key)
+        self._place(key, call, partial(module.register_forward_pre_hook, with_kwargs=True))
 
     def before(self, module: nn.Module, call: Callable[..., None]) -> None:
         """Have ``call(module, args)`` called before the module's forward pass, unless it is compiled."""
-
-        def register() -> tuple[Hook, RemovableHandle]:
-            hook = Hook(self._number)
-            return hook, module.register_forward_pre_hook(hook)
-
-        self._place((module, "before"), call, register)
+        self._place((module, "before"), call, module.register_forward_pre_hook)
 
     def after(self, module: nn.Module, call: Callable[..., None], *, always: bool = False) -> None:
         """Have ``call(module, args, output)`` called after it; ``always``: also when it raised."""
-
-        def register() -> tuple[Hook, RemovableHandle]:
-            hook = Hook(self._number)
-            return hook, module.register_forward_hook(hook, always_call=always)
-
-        self._place((module, "after"), call, register)
+        self._place((module, "after"), call, partial(module.register_forward_hook, always_call=always))
 
     def remove(self) -> None:
         """Nothing is called any more, and the hooks are gone but for those that stay."""
-        for key, (hook, handle) in list(self._placed.items()):
-            _calls.pop(hook.key, None)
-            if self._number not in _traced and hook not in self._stay:
+        for key, handle in list(self._placed.items()):
+            _calls.pop(self._made[key].key, None)
+            if self._number not in _traced and key not in self._stay:
                 handle.remove()
                 del self._placed[key]
             elif handle not in (handles := _staying.setdefault(key[0], [])):
                 handles.append(handle)
 
-    def _place(
-        self, key: tuple[nn.Module, str], call: Callable[..., None], register: Callable[[], tuple[Hook, RemovableHandle]]
-    ) -> Hook:
+    def _place(self, key: tuple[nn.Module, str], call: Callable[..., None], register: Callable[[Hook], RemovableHandle]) -> None:
+        hook = self._made.setdefault(key, Hook(self._number))
         if key not in self._placed:
-            self._placed[key] = register()
-        hook = self._placed[key][0]
+            self._placed[key] = register(hook)
         _calls[hook.key] = call
-        return hook
 
 
 def has_staying_hook(module: nn.Module) -> bool:

@@ -91,9 +91,11 @@ class GradientNorm:
         self._ids_of = self._clipped_all_of = self._on_device_of = self.norms[:]
         self.optimizers: list[Optimizer] = list(optimizers)
         if self.optimizers:
-            self._handles: list[RemovableHandle] = [o.register_step_pre_hook(self._on_step) for o in self.optimizers]
+            # Not compiled: a function of the user's may be, that steps the optimizer.
+            on_step = torch.compiler.disable(self._on_step)
+            self._handles: list[RemovableHandle] = [o.register_step_pre_hook(on_step) for o in self.optimizers]
         else:
-            self._handles = [register_optimizer_step_pre_hook(self._on_any_step)]
+            self._handles = [register_optimizer_step_pre_hook(torch.compiler.disable(self._on_any_step))]
         _listen(self)
 
     @property
