@@ -42,7 +42,7 @@ class SeenCall:
     """One attention call: the sample now, the gradients once backward has passed.
 
     Attributes:
-        q_shape: (B, H, T, D) of the whole call; all_key_heads: its G.
+        q_shape: (B, H, T, D) of the whole call.
         x: (B, R, C), the input of the query projection, where it is known.
         projected: (B, H, R, D), what the projection gave, as recomputed from it.
         weights: W_q (all H * D, C) and W_k as stored, where the call itself shows them.
@@ -52,7 +52,6 @@ class SeenCall:
     sample: AttentionSample
     at: LookedAt
     q_shape: tuple[int, ...]
-    all_key_heads: int
     x: Tensor | None = None
     projected: Tensor | None = None
     weights: tuple[Tensor, Tensor] | None = None

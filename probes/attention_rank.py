@@ -116,8 +116,12 @@ def _reach(calls: list[SeenCall], weights: list[tuple[Tensor, Tensor]]) -> Itera
     """sigma_1 of W_q W_k^T of every head; calls of one number of heads and one width together."""
     alike: dict[tuple[int, int, torch.device], list[tuple[SeenCall, Tensor, Tensor]]] = {}
     for call, (query, key) in zip(calls, weights, strict=True):
-        heads, groups, width = call.q_shape[1], call.all_key_heads, call.q_shape[3]
-        if query.dim() == key.dim() == 2 and (query.shape[0], key.shape[0]) == (heads * width, groups * width):
+        heads, width = call.q_shape[1], call.q_shape[3]
+        if query.dim() != 2 or key.dim() != 2 or query.shape[0] != heads * width or key.shape[0] % width:
+            continue
+        # From the weight: the call may be given keys that were repeated for it.
+        groups = key.shape[0] // width
+        if groups and heads % groups == 0:
             grams = _grams(query, heads), _grams(key, groups).repeat_interleave(heads // groups, 0)
             alike.setdefault((heads, width, query.device), []).append((call, *grams))
     for (heads, _, _), found in alike.items():

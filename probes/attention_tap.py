@@ -319,7 +319,7 @@ class AttentionCalls(TorchFunctionMode):
             row_share=(q.shape[2] if at.rows is None else at.rows.shape[0]) / q.shape[2],
         )
         same = sum(1 for call in self.calls if call.name.partition("#")[0] == name)
-        return SeenCall(f"{name}#{same + 1}" if same else name, sample, at, tuple(q.shape), k.shape[1])
+        return SeenCall(f"{name}#{same + 1}" if same else name, sample, at, tuple(q.shape))
 
     def _bias(
         self, mask: Tensor | None, is_causal: bool, at: LookedAt, rows_there: int, keys: int, device: torch.device
