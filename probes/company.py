@@ -13,6 +13,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -66,6 +67,11 @@ class Company:
         store.set(f"invitation {number}", json.dumps({**facts, "model": _fingerprint(model)}))
         return f"watch {number}"
 
+    def withdraw(self, room: str) -> None:
+        """Let nobody accept from now on: this watching is over. Never raises, for the store may be gone."""
+        with suppress(RuntimeError):
+            self.keys("").set(f"over {room}", "1")
+
     def accept(self, model: WatchedModel, seconds: float) -> tuple[str, dict[str, Any]] | None:
         """Wait for an invitation for this model and accept it; None where none came in time.
 
@@ -82,7 +88,7 @@ class Company:
                     return None
                 time.sleep(0.01)
             facts = json.loads(store.get(f"invitation {number}"))
-            if facts.pop("model") == fingerprint:
+            if facts.pop("model") == fingerprint and not store.check([f"over watch {number}"]):
                 store.add(f"accepted watch {number}", 1)
                 return f"watch {number}", facts
 

@@ -108,6 +108,7 @@ class Exchange(ABC):
         self.rank, self.world = company.rank, company.world
         self._tell: Callable[[str, str], None] = lambda kind, message: None
         self._planned = planned
+        self._company, self._room = company, room
         self._store = company.keys(room)
         self.beginnings = 0
         self._queue: deque[Any] = deque()
@@ -201,6 +202,12 @@ class Leader(Exchange):
     def begin(self) -> None:
         super().begin()
         self._number = 0
+
+    @override
+    def close(self, timeout: float = 2.0) -> None:
+        if not self._closing:
+            self._company.withdraw(self._room)
+        super().close(timeout)
 
     @override
     def joint(self, pending: PendingStep) -> JointStep:
