@@ -135,6 +135,62 @@ _CATALOGUE = (
         "activation.rms", "Activation RMS", "", "Activations that swell from layer to layer or step to step.", scale=Scale.LOG
     ),
     SignalInfo("activation.max", "Largest activation", "", "A few activations that outgrow all others.", scale=Scale.LOG),
+    SignalInfo(
+        "rounding.key_shift_coherence",
+        "Key-shift coherence",
+        "1 = always the same way, 0.35 = random",
+        "Close to 1, the rounding errors of the last samples all point the same way and add up; at 0.35 they cancel.",
+        scale=Scale.UNIT,
+    ),
+    SignalInfo(
+        "rounding.delta_bias_sum",
+        "Delta's bias, summed",
+        "sum over samples",
+        "A value that keeps moving one way is an error with one sign: too small to see in any single step, it adds up.",
+        span=1e-6,
+    ),
+    SignalInfo(
+        "rounding.query_gradient_error",
+        "Error of W_q's gradient",
+        "share of its norm",
+        "The part of the query weights' gradient that is rounding error; near 1 the layer learns nothing else.",
+        scale=Scale.UNIT,
+    ),
+    SignalInfo(
+        "attention.sink_mass",
+        "Mass on the first key",
+        "share",
+        "Heads that look at the first token and nothing else; some do in healthy models, all of them in a collapsing one.",
+        scale=Scale.UNIT,
+    ),
+    SignalInfo(
+        "attention.effective_rank",
+        "Effective rank of attention",
+        "of 32 rows",
+        "Heads that turn bright attend to the same keys from every row: what tells tokens apart is being lost.",
+        high_is_trouble=False,
+    ),
+    SignalInfo(
+        "attention.output_effective_rank",
+        "Effective rank of the heads' output",
+        "of 32 rows",
+        "A head that turns bright gives every token nearly the same answer.",
+        high_is_trouble=False,
+    ),
+    SignalInfo(
+        "attention.token_similarity_out",
+        "Similarity of tokens after attention",
+        "mean cosine",
+        "Close to 1, attention has made all tokens alike.",
+        scale=Scale.UNIT,
+    ),
+    SignalInfo(
+        "attention.qk_spectral_norm",
+        "σ₁ of W_q W_kᵀ",
+        "largest singular value",
+        "Heads whose weights can make ever larger logits out of the same inputs.",
+        scale=Scale.LOG,
+    ),
 )
 
 CATALOGUE: dict[str, SignalInfo] = {info.name: info for info in _CATALOGUE}
