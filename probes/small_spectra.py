@@ -38,6 +38,22 @@ def singular_values(matrices: Tensor) -> Tensor:
     return falling
 
 
+def spectral_measure(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the singular values of square float32 matrices (..., n, n), n even, and the weight of the first unit vector in each.
+
+    The weights, squares of the right singular vectors' first entries, both (..., n), add up to 1, less what lies in the null
+    space. In no order. Turning rows leaves the right singular vectors what they are; without a QR factorisation it takes one
+    sweep more.
+    """
+    size = matrices.abs().amax((-2, -1), keepdim=True)
+    top, bottom = (matrices / size.clamp_min(_TINY)).chunk(2, -2)
+    for _ in range((_SWEEPS + 1) * (matrices.shape[-1] - 1)):
+        top, bottom = _next_pairs(*_orthogonal(top, bottom))
+    rows = torch.cat([top, bottom], -2)
+    sigma: Tensor = rows.norm(dim=-1)
+    return sigma * size[..., 0], torch.where(sigma == 0, 0.0, (rows[..., 0] / sigma).square())
+
+
 def stable_rank(sigma: Tensor) -> Tensor:
     """Return ``|A|_F^2 / |A|_2^2`` from falling singular values (..., n); NaN for a matrix of zeros."""
     return (sigma / sigma[..., :1]).square().sum(-1)

@@ -6,7 +6,7 @@ above the rank, sinks towards 1 as one singular value outgrows the others.
 Formula: ``weight.norm = |W|_F``, ``weight.stable_rank = |W|_F^2 / sigma_1^2``; n/a for a weight of zeros. Of the weights that the
 sampled step's forward pass uses. sigma_1 comes from warm-started iteration as in the spectral probe (see subspace.py), with one
 pass less: its error stayed below 1e-4 over 300 steps of training at a high learning rate, sampled every ten. For entries between
-1e-18 and 1e18, whose squares float32 holds. The spectral norm itself is the spectral probe's.
+1e-18 and 1e18, whose squares float32 holds; not of sharded weights. The spectral norm itself is the spectral probe's.
 
 Cost: 6 reads of each weight. Memory: 2 * in floats a layer, 6 * in while a sample is prepared.
 
@@ -26,6 +26,7 @@ from .module_gradients import norms
 from .not_applicable import not_applicable
 from .precision import without_autocast
 from .subspace import leading_pairs, starting_basis
+from .update_tap import is_sharded
 
 # Passes over the weight as in the spectral probe: from a random start, while weights move fastest, and from then on.
 ITERATIONS_COLD = (16, *[4] * 9)
@@ -50,7 +51,7 @@ class WeightProbe(Probe):
 
     @override
     def attach(self, model: WatchedModel) -> None:
-        self._layers = model.linear_layers()
+        self._layers = [layer for layer in model.linear_layers() if not is_sharded(layer.stored())]
 
     @override
     def rebind(self) -> None:

@@ -1,0 +1,187 @@
+"""The power-law exponent of weights against dense SVD in float64."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from foreshock.probes.model import WatchedModel
+from foreshock.probes.small_spectra import spectral_measure
+from foreshock.probes.weight_tail import WeightTailProbe, hill_exponent
+from foreshock.zoo.models import GPT
+from foreshock.zoo.text import windows
+from torch import Tensor, nn
+
+ALPHA = "weight.alpha"
+
+
+def twin(w: Tensor) -> float:
+    """Hill's estimator over the top half of the eigenvalues of W^T W."""
+    eigenvalues = torch.linalg.svdvals(w.detach().double()).square()
+    half = len(eigenvalues) // 2
+    return (1 + half / torch.log(eigenvalues[:half] / eigenvalues[half - 1]).sum()).item()
+
+
+def nothing() -> None:
+    pass
+
+
+def model_of(weights: list[Tensor]) -> nn.Module:
+    layers = [nn.Linear(w.shape[1], w.shape[0], bias=False, dtype=w.dtype) for w in weights]
+    for layer, w in zip(layers, weights, strict=True):
+        layer.weight.data = w
+    return nn.Sequential(*layers)
+
+
+def errors(sampler, weights: list[Tensor]) -> Tensor:
+    """Relative errors."""
+    found = sampler(WeightTailProbe(), model_of(weights)).sample(nothing)
+    assert found.modules(ALPHA) == {str(i) for i in range(len(weights))}
+    return torch.tensor([found.of(ALPHA, str(i)) / twin(w) - 1 for i, w in enumerate(weights)])
+
+
+@pytest.mark.parametrize(
+    ("shape", "usual", "worst"),
+    [
+        ((8, 8), 2e-3, 5e-3),
+        ((32, 33), 1e-3, 2e-3),
+        ((64, 64), 1e-3, 2e-3),
+        ((64, 300), 1e-3, 2e-3),
+        ((70, 90), 0.08, 0.2),
+        ((300, 128), 0.05, 0.12),
+        ((256, 256), 0.04, 0.1),
+    ],
+    ids=str,
+)
+def test_random_weights(sampler, shape: tuple[int, int], usual: float, worst: float) -> None:
+    found = errors(sampler, [torch.randn(shape) for _ in range(20)])
+    assert found.square().mean().sqrt() < usual
+    assert found.abs().max() < worst
+    assert found.mean().abs() < 0.05
+
+
+def with_spectrum(sigma: Tensor) -> Tensor:
+    u, v = (torch.linalg.qr(torch.randn(len(sigma), len(sigma)))[0] for _ in range(2))
+    return u @ torch.diag(sigma) @ v.t()
+
+
+@pytest.mark.parametrize("exponent", [-0.5, -0.75, -1.0])
+def test_power_laws(sampler, exponent: float) -> None:
+    found = errors(sampler, [with_spectrum(torch.arange(1, 257).float() ** exponent) for _ in range(4)])
+    assert -0.05 < found.mean() < 0.12
+    assert found.abs().max() < 0.15
+
+
+def test_a_direction_that_stands_out_changes_little(sampler) -> None:
+    w = torch.randn(200, 200)
+    spiked = w + 100 * F.normalize(torch.randn(200, 1), dim=0) @ F.normalize(torch.randn(1, 200))
+    assert errors(sampler, [w, spiked]).abs().max() < 0.1
+
+
+def test_it_moves_as_the_exact_one_does(sampler) -> None:
+    model = GPT(96, 2, 1, 32, lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True), value_bias=-2.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.95))
+    data = windows(count=32, context=32)
+    sample = sampler(WeightTailProbe(), model).sample
+    layers = WatchedModel(model).linear_layers()
+
+    def exact() -> Tensor:
+        return torch.tensor([twin(layer.weight()) for layer in layers])
+
+    def measured() -> Tensor:
+        found = sample(nothing)
+        return torch.tensor([found.of(ALPHA, layer.name) for layer in layers])
+
+    before = exact(), measured()
+    for _ in range(100):
+        batch = data[torch.randint(len(data), (8,))]
+        optimizer.zero_grad()
+        F.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten()).backward()
+        optimizer.step()
+    after = exact(), measured()
+    assert torch.corrcoef(torch.stack([after[0] - before[0], after[1] - before[1]]))[0, 1] > 0.95
+    assert (after[1] / after[0] - 1).abs().max() < 0.25
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-6, 1e6, 1e25])
+@pytest.mark.parametrize("size", [20, 80])
+def test_the_scale_of_a_weight_makes_no_difference(sampler, scale: float, size: int) -> None:
+    w = torch.randn(size, 90)
+    values = [sampler(WeightTailProbe(), model_of([each])).sample(nothing).of(ALPHA, "0") for each in (w, w * scale)]
+    assert values[1] == pytest.approx(values[0], rel=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+def test_other_dtypes(sampler, dtype: torch.dtype) -> None:
+    assert errors(sampler, [torch.randn(150, 130).to(dtype)]).abs().max() < 0.12
+
+
+NONE: dict[str, Callable[[], Tensor]] = {
+    "zeros": lambda: torch.zeros(40, 40),
+    "constant": lambda: torch.full((40, 50), 0.3),
+    "rank below half": lambda: torch.randn(64, 20) @ torch.randn(20, 64),
+    "identity": lambda: torch.eye(64),
+    "orthogonal": lambda: torch.linalg.qr(torch.randn(64, 64))[0],
+    "orthogonal and large": lambda: torch.linalg.qr(torch.randn(100, 100))[0],
+    "rank below half and large": lambda: torch.randn(128, 40) @ torch.randn(40, 128),
+    "zeros, large": lambda: torch.zeros(100, 100),
+    "few singular values": lambda: torch.randn(7, 500),
+}
+
+
+@pytest.mark.parametrize("kind", NONE)
+def test_where_there_is_no_tail(sampler, kind: str) -> None:
+    found = sampler(WeightTailProbe(), model_of([NONE[kind](), torch.randn(40, 40)])).sample(nothing)
+    assert found.modules(ALPHA) == {"1"}
+
+
+def test_a_rank_above_half_has_one(sampler) -> None:
+    assert errors(sampler, [torch.randn(128, 100) @ torch.randn(100, 128) for _ in range(5)]).abs().max() < 0.15
+
+
+@pytest.mark.parametrize("size", [40, 90])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_shows(sampler, value: float, size: int) -> None:
+    weights = [torch.randn(size, size) for _ in range(2)]
+    weights[1][3, 4] = value
+    found = sampler(WeightTailProbe(), model_of(weights)).sample(nothing)
+    assert math.isfinite(found.of(ALPHA, "0"))
+    assert math.isnan(found.of(ALPHA, "1"))
+
+
+def test_parts_convolutions_and_shared_weights(sampler) -> None:
+    model = nn.ModuleDict({
+        "qkv": nn.Linear(40, 120),
+        "first": nn.Linear(40, 60),
+        "tied": nn.Linear(40, 60),
+        "convolution": nn.Conv2d(5, 40, 3),
+    })  # fmt: skip
+    model["tied"].weight = model["first"].weight
+    found = sampler(WeightTailProbe(), model).sample(nothing)
+    layers = {layer.name: layer.weight() for layer in WatchedModel(model).linear_layers()}
+    assert found.modules(ALPHA) == layers.keys() == {"qkv.q", "qkv.k", "qkv.v", "first", "convolution"}
+    for name, w in layers.items():
+        assert found.of(ALPHA, name) == pytest.approx(twin(w), rel=2e-3)
+
+
+def test_the_exponent_of_known_nodes() -> None:
+    """Where the nodes are all the eigenvalues, each with its share, it is Hill's but for the median's place."""
+    sigma = torch.arange(1, 2001).double() ** -0.25
+    nodes = sigma.float().expand(1, 3, -1)
+    exact = 1 + 1000 / torch.log(sigma[:1000].square() / sigma[999].square()).sum().item()
+    assert hill_exponent(nodes, torch.full_like(nodes, 1 / 2000), 2000).item() == pytest.approx(exact, rel=2e-3)
+    turned = nodes[..., torch.randperm(2000)]
+    assert hill_exponent(turned, torch.full_like(nodes, 1 / 2000), 2000).item() == pytest.approx(exact, rel=2e-3)
+
+
+@pytest.mark.parametrize("size", [2, 6, 24])
+def test_spectral_measures_against_dense_svd(size: int) -> None:
+    x = torch.randn(5, size, size)
+    sigma, weights = spectral_measure(x)
+    _, expected, right = torch.linalg.svd(x.double())
+    order = sigma.argsort(-1, descending=True)
+    assert torch.allclose(sigma.gather(-1, order).double(), expected, rtol=1e-5, atol=1e-5)
+    assert torch.allclose(weights.gather(-1, order).double(), right[..., 0].square(), atol=1e-3)
+    assert torch.allclose(weights.sum(-1), torch.ones(5), atol=1e-5)
+    assert torch.equal(spectral_measure(torch.zeros(1, 4, 4))[1], torch.zeros(1, 4))
