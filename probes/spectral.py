@@ -105,7 +105,8 @@ class SpectralProbe(Probe):
 
         def on_input(module: torch.nn.Module, x: Tensor) -> None:
             with torch.no_grad(), without_autocast(x.device):
-                tokens, norms = _scaled(sample_inputs(module, x, TOKENS))
+                tokens = sample_inputs(module, x, TOKENS)
+                norms = tokens.norm(dim=1)
                 for layer in by_module[module]:
                     self._cosines[layer.name] = _cosines(tokens, norms, self._bases[layer.name][0]), tokens.shape[1]
 
@@ -198,10 +199,10 @@ class SpectralProbe(Probe):
         self._previous = step, sigma[:, 0]
 
 
-def _scaled(tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Return tokens (n, d) divided by their largest entry each, and their norms: squares of small numbers would vanish."""
-    tokens = tokens / tokens.abs().amax(1, keepdim=True).clamp_min(torch.finfo(tokens.dtype).tiny)
-    return tokens, tokens.norm(dim=1)
+def _scaled(deltas: Tensor) -> tuple[Tensor, Tensor]:
+    """Return gradients (n, d) divided by their largest entry each, and their norms: squares of small numbers would vanish."""
+    deltas = deltas / deltas.abs().amax(1, keepdim=True).clamp_min(torch.finfo(deltas.dtype).tiny)
+    return deltas, deltas.norm(dim=1)
 
 
 def _cosines(tokens: Tensor, norms: Tensor, direction: Tensor) -> Tensor:
