@@ -179,3 +179,30 @@ def test_no_finite_value_makes_a_detector_raise(name, values):
     watched = kind(kind.complete({}))
     for step, value in enumerate(values):
         watched.feed(step, *([value] * len(kind.INPUTS)))
+
+
+def by_rank(*values):
+    return tuple(number for rank, value in enumerate(values) for number in (float(rank), value))
+
+
+def test_an_odd_rank_is_seen_only_among_ranks_that_were_the_same():
+    never = detector("odd_rank")
+    assert feed_all(never, [by_rank(1.0, 2.0, 3.0), by_rank(1.0, 2.0, 4.0)]) == [None, None]
+    odd = detector("odd_rank")
+    findings = feed_all(odd, [by_rank(1.0, 1.0, 1.0, 1.0), by_rank(2.0, 2.0, 5.0, 2.0), by_rank(2.0, 7.0, 5.0, 2.0)])
+    assert findings[0] is None
+    assert (findings[1].value, findings[1].facts) == (5.0, {"ranks": "rank 2", "others": 3})
+    assert findings[2].facts == {"ranks": "ranks 1 and 2", "others": 2}
+
+
+def test_where_as_many_ranks_hold_one_value_as_another_all_are_named():
+    two, three = detector("odd_rank"), detector("odd_rank")
+    assert feed_all(two, [by_rank(1.0, 1.0), by_rank(1.0, 2.0)])[1].facts == {"ranks": "one of ranks 0 and 1"}
+    assert feed_all(three, [by_rank(1.0, 1.0, 1.0), by_rank(3.0, 1.0, 2.0)])[1].facts == {"ranks": "one of ranks 0, 1 and 2"}
+
+
+def test_that_ranks_agreed_survives_a_checkpoint():
+    before, after = detector("odd_rank"), detector("odd_rank")
+    before.feed(0, *by_rank(1.0, 1.0, 1.0))
+    after.load_state_dict(before.state_dict())
+    assert after.feed(1, *by_rank(1.0, 1.0, 9.0)).facts["ranks"] == "rank 2"

@@ -300,3 +300,36 @@ def test_nothing_is_claimed_that_was_not_measured(judge):
     assert {cause.name for cause in alert.diagnosis} <= {"learning_rate_too_high"}
     for word in ("rounding", "logit", "warm-up", "learning rate"):
         assert word not in reasons
+
+
+@pytest.mark.parametrize("missing", [None, 1])
+def test_a_rank_that_drifts_is_named_with_its_own_series_as_evidence(judge, missing):
+    """Also where another rank has fallen silent: ranks are told by their number, not by their place."""
+
+    def checksum(rank):
+        return lambda step: float(step % 977 + (5 if rank == 3 and step > 600 else 0))
+
+    ranks = [rank for rank in range(5) if rank != missing]
+    series = {SeriesKey("loss"): lambda step: 2.0, **{SeriesKey("rank.checksum", rank=rank): checksum(rank) for rank in ranks}}
+    (alert,) = judge.fired(judge.run(series, 1000), "rank_drift")
+    assert alert.severity is Severity.CRITICAL
+    assert alert.message.startswith(
+        f"The weights of rank 3 are no longer the same as those of the other ranks at step 640; {len(ranks) - 1}"
+    )
+    assert alert.evidence[0].key == SeriesKey("rank.checksum", rank=3)
+    assert alert.diagnosis[0].name == "rank_drift"
+
+
+def test_one_rank_alone_and_ranks_that_are_no_copies_raise_nothing(judge):
+    alone = {SeriesKey("loss"): lambda step: 2.0, SeriesKey("rank.checksum", rank=0): lambda step: float(step)}
+    assert not judge.fired(judge.run(alone), "rank_drift")
+    parts = {SeriesKey("rank.checksum", rank=rank): (lambda step, rank=rank: float(step + rank)) for rank in range(4)}
+    assert not judge.fired(judge.run({SeriesKey("loss"): lambda step: 2.0, **parts}), "rank_drift")
+
+
+def test_a_loss_that_is_not_a_number_on_one_rank_is_critical_and_names_it(judge):
+    series = {SeriesKey("loss"): lambda step: 2.0}
+    for rank in range(3):
+        series[SeriesKey("rank.loss", rank=rank)] = lambda step, rank=rank: math.nan if rank == 2 and step >= 400 else 2.0
+    (alert,) = judge.fired(judge.run(series, 600), "non_finite")
+    assert alert.message.startswith("rank.loss on rank 2 is NaN at step 400")

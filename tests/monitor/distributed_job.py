@@ -286,7 +286,7 @@ def dying(who: int) -> dict[str, Any]:
         if step == 6 and dist.get_rank() == who:
             os._exit(0)
 
-    monitor = train(model, 200, url("dying"), every=2, before=before)
+    monitor = train(model, 40, url("dying"), every=2, before=before)
     return {"said": said("dying"), "kind": type(monitor).__name__}
 
 

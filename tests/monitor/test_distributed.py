@@ -4,6 +4,7 @@ import importlib.util
 import json
 import math
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -69,16 +70,17 @@ def launch(folder: Path, world: int, *scenarios: str) -> Job:
 
 BOTH = ("ddp", "fsdp", "drift", "failing_probe", "governed", "refused")
 TWO = ("fsdp_clipped", "first_rank_only", "first_rank_not", "leaving_ddp", "failing_shards", "leaving_fsdp")
+# Killed ranks come last: nobody can be met after that.
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    return launch(tmp_path_factory.mktemp("two") / "job", 2, *BOTH, *TWO)
+    return launch(tmp_path_factory.mktemp("two") / "job", 2, *BOTH, *TWO, "dying_leader")
 
 
 @pytest.fixture(scope="module")
 def four(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    return launch(tmp_path_factory.mktemp("four") / "job", 4, *BOTH)
+    return launch(tmp_path_factory.mktemp("four") / "job", 4, *BOTH, "dying_follower")
 
 
 @pytest.fixture(params=["two", "four"])
@@ -245,11 +247,14 @@ def test_a_rank_that_fails_between_reductions_costs_two_samples(two: Job) -> Non
     assert two.results("failing_shards")[1]["faults"] == 2
 
 
-@pytest.mark.parametrize("who", ["follower", "leader"])
-def test_a_rank_that_dies_takes_nobody_with_it(who: str, tmp_path: Path) -> None:
-    launch(tmp_path / "job", 2, f"dying_{who}")
-    survivor = 0 if who == "follower" else 1
-    result = json.loads((tmp_path / "job" / f"dying_{who} {survivor}.json").read_text())
-    assert result["kind"] == ("Monitor" if who == "follower" else "FollowingMonitor")
-    if who == "follower":
-        assert any(message.startswith("Rank 1 of 2 sent nothing for step") for message in result["said"])
+def test_ranks_that_die_take_nobody_with_them(two: Job, four: Job) -> None:
+    orphan = json.loads((two.folder / "dying_leader 1.json").read_text())
+    assert orphan["kind"] == "FollowingMonitor"
+    survivors = [json.loads((four.folder / f"dying_follower {rank}.json").read_text()) for rank in (0, 2, 3)]
+    assert [survivor["kind"] for survivor in survivors] == ["Monitor", "FollowingMonitor", "FollowingMonitor"]
+    named = [re.findall(r"\d+", message.partition(" of 4 ")[0]) for message in survivors[0]["said"] if " of 4 " in message]
+    assert any("1" in ranks for ranks in named), survivors[0]["said"]
+    frame = four.frame("dying")
+    losses = frame[frame["signal"] == "rank.loss"]
+    assert set(losses[losses["rank"] == 0]["step"]) == set(range(0, 40, 2))
+    assert set(losses[losses["rank"] == 1]["step"]) <= {0, 2, 4}
