@@ -191,6 +191,61 @@ _CATALOGUE = (
         "Heads whose weights can make ever larger logits out of the same inputs.",
         scale=Scale.LOG,
     ),
+    SignalInfo(
+        "activation.kurtosis",
+        "Kurtosis of activations",
+        "3 = normal numbers",
+        "A layer that brightens keeps its energy in ever fewer values, which low precision cannot hold beside the rest.",
+        scale=Scale.LOG,
+    ),
+    SignalInfo(
+        "activation.outlier_channels",
+        "Outlier channels",
+        "channels above 6 × the median",
+        "Channels that outgrow all others of their layer: they decide how coarsely low precision rounds the rest.",
+    ),
+    SignalInfo(
+        "activation.dead_fraction",
+        "Dead units",
+        "share that no token reaches",
+        "Units of an activation that are zero for every token learn nothing any more; a bright layer has lost most of its width.",
+        scale=Scale.UNIT,
+    ),
+    SignalInfo(
+        "spectral_alignment.output_sign_diversity",
+        "Sign diversity of output gradients",
+        "0 = one-signed, 1 = balanced",
+        "Where this and the inputs' sign diversity turn bright together, every token pushes the layer's norm the same way.",
+        high_is_trouble=False,
+        scale=Scale.UNIT,
+    ),
+    SignalInfo(
+        "spectral_alignment.output_mean",
+        "Mean alignment of output gradients",
+        "cosine",
+        "How far the gradients at the layer's output lean to one side of its main direction.",
+    ),
+    SignalInfo(
+        "router.load_entropy",
+        "Router load entropy",
+        "nat; ln(experts) = even",
+        "A router that turns bright sends nearly all tokens to a few experts; the others stop learning.",
+        high_is_trouble=False,
+    ),
+    SignalInfo(
+        "router.max_load",
+        "Busiest expert",
+        "share of all choices",
+        "The share of the busiest expert: near 1 the mixture has collapsed to a single network.",
+        scale=Scale.UNIT,
+    ),
+    SignalInfo(
+        "nonfinite.count",
+        "Values not finite",
+        "rows of a tensor",
+        "The first module of a step whose values were not finite, and whether forward, backward or in the update.",
+        scale=Scale.LOG,
+    ),
 )
 
 CATALOGUE: dict[str, SignalInfo] = {info.name: info for info in _CATALOGUE}
