@@ -13,7 +13,7 @@ log = logging.getLogger("foreshock")
 
 
 class DisabledMonitor:
-    """Has a monitor's methods and does nothing: ``FORESHOCK_DISABLE=1``, or a rank that keeps no run of its own."""
+    """Has a monitor's methods and does nothing: ``FORESHOCK_DISABLE=1``, or a rank whose first rank keeps no run."""
 
     alerts: Sequence[Alert] = ()
     run = Run("", "")

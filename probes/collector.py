@@ -90,6 +90,8 @@ class Collector:
         self._next_sample, self._sample = step, 0
         if self.exchange is not None:
             self.exchange.begin()
+        if self._model.meeting is not None:
+            self._model.meeting.begin()
         self._ended = perf_counter()
         self._prepare(step)
 

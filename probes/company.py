@@ -104,8 +104,13 @@ class Meeting:
         self._world = company.world
         self._store = company.keys(f"{room}/meet")
         self._entrance, self._accepted = company.keys(""), f"accepted {room}"
+        self._beginnings = 0
         self._failed = 0
         self._past: list[str] = []
+
+    def begin(self) -> None:
+        """Sampling begins (anew), as in ``Exchange.begin``: steps met at before may come again."""
+        self._beginnings += 1
 
     def agree(self, place: str, purpose: str) -> bool:
         """Return whether every rank is here with the same purpose; waits at most ``MEETING_SECONDS``.
@@ -119,7 +124,7 @@ class Meeting:
         """
         if self._failed >= _MOST_FAILED_MEETINGS:
             return False
-        mine, all_, word = (f"{place} {key}" for key in (hashlib.sha1(purpose.encode()).hexdigest(), "all", "word"))
+        mine, all_, word = (f"{self._beginnings} {place} {key}" for key in (hashlib.sha1(purpose.encode()).hexdigest(), "all", "word"))
         self._store.add(mine, 1)
         if self._store.add(all_, 1) == self._world:
             said = self._store.compare_set(word, "", "go" if self._store.add(mine, 0) == self._world else "differ")
