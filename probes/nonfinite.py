@@ -13,8 +13,9 @@ finite (told by their sum, which is cheap). What is looked at, in the order in w
     <module>.optimizer   its parameters after this step
 
 The first of them that holds such a value is stored, and from then on at every sample, so that it is seen to heal; a healthy step
-stores nothing. Modules are those with parameters of their own or without children; what a module without any does in between
-shows at the next one's input. The first micro-batch of the step is looked at; steps that are not sampled are not.
+stores nothing, nor does what follows from a weight that is still broken. Modules are those with parameters of their own or without
+children; what a module without any does in between shows at the next one's input. The first micro-batch of the step is looked at;
+steps that are not sampled are not. Of a sharded tensor each rank looks at its own part.
 
 Cost: one pass over each output, each gradient at an output, and twice over the parameters, nothing copied.
 """
@@ -34,6 +35,7 @@ from .compiled import Hooks
 from .model import WatchedModel
 from .not_applicable import not_applicable
 from .taps import OutputTap, tensors_in
+from .update_tap import is_sharded
 
 _DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 # These hand on what they are given.
@@ -52,8 +54,9 @@ class NonfiniteProbe(Probe):
         self._names: dict[nn.Module, str] = {}
         self._gradients = OutputTap()
         self._hooks = Hooks()
-        # Counts in the order of time, by name; those of parameters stand in them twice.
+        # Counts in the order of time, by name; those of parameters come first, and once more at the end.
         self._entries: list[tuple[str, Tensor]] = []
+        self._parameters = 0
         self._outputs: dict[int, weakref.ref[Tensor]] = {}
         # Whether a name was the first one in any sample yet.
         self._told: dict[str, Tensor] = {}
@@ -71,6 +74,7 @@ class NonfiniteProbe(Probe):
     @override
     def arm(self, step: int) -> None:
         self._look_at_parameters()
+        self._parameters = len(self._entries)
         compiled = self._model.compiled_modules() if self._model is not None else set()
         forward: set[nn.Module] = set()
         backward: set[nn.Module] = set()
@@ -98,9 +102,12 @@ class NonfiniteProbe(Probe):
         device = self._entries[0][1].device
         counts = torch.stack([count.to(device, non_blocking=True) for _, count in self._entries])
         bad = counts > 0
-        first = bad & (bad.cumsum(0) == 1)
-        never = torch.zeros_like(first[0])
-        told = first | torch.stack([self._told.get(name, never) for name, _ in self._entries])
+        never = torch.zeros_like(bad[0])
+        told = torch.stack([self._told.get(name, never) for name, _ in self._entries])
+        # A weight that was told of and is still broken explains whatever else is.
+        explained = (told & bad)[: self._parameters].any()
+        first = bad & (bad.cumsum(0) == 1) & ~explained
+        told = told | first
         shown = torch.where(told, counts, not_applicable(device)).unbind()
         # Of parameters, counts after the step are told, unless it was those before it that came first.
         values: dict[str, Tensor] = {}
@@ -120,7 +127,7 @@ class NonfiniteProbe(Probe):
     @torch.no_grad()
     def _look_at_parameters(self) -> None:
         for module, name in self._names.items():
-            counts = [_bad_rows(parameter) for parameter in module.parameters(recurse=False) if _is_looked_at(parameter)]
+            counts = [_bad_rows(local) for p in module.parameters(recurse=False) if _is_looked_at(local := _local(p))]
             if counts:
                 self._entries.append((_series(name, "optimizer"), torch.stack(counts).sum()))
 
@@ -141,12 +148,18 @@ class NonfiniteProbe(Probe):
 
     @torch.no_grad()
     def _note(self, name: str, x: Tensor) -> None:
-        if _is_looked_at(x):
-            self._entries.append((name, _bad_rows(x)))
+        if _is_looked_at(local := _local(x)):
+            self._entries.append((name, _bad_rows(local)))
 
 
 def _series(module: str, direction: str) -> str:
     return f"{module}.{direction}" if module else direction
+
+
+def _local(x: Tensor) -> Tensor:
+    """Return this rank's part of a sharded tensor, any other as it is: reductions of the whole would wait for the other ranks."""
+    part: Tensor = x.to_local() if is_sharded(x) else x  # type: ignore[attr-defined]
+    return part
 
 
 def _is_looked_at(x: Tensor) -> bool:

@@ -122,6 +122,23 @@ def test_an_update_that_breaks_a_weight(sampler) -> None:
     assert counts(unsampled.sample(training(model, x))) == {"2.optimizer": 1.0}, "as it was found, not what came of it"
 
 
+def test_a_weight_that_stays_broken_explains_the_others(sampler) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 1))
+    run, train = sampler(NonfiniteProbe(), model), training(model, torch.randn(10, 4))
+    with torch.no_grad():
+        model[2].weight[0, 1] = math.nan
+    assert counts(run.sample(train)) == {"2.optimizer": 1.0}
+    for _ in range(3):  # all weights are broken by now
+        assert counts(run.sample(train)) == {"2.optimizer": 2.0}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(0.1)
+    assert counts(run.sample(train)) == {"2.optimizer": 0.0}
+    with torch.no_grad():
+        model[0].bias[0] = math.inf
+    assert counts(run.sample(lambda: None)) == {"0.optimizer": 1.0, "2.optimizer": 0.0}
+
+
 def test_what_was_told_once_is_told_until_it_heals_and_further(sampler) -> None:
     model = nn.Sequential(nn.Linear(4, 4), Break(rows=2), nn.Linear(4, 1))
     x = torch.randn(10, 4)
