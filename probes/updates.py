@@ -6,10 +6,11 @@ that training no longer moves (``numerics.stale_update_fraction`` near 1).
 
 Formula: with dW the weight after the optimizer's step minus that before, ``update.rms = sqrt(mean(dW^2))`` and
 ``update.ratio = |dW| / |W|``, from at most 4,096 entries. ``update.stable_rank = |dW|_F^2 / sigma_1(dW)^2`` of a block of at most
-64 x 64 of it: an update of low rank has the same there, one without any structure has a quarter of the block's side (16), whatever
-the layer's size. ``numerics.stale_update_fraction``: of the entries that have a non-zero gradient, those which are the same after
-the step, bit for bit, in the dtype of the weight: of float32 weights hardly any. It is n/a at a learning rate of zero. Steps that
-are skipped, by a GradScaler or an intervention, give nothing.
+64 x 64 of it: an update of low rank has the same there (in 256-wide layers of a GPT in training 0.92 to 1.02 times the whole
+update's, in the median), one without any structure has about a quarter of the block's side (17), whatever the layer's
+size. ``numerics.stale_update_fraction``: of the entries that have a non-zero gradient, those which are the same after the step, bit
+for bit, in the dtype of the weight: of float32 weights hardly any. It is n/a at a learning rate of zero. Steps that are skipped,
+by a GradScaler or an intervention, give nothing.
 
 Noise floor: of a root mean square 1.1 % for normally distributed updates, 3 % for those of rank one (see samples.py); of the
 stable rank some 5 % for updates without structure.
