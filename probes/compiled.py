@@ -1,9 +1,9 @@
 """Sees into compiled models: hooks that a compiler met stay, and hand over layer inputs from inside its graph.
 
-Hooks that come and go have ``torch.compile`` compile anew each time. So a hook holds nothing but a number; what it calls on a
-sampled step is looked up under it. Once a hook was traced it stays in its module until the monitor closes; in front of a matrix
-product it leaves one call of the operator ``foreshock::tap`` in the graph, which passes the layer's input on when it is waited for.
-Matrix products read their input from memory anyway, so no fusion is lost, and the graph's other numbers keep their bits.
+Hooks that come and go have ``torch.compile`` compile anew each time. So a hook holds nothing of a sampled step; what it calls then
+is looked up. Once a compiler met it, it stays in its module until the monitor closes. In front of a matrix product it leaves one
+call of the operator ``foreshock::tap`` in the graph, which passes the layer's input on while somebody waits for it. Matrix products
+read their input from memory anyway, so no fusion is lost, and the graph's other numbers keep their bits.
 
 Trouble it reveals: none itself; it lets spectral alignment be seen in compiled training.
 
@@ -77,6 +77,11 @@ def _note_traced(tap: int) -> None:
 torch._dynamo.assume_constant_result(_note_traced)
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _run(call: Callable[..., None], *given: Any) -> None:
+    call(*given)
+
+
 class Hook:
     """A hook on a module that changes neither what the module is given nor what it gives.
 
@@ -99,7 +104,7 @@ class Hook:
         else:
             call = _calls.get(self.key)
             if call is not None:
-                call(module, *given)
+                _run(call, module, *given)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copied or pickled with its model, become something that does nothing and needs none of us to be loaded."""
@@ -138,8 +143,13 @@ class InputHook(Hook):
         elif isinstance(x, Tensor):
             call = _calls.get(self.key)
             if call is not None:
-                call(x)
+                _run(call, x)
 
+
+# Called from where a compiler has given up, by torch's own modules say, a hook is not to be compiled by itself, only as part of
+# something: then it could be compiled anew for every shape.
+for _hook in (Hook, InputHook):
+    torch._dynamo.eval_frame.skip_code(_hook.__call__.__code__)
 
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
 
