@@ -83,7 +83,7 @@ def _lanczos(times: Callable[[Vector], Vector], start: Vector, iterations: int) 
         vector, before = _scaled(rest, torch.where(beside[-1] <= _EPS * diagonal[0].abs(), 0.0, 1.0 / beside[-1])), vector
     matrix = torch.stack(diagonal).diag() + torch.stack(beside[:-1]).diag(1) + torch.stack(beside[:-1]).diag(-1)
     if not matrix.isfinite().all():
-        return torch.full_like(diagonal[0], torch.nan)
+        return torch.full((), torch.nan, dtype=torch.float32, device=matrix.device)
     largest: Tensor = torch.linalg.eigvalsh(matrix.double())[-1]
     return largest.float()
 

@@ -66,7 +66,13 @@ class OutputTap:
 
     def place(self, modules: Iterable[nn.Module], callback: Callable[[nn.Module, Tensor], None], guard: Guard) -> None:
         """Hook the modules; ``callback(module, output)`` must neither keep nor change the output. No tensor, no call."""
-        self.place_on_any(modules, lambda module, output: callback(module, output) if isinstance(output, Tensor) else None, guard)
+
+        def if_whole(module: nn.Module, output: Any) -> None:
+            # Of a sharded tensor any reduction would wait for the other ranks.
+            if isinstance(output, Tensor) and not hasattr(output, "placements"):
+                callback(module, output)
+
+        self.place_on_any(modules, if_whole, guard)
 
     def place_on_any(self, modules: Iterable[nn.Module], callback: Callable[[nn.Module, Any], None], guard: Guard) -> None:
         """Hook modules whose output may be anything: tuples, dictionaries, objects (see ``tensors_in``)."""
