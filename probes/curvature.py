@@ -98,7 +98,9 @@ def _dot(a: Vector, b: Vector) -> Tensor:
 
 
 def _norm(vector: Vector) -> Tensor:
-    return torch.stack([torch.linalg.vector_norm(x, dtype=torch.float32).to(vector[0].device) for x in vector]).norm()
+    norms = [torch.linalg.vector_norm(x, dtype=torch.float32).to(vector[0].device) for x in vector]
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return norm
 
 
 def _scaled(vector: Vector, factor: Tensor) -> Vector:
