@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from . import lifecycle
@@ -121,6 +122,8 @@ class Monitor:
             name: what to call it, such as the module's path.
             options: ``is_causal``, ``attn_mask``, ``scale`` as ``F.scaled_dot_product_attention`` takes them.
         """
+        if torch.compiler.is_compiling():  # it would break the graph; with compiled="eager" sampled steps come here
+            return
         for probe in self.collector.probes:
             if isinstance(probe, AttentionObserver):  # which shares what it is told with the others
                 probe.guard(lambda probe=probe: probe.tell(q, k, v, out, name=name, **options))  # type: ignore[misc]

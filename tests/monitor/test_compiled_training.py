@@ -353,3 +353,39 @@ def test_a_model_trained_before_watch_is_not_compiled_anew_and_it_is_said(url: s
         signals = set(store.frame(store.runs()[0])["signal"])
     assert "weight.spectral_norm" in signals
     assert not any(signal.startswith("spectral_alignment.mean") for signal in signals)
+
+
+@pytest.mark.parametrize("compiled", ["taps", "eager"])
+def test_attention_that_is_told_breaks_no_graph(compiled: str, url: str) -> None:
+    told: list[Any] = []
+
+    class Telling(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv = nn.Linear(8, 24)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = (part[:, None] for part in self.qkv(x).chunk(3, -1))
+            out = torch.softmax(q @ k.mT / 8**0.5, -1) @ v
+            told[0].attention(q, k, v, out, name="hand-written")
+            return out
+
+    torch._dynamo.reset()
+    counters.clear()
+    model = torch.compile(Telling(), backend="eager", fullgraph=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with (
+        torch._dynamo.config.patch(error_on_recompile=True),
+        foreshock.watch(model, optimizer, store=url, every=2, compiled=compiled) as monitor,
+    ):
+        told.append(monitor)
+        for _ in range(4):
+            loss = model(torch.randn(2, 6, 8)).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss)
+        assert monitor.faults.total == 0
+    with closing(foreshock.open_store(url)) as store:
+        frame = store.frame(store.runs()[0])
+    assert (frame["signal"] == "attention.entropy_mean").sum() == (2 if compiled == "eager" else 0)
