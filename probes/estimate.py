@@ -216,7 +216,7 @@ class _Memory(TorchDispatchMode):
     """Counts the bytes of the storages that are made inside it, and how long they live."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.alive = self.peak = self.held = 0
         self._known: set[int] = set()
 
