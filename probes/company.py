@@ -124,7 +124,8 @@ class Meeting:
         """
         if self._failed >= _MOST_FAILED_MEETINGS:
             return False
-        mine, all_, word = (f"{self._beginnings} {place} {key}" for key in (hashlib.sha1(purpose.encode()).hexdigest(), "all", "word"))
+        digest = hashlib.sha1(purpose.encode()).hexdigest()
+        mine, all_, word = (f"{self._beginnings} {place} {key}" for key in (digest, "all", "word"))
         self._store.add(mine, 1)
         if self._store.add(all_, 1) == self._world:
             said = self._store.compare_set(word, "", "go" if self._store.add(mine, 0) == self._world else "differ")

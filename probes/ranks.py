@@ -1,12 +1,12 @@
 """A checksum of the weights on every rank of a distributed job, which must be the same on all of them.
 
-Trouble it reveals: a rank whose copy of the weights has silently drifted from the others' (a faulty GPU, a parameter that DDP does
-not know of, a broadcast left out): its gradients are of another model, and the loss shows it late or never. Beside it, ``rank.loss``
-and ``rank.gradient_norm`` are kept of every rank.
+Trouble it reveals: a rank whose copy of the weights has silently drifted from the others' (a faulty GPU, a parameter that DDP
+does not know of, a broadcast left out): its gradients are of another model, and the loss shows it late or never. Beside it,
+``rank.loss`` and ``rank.gradient_norm`` are kept of every rank.
 
-Formula: ``sum_p (2 p + 1) * sum_i bits(w_pi)  mod 2^24`` over the trainable parameters p that lie whole on the rank, ``bits`` being
-their memory read as 32-bit integers. Copies that differ agree by chance once in 17 million. Not applicable where weights are sharded:
-no two ranks hold the same.
+Formula: ``sum_p (2 p + 1) * sum_i bits(w_pi)  mod 2^24`` over the trainable parameters p that lie whole on the rank, ``bits``
+being their memory read as 32-bit integers. Copies that differ agree by chance once in 17 million. Not applicable where weights
+are sharded: no two ranks hold the same.
 
 Cost: one read of the weights and one sum a parameter; nothing is copied. It runs in every distributed job, whatever the preset.
 
