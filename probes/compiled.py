@@ -7,7 +7,7 @@ read their input from memory anyway, so no fusion is lost, and the graph's other
 
 Trouble it reveals: none itself; it lets spectral alignment be seen in compiled training.
 
-Cost: about four microseconds of the host per layer and forward pass, also on steps that are not sampled. Gradients at outputs are
+Cost: four to five microseconds of the host per layer and forward pass, also on steps that are not sampled. Gradients at outputs are
 not seen: an operator that alters nothing would have to copy them, and an autograd function that returns a view breaks models that
 work in place on it. What is replayed as a CUDA graph runs no Python and is not seen either.
 """
