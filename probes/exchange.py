@@ -1,4 +1,4 @@
-"""The numbers of all ranks made one, off the training thread: no rank ever waits for another because of us.
+"""The numbers of all ranks made one, off the training thread: here no rank ever waits for another.
 
     every rank   training thread   a sampled step ends: its packed copy starts towards the host, and is put here
                  exchange thread   the copy has arrived: one message with everything goes into the store, under step and rank
@@ -164,7 +164,7 @@ class Exchange(ABC):
                 self._say_once("exchange_failed", f"ranks could not exchange numbers: {type(error).__name__}: {error}")
             # Eager while something is under way, and ever less so while nothing comes of it.
             pause = _SHORTEST_PAUSE if busy else min(2 * pause, _LONGEST_PAUSE)
-            if self._closing and (not self._queue or time.monotonic() > self._closing_until):
+            if self._closing and (not self._queue or (time.monotonic() > self._closing_until and not busy)):
                 break
         self._end()
 
