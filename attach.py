@@ -26,12 +26,12 @@ from .distributed import FollowingMonitor, company_of, follow, lead, with_checks
 from .lifecycle import AlreadyWatchedError, monitor_of
 from .monitor import Monitor
 from .probes.base import Probe
-from .probes.collector import Collector
-from .probes.compiled import anything_compiled
-from .probes.faults import Faults
-from .probes.governor import Governor
 from .probes.model import WatchedModel
 from .probes.registry import choose_probes
+from .probes.step.collector import Collector
+from .probes.step.faults import Faults
+from .probes.step.governor import Governor
+from .probes.taps.compiled import anything_compiled
 from .storage import Store, StoreUnavailableError, open_store
 from .storage.records import Alert, Run, RunStatus, new_id
 

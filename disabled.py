@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .probes.collector import Metric
+from .probes.step.collector import Metric
 from .storage.records import Alert, Run, RunStatus
 
 log = logging.getLogger("foreshock")

@@ -11,16 +11,16 @@ from torch.optim import Optimizer
 
 from . import lifecycle
 from .disabled import DisabledMonitor
-from .probes.attention_tap import AttentionObserver
 from .probes.base import Probe
-from .probes.collector import Collector, Metric
-from .probes.company import JOIN_SECONDS, Company, Meeting
-from .probes.exchange import Follower, Leader
-from .probes.faults import Faults
-from .probes.governor import FollowingGovernor, Governor
+from .probes.distributed.company import JOIN_SECONDS, Company, Meeting
+from .probes.distributed.exchange import Follower, Leader
+from .probes.distributed.sharded import refuse_unknown_sharding
 from .probes.model import WatchedModel
 from .probes.ranks import RanksProbe
-from .probes.sharded import refuse_unknown_sharding
+from .probes.step.collector import Collector, Metric
+from .probes.step.faults import Faults
+from .probes.step.governor import FollowingGovernor, Governor
+from .probes.taps.attention import AttentionObserver
 from .storage.records import Alert, Run, RunStatus
 
 log = logging.getLogger("foreshock")

@@ -14,10 +14,10 @@ from torch import Tensor
 from . import lifecycle
 from .analyzer.engine import Engine
 from .analyzer.notify import ConsoleNotifier, Courier, Outbox
-from .probes.attention_tap import AttentionObserver
-from .probes.collector import Collector, Metric
-from .probes.faults import Faults
 from .probes.model import WatchedModel
+from .probes.step.collector import Collector, Metric
+from .probes.step.faults import Faults
+from .probes.taps.attention import AttentionObserver
 from .storage import Store
 from .storage.records import Alert, AlertState, Batch, Event, Run, RunStatus, new_id
 from .storage.writer import Writer

@@ -58,10 +58,10 @@ def leaves(path: str, command: Any) -> Iterator[tuple[str, Any]]:
 def probes() -> str:
     """List the probes, the cheapest preset that has each, and its signals."""
     rows = (
-        (f"`{name}`", preset_of(probe), lead_of(probe), ", ".join(f"`{signal}`" for signal in probe.signals))
+        (f"[`{name}`](docs/probes.md#{name})", preset_of(probe).partition(":")[0], lead_of(probe))
         for name, probe in known_probes().items()
     )
-    return table(("probe", "preset", "what it measures", "signals"), rows)
+    return table(("probe", "preset", "what it measures"), rows)
 
 
 def probe_pages() -> str:
@@ -74,19 +74,20 @@ def page(name: str, probe: type[Probe]) -> str:
     text = [f"## `{name}`\n", f"{documentation(probe)[0]}\n", f"Preset: {preset_of(probe)}.\n"]
     for paragraph in documentation(probe)[1:]:
         label, colon, rest = paragraph.partition(": ")
-        text.append(f"**{label}.** {rest}\n" if colon and label in SECTIONS else f"{paragraph}\n")
-    text.append(f"**Signals.** {', '.join(f'`{signal}`' for signal in probe.signals)}\n")
+        text.append(f"**{label}:** {rest}\n" if colon and label in SECTIONS else f"{paragraph}\n")
+    text.append(f"**Signals:** {', '.join(f'`{signal}`' for signal in probe.signals)}\n")
     return "\n".join(text)
 
 
 def documentation(probe: type[Probe]) -> list[str]:
-    """Return the paragraphs of a probe's module docstring, each in one line.
+    """Return the paragraphs of a probe's module docstring, each in one line but those that are indented.
 
     Raises:
         ValueError: it lacks one of SECTIONS; every probe says these of itself.
     """
     module = inspect.getmodule(probe)
-    paragraphs = [" ".join(each.split()) for each in (inspect.getdoc(module) or "").split("\n\n")]
+    raw = (inspect.getdoc(module) or "").split("\n\n")
+    paragraphs = [each if each.startswith("    ") else " ".join(each.split()) for each in raw]
     missing = [section for section in SECTIONS if not any(each.startswith(f"{section}: ") for each in paragraphs)]
     if missing:
         raise ValueError(f"the docstring of {probe.__module__} has no paragraph '{missing[0]}: ...'")
@@ -100,10 +101,11 @@ def lead_of(probe: type[Probe]) -> str:
 
 
 def preset_of(probe: type[Probe]) -> str:
-    """Return the presets that hold a probe, from the smallest on."""
-    return next(
-        (f"{preset} and larger" if preset != PRESETS[-1] else preset for preset in PRESETS if preset in probe.presets), "none"
-    )
+    """Return the presets that hold a probe, from the smallest on. The one without a preset is the distributed job's own."""
+    smallest = next((preset for preset in PRESETS if preset in probe.presets), "")
+    if not smallest:
+        return "none: it runs in every distributed job"
+    return smallest if smallest == PRESETS[-1] else f"{smallest} and larger"
 
 
 PARTS: dict[str, Callable[[], str]] = {"rules": rules, "commands": commands, "probes": probes, "probe_pages": probe_pages}

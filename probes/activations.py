@@ -13,6 +13,8 @@ activation modules (``nn.ReLU``, ``nn.GELU``, ...), which alone are zero for a r
 not seen, and a module that serves in several places is seen in the first.
 
 Cost: a copy of 256 tokens of each output and some eight passes over it. Memory: eight numbers an output.
+
+Source: Dettmers and others, arXiv 2208.07339, on channels that stand out; dead units are common practice.
 """
 
 from collections.abc import Iterator
@@ -24,10 +26,10 @@ from typing_extensions import override
 from ..storage.records import SeriesKey
 from .base import Across, Block, Probe, Scalars, Sums
 from .model import LinearLayer, WatchedModel
-from .not_applicable import not_applicable
-from .precision import without_autocast
-from .taps import OutputTap
-from .tokens import sample_outputs, sample_pixels, sample_tokens
+from .statistics.not_applicable import not_applicable
+from .statistics.precision import without_autocast
+from .statistics.tokens import sample_outputs, sample_pixels, sample_tokens
+from .taps.modules import OutputTap
 
 TOKENS = 256
 OUTLIER = 6.0
@@ -42,6 +44,7 @@ class ActivationsProbe(Probe):
 
     name = "activations"
     presets = frozenset({"default", "full"})
+    signals = ("activation.rms", "activation.max", "activation.kurtosis", "activation.outlier_channels", "activation.dead_fraction")
 
     def __init__(self) -> None:
         super().__init__()

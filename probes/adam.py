@@ -28,10 +28,10 @@ from ..storage.records import SeriesKey
 from .base import Across, Block, Probe, Scalars
 from .model import WatchedModel
 from .module_gradients import norms
-from .not_applicable import not_applicable
-from .own_parameters import ModuleSums, OwnParameters
-from .samples import stacked_samples
-from .update_tap import Stepping, UpdateTap, vector
+from .statistics.not_applicable import not_applicable
+from .statistics.own_parameters import ModuleSums, OwnParameters
+from .statistics.samples import stacked_samples
+from .taps.optimizer import Stepping, UpdateTap, vector
 
 _SIGNALS = ("adam.second_moment_lag", "adam.first_moment_norm", "adam.second_moment_norm")
 
@@ -43,6 +43,7 @@ class AdamProbe(Probe):
 
     name = "adam"
     presets = frozenset({"default", "full"})
+    signals = ("adam.second_moment_lag", "adam.first_moment_norm", "adam.second_moment_norm")
 
     def __init__(self) -> None:
         super().__init__()

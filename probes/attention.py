@@ -9,7 +9,7 @@ it by what random rounding of dS and dK would leave; ``key_shift_coherence = |su
 ``r = sum_j dK_j``. ``common_logit_shift = mean_i |q_i . mean_j k_j| * scale``.
 
 Cost: on a sampled step, per call one (2, H, 64, S) matrix of scores, two products with v of that size, and copies of k and v of
-two sequences. Memory: attention_tap.py; 8 * G * D floats a call are kept from sample to sample.
+two sequences. Memory: taps/attention.py; 8 * G * D floats a call are kept from sample to sample.
 
 Source: arXiv 2510.04212; the residual is our own, see docs/chain.md.
 """
@@ -20,11 +20,11 @@ from collections.abc import Iterator
 import torch
 from typing_extensions import override
 
-from .attention_calls import AttentionGroup
-from .attention_statistics import coherence, forward_statistics, key_shift_statistics
-from .attention_tap import AttentionObserver
 from .base import Across, Block, Scalars
-from .precision import without_autocast
+from .statistics.attention import coherence, forward_statistics, key_shift_statistics
+from .statistics.precision import without_autocast
+from .taps.attention import AttentionObserver
+from .taps.attention_calls import AttentionGroup
 
 # Samples over which residuals are compared: random ones come to 0.35.
 WINDOW = 8
@@ -37,6 +37,15 @@ class AttentionProbe(AttentionObserver):
 
     name = "attention"
     presets = frozenset({"default", "full"})
+    signals = (
+        "attention.max_logit",
+        "attention.entropy_mean",
+        "attention.entropy_min",
+        "attention.common_logit_shift",
+        "rounding.key_shift_residual",
+        "rounding.key_shift_excess",
+        "rounding.key_shift_coherence",
+    )
 
     def __init__(self) -> None:
         super().__init__()

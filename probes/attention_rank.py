@@ -24,14 +24,14 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..storage.records import SeriesKey
-from .attention_calls import AttentionGroup, SeenCall
-from .attention_statistics import per_query_head
-from .attention_tap import AttentionObserver
 from .base import Across, Block, Scalars
-from .not_applicable import not_applicable
-from .precision import without_autocast
-from .small_spectra import effective_rank, singular_values, stable_rank
-from .tokens import scattered_rows
+from .statistics.attention import per_query_head
+from .statistics.not_applicable import not_applicable
+from .statistics.precision import without_autocast
+from .statistics.small_spectra import effective_rank, singular_values, stable_rank
+from .statistics.tokens import scattered_rows
+from .taps.attention import AttentionObserver
+from .taps.attention_calls import AttentionGroup, SeenCall
 
 ROWS = 32
 # Elements of low-precision weights converted to float32 at a time: bounds the temporary to 16 MiB.
@@ -46,6 +46,15 @@ class AttentionRankProbe(AttentionObserver):
 
     name = "attention_rank"
     presets = frozenset({"full"})
+    signals = (
+        "attention.sink_mass",
+        "attention.stable_rank",
+        "attention.effective_rank",
+        "attention.output_effective_rank",
+        "attention.token_similarity_in",
+        "attention.token_similarity_out",
+        "attention.qk_spectral_norm",
+    )
     needs_queries = True
 
     @override

@@ -4,15 +4,15 @@
 
     ┌─ one training step ──────────────────────────────────────────────────────────────────────────────────────────────
     │ forward                     on a sampled step only:
-    │                               module hooks              probe taps see inputs and outputs      (taps.py)
-    │                               attention calls           q, k, v and the output are subsampled  (attention_tap.py)
+    │                               module hooks              probe taps see inputs and outputs      (taps/modules.py)
+    │                               attention calls           q, k, v and the output are subsampled  (taps/attention.py)
     │ backward                    on a sampled step only:
     │                               tensor hooks              gradients of layer outputs, attention outputs and keys
-    │ clip_grad_norm_             every step: the norm it computes anyway is the gradient.norm       (gradients.py)
+    │ clip_grad_norm_             every step: the norm it computes anyway is the gradient.norm       (step/gradient_norm.py)
     │ optimizer.step              every step, pre-hook: gradient.norm where nothing was clipped
-    │ monitor.step(loss)          every step: loss and norms start towards the host                  (buffer.py)
+    │ monitor.step(loss)          every step: loss and norms start towards the host                  (step/buffer.py)
     │                             on a sampled step: probe.collect() for every probe, ONE copy to the host, hooks removed
-    │                             the governor decides                                               (governor.py)
+    │                             the governor decides                                               (step/governor.py)
     │                             if the next step is sampled: probe.arm() - weights are what the next forward will use
     └──────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .base import Counts, Guard, Probe
-from .buffer import pack
-from .governor import LONGEST_INTERVAL, SHORTEST_INTERVAL
 from .model import WatchedModel
 from .registry import PRESETS, choose_probes
+from .step.buffer import pack
+from .step.governor import LONGEST_INTERVAL, SHORTEST_INTERVAL
 
 _PLAIN_STEPS, _COLD_SAMPLES = 3, 2
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from .compiled import has_staying_hook
+from .taps.compiled import has_staying_hook
 
 if TYPE_CHECKING:
-    from .company import Meeting
+    from .distributed.company import Meeting
 
 Part = Literal["", "q", "k", "v"]
 _QKV: tuple[Part, ...] = ("q", "k", "v")

@@ -21,9 +21,9 @@ from typing_extensions import override
 from ..storage.records import SeriesKey
 from .base import Across, Block, Probe, Scalars
 from .model import WatchedModel
-from .not_applicable import not_applicable
-from .own_parameters import ModuleSums, OwnParameters
-from .update_tap import Stepping, UpdateTap
+from .statistics.not_applicable import not_applicable
+from .statistics.own_parameters import ModuleSums, OwnParameters
+from .taps.optimizer import Stepping, UpdateTap
 
 
 class ModuleGradientProbe(Probe):
@@ -31,6 +31,7 @@ class ModuleGradientProbe(Probe):
 
     name = "gradients"
     presets = frozenset({"light", "default", "full"})
+    signals = ("gradient.module_norm",)
 
     def __init__(self) -> None:
         super().__init__()

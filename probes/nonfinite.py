@@ -18,6 +18,8 @@ children; what a module without any does in between shows at the next one's inpu
 steps that are not sampled are not. Of a sharded tensor each rank looks at its own part.
 
 Cost: one pass over each output, each gradient at an output, and twice over the parameters, nothing copied.
+
+Source: common practice.
 """
 
 import weakref
@@ -31,11 +33,11 @@ from typing_extensions import override
 
 from ..storage.records import SeriesKey
 from .base import Across, Block, Probe, Scalars
-from .compiled import Hooks
 from .model import WatchedModel
-from .not_applicable import not_applicable
-from .taps import OutputTap, tensors_in
-from .update_tap import is_sharded
+from .statistics.not_applicable import not_applicable
+from .taps.compiled import Hooks
+from .taps.modules import OutputTap, tensors_in
+from .taps.optimizer import is_sharded
 
 _DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 # These hand on what they are given.
@@ -47,6 +49,7 @@ class NonfiniteProbe(Probe):
 
     name = "nonfinite"
     presets = frozenset({"default", "full"})
+    signals = ("nonfinite.count",)
 
     def __init__(self) -> None:
         super().__init__()

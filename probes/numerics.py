@@ -7,7 +7,7 @@ the format (underflow) or too large (overflow); gradients about to drown in thei
 Format: the layer's own dtype where that is a low-precision one, else the dtype that autocast runs the layer in, else bfloat16, to
 tell what bfloat16 would do. ``watch(probes=[NumericsProbe(weights=..., gradients=...)])`` asks for others.
 
-Formula, with Q rounding to the format, to nearest, ties to even:
+Formula: with Q rounding to the format, to nearest, ties to even,
 of the *weights*, as the forward pass of the step rounded them: ``numerics.rounding_bias``, the mean of (Q(w) - w) in units in the
 last place of w, and ``numerics.rounding_bias_z``, the same over its standard error: about normal when errors are random. Over
 weights that are neither zero nor overflow; n/a where the format holds all of them exactly.
@@ -30,10 +30,10 @@ from typing_extensions import override
 from ..storage.records import SeriesKey
 from .base import Across, Block, Probe, Scalars
 from .model import LinearLayer, WatchedModel
-from .not_applicable import not_applicable
-from .samples import stacked_samples
-from .taps import InputTap
-from .update_tap import Stepping, UpdateTap
+from .statistics.not_applicable import not_applicable
+from .statistics.samples import stacked_samples
+from .taps.modules import InputTap
+from .taps.optimizer import Stepping, UpdateTap
 
 LOW_PRECISION = (torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2)
 _FP16_LARGEST = 65504.0
@@ -54,6 +54,14 @@ class NumericsProbe(Probe):
 
     name = "numerics"
     presets = frozenset({"full"})
+    signals = (
+        "numerics.rounding_bias",
+        "numerics.rounding_bias_z",
+        "numerics.underflow_fraction",
+        "numerics.overflow_fraction",
+        "numerics.gradient_to_quantization_noise",
+        "numerics.fp16_range_used",
+    )
 
     def __init__(self, weights: torch.dtype | None = None, gradients: torch.dtype | None = None) -> None:
         super().__init__()

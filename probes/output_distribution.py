@@ -27,10 +27,10 @@ from typing_extensions import override
 from ..storage.records import SeriesKey
 from .base import Block, Probe, Scalars
 from .model import WatchedModel
-from .not_applicable import not_applicable
-from .precision import without_autocast
-from .taps import OutputTap, tensors_in
-from .tokens import sample_outputs
+from .statistics.not_applicable import not_applicable
+from .statistics.precision import without_autocast
+from .statistics.tokens import sample_outputs
+from .taps.modules import OutputTap, tensors_in
 
 TOKENS = 256
 # Most logits copied; a vocabulary of 128,000 leaves 32 tokens.
@@ -45,6 +45,7 @@ class OutputProbe(Probe):
 
     name = "output"
     presets = frozenset({"light", "default", "full"})
+    signals = ("output.log_z",)
 
     def __init__(self) -> None:
         super().__init__()

@@ -22,7 +22,7 @@ from typing_extensions import override
 from ..storage.records import SeriesKey
 from .base import Across, Block, Probe, Scalars
 from .model import WatchedModel
-from .update_tap import is_sharded
+from .taps.optimizer import is_sharded
 
 # A float32 holds whole numbers up to 2^24.
 _MASK = (1 << 24) - 1
@@ -33,6 +33,7 @@ class RanksProbe(Probe):
 
     name = "ranks"
     presets = frozenset()
+    signals = ("rank.checksum", "rank.loss", "rank.gradient_norm")
 
     def __init__(self) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ three do not apply. Nor does delta where a layer is known not to take it from it
 ``tie_fraction``, ``tie_multiplicity``: rows whose maximum is attained more than once (within 1e-3), and how often it is on average.
 
 Cost: on a sampled step, per call four products of the size of its 64 rows' scores, and Gram matrices of 128 rows. Memory:
-attention_tap.py; H * (D + C) floats a call are kept from sample to sample.
+taps/attention.py; H * (D + C) floats a call are kept from sample to sample.
 
 Source: arXiv 2510.04212; what small runs show is in docs/chain.md.
 """
@@ -28,11 +28,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..storage.records import SeriesKey
-from .attention_calls import AttentionGroup
-from .attention_tap import AttentionObserver
 from .base import Block, Scalars, Sums
-from .precision import without_autocast
-from .rounding_statistics import (
+from .statistics.precision import without_autocast
+from .statistics.rounding import (
     DELTA_NAMES,
     OUTPUT_NAMES,
     QueryGradient,
@@ -43,6 +41,8 @@ from .rounding_statistics import (
     output_sums,
     query_gradient,
 )
+from .taps.attention import AttentionObserver
+from .taps.attention_calls import AttentionGroup
 
 
 class RoundingBiasProbe(AttentionObserver):
@@ -50,6 +50,19 @@ class RoundingBiasProbe(AttentionObserver):
 
     name = "rounding_bias"
     presets = frozenset({"full"})
+    signals = (
+        "rounding.tie_fraction",
+        "rounding.tie_multiplicity",
+        "rounding.output_bias",
+        "rounding.output_bias_z",
+        "rounding.delta_bias",
+        "rounding.delta_bias_z",
+        "rounding.delta_same_sign",
+        "rounding.delta_bias_sum",
+        "rounding.direction_similarity",
+        "rounding.rank_one_share",
+        "rounding.query_gradient_error",
+    )
     needs_queries = True
 
     def __init__(self) -> None:

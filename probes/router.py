@@ -28,9 +28,9 @@ from typing_extensions import override
 from ..storage.records import SeriesKey
 from .base import Block, Probe, Sums
 from .model import WatchedModel, number_of
-from .not_applicable import not_applicable
-from .taps import OutputTap, tensors_in
-from .tokens import scattered_rows
+from .statistics.not_applicable import not_applicable
+from .statistics.tokens import scattered_rows
+from .taps.modules import OutputTap, tensors_in
 
 TOKENS = 4096
 _NAMES = frozenset({"router", "gate", "gating", "gate_network"})
@@ -52,6 +52,7 @@ class RouterProbe(Probe):
 
     name = "router"
     presets = frozenset({"light", "default", "full"})
+    signals = ("router.load_entropy", "router.max_load")
 
     def __init__(self) -> None:
         super().__init__()

@@ -23,15 +23,15 @@ from typing_extensions import override
 
 from ..storage.records import SeriesKey
 from .base import Across, Block, Counts, Probe, Scalars, Sums
-from .company import Meeting
+from .distributed.company import Meeting
+from .distributed.sharded import is_sharded_by_rows, ranks_of, reduction_over, rows_of, sharded_pairs
 from .model import LinearLayer, WatchedModel
-from .not_applicable import not_applicable
-from .precision import without_autocast
-from .sharded import is_sharded_by_rows, ranks_of, reduction_over, rows_of, sharded_pairs
-from .subspace import LeadingPairs, leading_pairs, starting_basis
-from .taps import InputTap, OutputTap
-from .tokens import sample_inputs, sample_outputs
-from .update_tap import is_sharded
+from .statistics.not_applicable import not_applicable
+from .statistics.precision import without_autocast
+from .statistics.subspace import LeadingPairs, leading_pairs, starting_basis
+from .statistics.tokens import sample_inputs, sample_outputs
+from .taps.modules import InputTap, OutputTap
+from .taps.optimizer import is_sharded
 
 TOKENS = 256
 BINS = 64
@@ -55,6 +55,20 @@ class SpectralProbe(Probe):
 
     name = "spectral"
     presets = frozenset({"light", "default", "full"})
+    signals = (
+        "spectral_alignment.mean",
+        "spectral_alignment.std",
+        "spectral_alignment.mean_abs",
+        "spectral_alignment.positive_fraction",
+        "spectral_alignment.sign_diversity",
+        "spectral_alignment.histogram",
+        "spectral_alignment.gap",
+        "spectral_alignment.turn",
+        "spectral_alignment.output_mean",
+        "spectral_alignment.output_sign_diversity",
+        "weight.spectral_norm",
+        "weight.spectral_growth",
+    )
 
     def __init__(self) -> None:
         super().__init__()

@@ -31,10 +31,10 @@ from typing_extensions import override
 from ..storage.records import SeriesKey
 from .base import Across, Block, Probe, Scalars
 from .model import LinearLayer, WatchedModel
-from .not_applicable import not_applicable
-from .precision import without_autocast
-from .samples import entries_and_block
-from .update_tap import Stepping, UpdateTap, vector
+from .statistics.not_applicable import not_applicable
+from .statistics.precision import without_autocast
+from .statistics.samples import entries_and_block
+from .taps.optimizer import Stepping, UpdateTap, vector
 
 _SIGNALS = ("update.rms", "update.ratio", "update.stable_rank", "numerics.stale_update_fraction")
 # The Gram matrix is raised to the power 2^10: sigma_1 is exact to 0.1 % even where many singular values crowd below it.
@@ -59,6 +59,7 @@ class UpdateProbe(Probe):
 
     name = "updates"
     presets = frozenset({"default", "full"})
+    signals = ("update.rms", "update.ratio", "update.stable_rank", "numerics.stale_update_fraction")
 
     def __init__(self) -> None:
         super().__init__()

@@ -30,11 +30,11 @@ from typing_extensions import override
 from ..storage.records import SeriesKey
 from .base import Across, Block, Probe, Scalars
 from .model import LinearLayer, WatchedModel
-from .not_applicable import not_applicable
-from .precision import without_autocast
-from .small_spectra import singular_values, spectral_measure
-from .subspace import times, times_transposed
-from .update_tap import is_sharded
+from .statistics.not_applicable import not_applicable
+from .statistics.precision import without_autocast
+from .statistics.small_spectra import singular_values, spectral_measure
+from .statistics.subspace import times, times_transposed
+from .taps.optimizer import is_sharded
 
 VECTORS = 8
 STEPS = 24
@@ -54,6 +54,7 @@ class WeightTailProbe(Probe):
 
     name = "weight_tail"
     presets = frozenset({"full"})
+    signals = ("weight.alpha",)
 
     def __init__(self) -> None:
         super().__init__()

@@ -23,10 +23,10 @@ from ..storage.records import SeriesKey
 from .base import Across, Block, Probe, Scalars
 from .model import LinearLayer, WatchedModel
 from .module_gradients import norms
-from .not_applicable import not_applicable
-from .precision import without_autocast
-from .subspace import leading_pairs, starting_basis
-from .update_tap import is_sharded
+from .statistics.not_applicable import not_applicable
+from .statistics.precision import without_autocast
+from .statistics.subspace import leading_pairs, starting_basis
+from .taps.optimizer import is_sharded
 
 # Passes over the weight as in the spectral probe: from a random start, while weights move fastest, and from then on.
 ITERATIONS_COLD = (16, *[4] * 9)
@@ -41,6 +41,7 @@ class WeightProbe(Probe):
 
     name = "weights"
     presets = frozenset({"default", "full"})
+    signals = ("weight.norm", "weight.stable_rank")
 
     def __init__(self) -> None:
         super().__init__()

@@ -14,11 +14,11 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from foreshock import distributed
-from foreshock.probes import company, exchange, sharded
 from foreshock.probes.base import Block, Probe
-from foreshock.probes.governor import Cadence, Governor
+from foreshock.probes.distributed import company, exchange, sharded
 from foreshock.probes.model import WatchedModel
 from foreshock.probes.spectral import SpectralProbe
+from foreshock.probes.step.governor import Cadence, Governor
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 from foreshock.probes.base import Probe
-from foreshock.probes.buffer import PendingStep, pack
 from foreshock.probes.model import WatchedModel
+from foreshock.probes.step.buffer import PendingStep, pack
 from foreshock.storage.records import SeriesKey, StepRecord
 from hypothesis import settings
 from torch import Tensor, nn

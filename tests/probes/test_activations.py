@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from foreshock.probes.activations import TOKENS, ActivationsProbe
 from foreshock.probes.base import Sums
 from foreshock.probes.model import WatchedModel
-from foreshock.probes.tokens import scattered_rows
+from foreshock.probes.statistics.tokens import scattered_rows
 from foreshock.zoo.models import GPT
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint

@@ -8,7 +8,7 @@ import pytest
 import torch
 from foreshock.probes.adam import AdamProbe
 from foreshock.probes.model import WatchedModel
-from foreshock.probes.samples import ENTRIES, sample_entries
+from foreshock.probes.statistics.samples import ENTRIES, sample_entries
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from foreshock.probes.attention_rank import ROWS, AttentionRankProbe, largest_singular_value, token_similarity
-from foreshock.probes.tokens import scattered_rows
+from foreshock.probes.statistics.tokens import scattered_rows
 from foreshock.zoo.models import GPT
 from hypothesis import given
 from hypothesis import strategies as st
@@ -124,7 +124,7 @@ def test_a_trained_model(sampler) -> None:
 
 def test_what_the_ranks_tell() -> None:
     """A head that looks at the first key only has rank one; one that looks at itself has full rank."""
-    from foreshock.probes.small_spectra import effective_rank, singular_values
+    from foreshock.probes.statistics.small_spectra import effective_rank, singular_values
 
     sink, own = torch.zeros(32, 40), torch.eye(32)
     sink[:, 0] = 1.0

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from foreshock.kernels import Precision, reference_attention
 from foreshock.probes.attention import WINDOW, AttentionProbe
 from foreshock.probes.attention_rank import AttentionRankProbe
-from foreshock.probes.attention_statistics import coherence
 from foreshock.probes.model import WatchedModel
 from foreshock.probes.rounding_bias import RoundingBiasProbe
+from foreshock.probes.statistics.attention import coherence
 from foreshock.zoo.models import GPT
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -297,7 +297,7 @@ def test_long_contexts_are_looked_at_in_fewer_sequences_and_heads(most: int, sam
         model(q, k, v).square().sum().backward()
 
     full = sampler(AttentionProbe(), model).sample(step)
-    monkeypatch.setattr("foreshock.probes.attention_tap._MOST_FLOATS", most)
+    monkeypatch.setattr("foreshock.probes.taps.attention._MOST_FLOATS", most)
     probe = AttentionProbe()
     run = sampler(probe, model)
     probe.arm(0)

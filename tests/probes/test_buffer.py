@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from foreshock.probes.base import Counts, Scalars
-from foreshock.probes.buffer import HostCopy, PendingStep, PlainStep, keys_of, pack
-from foreshock.probes.not_applicable import is_not_applicable, not_applicable
+from foreshock.probes.statistics.not_applicable import is_not_applicable, not_applicable
+from foreshock.probes.step.buffer import HostCopy, PendingStep, PlainStep, keys_of, pack
 from foreshock.storage.records import Histogram, SeriesKey, StepRecord
 
 CPU = torch.device("cpu")

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from foreshock.probes import company
-from foreshock.probes.company import Company, Meeting
+from foreshock.probes.distributed import company
+from foreshock.probes.distributed.company import Company, Meeting
 from foreshock.probes.model import WatchedModel
 from torch import nn
 

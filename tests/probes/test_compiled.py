@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 from foreshock.probes.base import unguarded
-from foreshock.probes.compiled import EagerStep, has_staying_hook, release
 from foreshock.probes.model import WatchedModel
-from foreshock.probes.taps import InputTap, OutputTap
+from foreshock.probes.taps.compiled import EagerStep, has_staying_hook, release
+from foreshock.probes.taps.modules import InputTap, OutputTap
 from torch import Tensor, nn
 
 # What torch says of itself while it compiles.

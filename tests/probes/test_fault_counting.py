@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from foreshock.probes.base import Counts, Probe, Scalars
-from foreshock.probes.collector import Collector
-from foreshock.probes.faults import FAULTS_UNTIL_OFF, Faults
-from foreshock.probes.governor import Governor
 from foreshock.probes.model import WatchedModel
+from foreshock.probes.step.collector import Collector
+from foreshock.probes.step.faults import FAULTS_UNTIL_OFF, Faults
+from foreshock.probes.step.governor import Governor
 from foreshock.storage.records import SeriesKey
 from torch import nn
 

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from foreshock.probes.governor import LONGEST_INTERVAL, SHORTEST_INTERVAL, Governor
+from foreshock.probes.step.governor import LONGEST_INTERVAL, SHORTEST_INTERVAL, Governor
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.utils.clip_grad as clip_grad
 from foreshock.probes.base import unguarded
-from foreshock.probes.gradients import GradientNorm, joined
+from foreshock.probes.step.gradient_norm import GradientNorm, joined
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_ as imported_by_name
 from torch.optim.optimizer import _global_optimizer_pre_hooks

@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from foreshock.probes.model import WatchedModel
-from foreshock.probes.not_applicable import is_not_applicable
 from foreshock.probes.numerics import LOW_PRECISION, NumericsProbe, noise_of, rounded, rounding_of, ulp
-from foreshock.probes.samples import sample_entries
+from foreshock.probes.statistics.not_applicable import is_not_applicable
+from foreshock.probes.statistics.samples import sample_entries
 from foreshock.zoo.models import GPT
 from hypothesis import given
 from hypothesis import strategies as st

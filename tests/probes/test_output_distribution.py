@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from foreshock.probes import output_distribution
 from foreshock.probes.output_distribution import TOKENS, OutputProbe
-from foreshock.probes.tokens import scattered_rows
+from foreshock.probes.statistics.tokens import scattered_rows
 from foreshock.zoo.models import GPT
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint

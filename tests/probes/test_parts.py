@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from foreshock.probes.base import Across, Block, Counts, Scalars, Sums
-from foreshock.probes.buffer import pack
-from foreshock.probes.not_applicable import not_applicable
-from foreshock.probes.parts import Found, Part, join, read
+from foreshock.probes.statistics.not_applicable import not_applicable
+from foreshock.probes.step.buffer import pack
+from foreshock.probes.step.parts import Found, Part, join, read
 from foreshock.storage.records import Histogram, SeriesKey
 from torch import Tensor
 

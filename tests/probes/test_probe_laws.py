@@ -10,11 +10,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from foreshock.kernels import reference_attention
-from foreshock.probes.buffer import pack
 from foreshock.probes.model import WatchedModel
-from foreshock.probes.not_applicable import not_applicable
 from foreshock.probes.registry import known_probes
-from foreshock.probes.tokens import scattered_rows
+from foreshock.probes.statistics.not_applicable import not_applicable
+from foreshock.probes.statistics.tokens import scattered_rows
+from foreshock.probes.step.buffer import pack
 from foreshock.zoo.models import GPT
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -187,6 +187,12 @@ def test_weights_gradients_and_the_random_stream_are_bit_identical(name: str) ->
                 step()
         kept.append([torch.get_rng_state(), *model.parameters(), *(p.grad for p in model.parameters())])
     assert all(torch.equal(a, b) for a, b in zip(*kept, strict=True))
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_a_probe_gives_no_signal_it_does_not_declare(name: str) -> None:
+    given = {key.signal for block in sampled_step(name, *model_and_step(), samples=2) for key in block.keys}
+    assert given <= set(known_probes()[name].signals)
 
 
 @pytest.mark.parametrize("name", PROBES)

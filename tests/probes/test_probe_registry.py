@@ -1,6 +1,7 @@
 """Probes are found in their folder, by name or preset."""
 
 import re
+import sys
 
 import pytest
 from foreshock.probes.attention import AttentionProbe
@@ -54,3 +55,12 @@ def test_names_objects_and_both() -> None:
 def test_what_there_is_not_is_explained(given: object, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         choose_probes(given)  # type: ignore[arg-type]
+
+
+def test_every_probe_says_of_itself_what_the_documents_need() -> None:
+    for name, probe in known_probes().items():
+        assert probe.signals, name
+        assert len(set(probe.signals)) == len(probe.signals), name
+        text = sys.modules[probe.__module__].__doc__ or ""
+        for section in ("Trouble it reveals", "Formula", "Cost", "Source"):
+            assert f"\n\n{section}: " in text, (name, section)

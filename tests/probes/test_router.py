@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from foreshock.probes.model import WatchedModel
 from foreshock.probes.router import TOKENS, RouterProbe, routers_in
-from foreshock.probes.tokens import scattered_rows
+from foreshock.probes.statistics.tokens import scattered_rows
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 

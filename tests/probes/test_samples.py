@@ -2,7 +2,14 @@
 
 import pytest
 import torch
-from foreshock.probes.samples import BLOCK, ENTRIES, entries_and_block, sample_entries, scattered_entries, stacked_samples
+from foreshock.probes.statistics.samples import (
+    BLOCK,
+    ENTRIES,
+    entries_and_block,
+    sample_entries,
+    scattered_entries,
+    stacked_samples,
+)
 from torch import Tensor
 
 CPU = torch.device("cpu")

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from foreshock.probes import sharded
+from foreshock.probes.distributed import sharded
+from foreshock.probes.distributed.sharded import Rows, _buffers, _rounds, rows_of, sharded_pairs
 from foreshock.probes.model import LinearLayer, WatchedModel
-from foreshock.probes.sharded import Rows, _buffers, _rounds, rows_of, sharded_pairs
-from foreshock.probes.subspace import LeadingPairs, leading_pairs, starting_basis
+from foreshock.probes.statistics.subspace import LeadingPairs, leading_pairs, starting_basis
 from torch import Tensor, nn
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from foreshock.probes.small_spectra import effective_rank, singular_values, stable_rank
+from foreshock.probes.statistics.small_spectra import effective_rank, singular_values, stable_rank
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from foreshock.kernels import reference_attention
 from foreshock.probes.model import WatchedModel
 from foreshock.probes.spectral import BINS, HISTOGRAM_RANGE, TOKENS, SpectralProbe
-from foreshock.probes.subspace import starting_basis
-from foreshock.probes.tokens import scattered_rows
+from foreshock.probes.statistics.subspace import starting_basis
+from foreshock.probes.statistics.tokens import scattered_rows
 from foreshock.zoo.models import GPT
 from foreshock.zoo.text import windows
 from torch import Tensor, nn

@@ -12,8 +12,8 @@ from foreshock.kernels import reference_attention
 from foreshock.probes.base import Sums
 from foreshock.probes.model import WatchedModel
 from foreshock.probes.spectral import TOKENS, SpectralProbe
-from foreshock.probes.subspace import starting_basis
-from foreshock.probes.tokens import sample_inputs, sample_outputs, scattered_rows
+from foreshock.probes.statistics.subspace import starting_basis
+from foreshock.probes.statistics.tokens import sample_inputs, sample_outputs, scattered_rows
 from foreshock.zoo.models import GPT
 from foreshock.zoo.text import windows
 from torch import Tensor, nn

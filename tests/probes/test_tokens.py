@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from foreshock.probes.tokens import sample_tokens, scattered_rows
+from foreshock.probes.statistics.tokens import sample_tokens, scattered_rows
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from foreshock.probes.base import unguarded
 from foreshock.probes.model import WatchedModel
-from foreshock.probes.own_parameters import ModuleSums, OwnParameters
-from foreshock.probes.update_tap import Stepping, UpdateTap, vector
+from foreshock.probes.statistics.own_parameters import ModuleSums, OwnParameters
+from foreshock.probes.taps.optimizer import Stepping, UpdateTap, vector
 from torch import Tensor, nn
 from torch.optim import optimizer as optim_hooks
 

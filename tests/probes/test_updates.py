@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from foreshock.probes.model import WatchedModel
-from foreshock.probes.samples import ENTRIES, entries_and_block, sample_entries
+from foreshock.probes.statistics.samples import ENTRIES, entries_and_block, sample_entries
 from foreshock.probes.updates import UpdateProbe, stable_rank_of_blocks
 from foreshock.zoo.models import GPT
 from foreshock.zoo.text import windows

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from foreshock.probes.model import WatchedModel
-from foreshock.probes.small_spectra import spectral_measure
+from foreshock.probes.statistics.small_spectra import spectral_measure
 from foreshock.probes.weight_tail import WeightTailProbe, hill_exponent
 from foreshock.zoo.models import GPT
 from foreshock.zoo.text import windows

@@ -2,7 +2,7 @@
 
     every rank   training thread   a sampled step ends: its packed copy starts towards the host, and is put here
                  exchange thread   the copy has arrived: one message with everything goes into the store, under step and rank
-    rank 0       exchange thread   takes the messages that are there within ``PATIENCE_SECONDS``, joins them (parts.py), and hands
+    rank 0       exchange thread   takes the messages that are there within ``PATIENCE_SECONDS``, joins them (step/parts.py), hands
                                    the record to the writer; then says which step is sampled next, and which probes run on it
     others       training thread   sample that step; who hears of it too late misses one sample, and is counted as missing
 
@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 from typing_extensions import override
 
-from ..storage.records import SeriesKey, StepRecord
-from .base import Across
-from .buffer import PendingStep
+from ...storage.records import SeriesKey, StepRecord
+from ..base import Across
+from ..step.buffer import PendingStep
+from ..step.parts import Finish, Part, Vector, join
 from .company import Company
-from .parts import Finish, Part, Vector, join
 
 log = logging.getLogger("foreshock")
 

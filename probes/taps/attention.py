@@ -23,17 +23,17 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
-from ..kernels.reference import Precision, reference_attention
-from ..kernels.rounding import round_mantissa
+from ...kernels.reference import Precision, reference_attention
+from ...kernels.rounding import round_mantissa
+from ..base import Guard, Probe
+from ..model import WatchedModel
+from ..statistics.attention import AttentionSample, KeyGradient
+from ..statistics.precision import without_autocast
+from ..statistics.tokens import scattered_rows
 from .attention_calls import AttentionGroup, LookedAt, SeenCall, grouped
-from .attention_statistics import AttentionSample, KeyGradient
-from .base import Guard, Probe
-from .model import WatchedModel
+from .modules import RunningModules
 from .multihead import multihead_inputs
-from .precision import without_autocast
 from .query_projection import QueryInputs
-from .taps import RunningModules
-from .tokens import scattered_rows
 
 SEQUENCES = 2
 ROWS = 64

@@ -24,10 +24,10 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
-from ..storage.records import SeriesKey
-from .base import Block, Guard, Sums
-from .not_applicable import not_applicable
-from .update_tap import is_sharded
+from ...storage.records import SeriesKey
+from ..base import Block, Guard, Sums
+from ..statistics.not_applicable import not_applicable
+from ..taps.optimizer import is_sharded
 
 Norm = tuple[float | Tensor, float | Tensor, float]
 """The 2-norm of some gradients, the norm a clip judged them by, and what it clipped that to (inf: not at all)."""

@@ -12,14 +12,14 @@ from time import perf_counter, time
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .base import Block, Probe
+from ..base import Block, Probe
+from ..distributed.exchange import Exchange, JointStep
+from ..model import WatchedModel
+from ..taps.compiled import EagerStep, release
 from .buffer import HostCopy, PackedBlocks, PendingStep, PlainStep, keys_of, pack
-from .compiled import EagerStep, release
-from .exchange import Exchange, JointStep
 from .faults import Faults
 from .governor import LONGEST_INTERVAL, Governor
-from .gradients import GradientNorm, joined
-from .model import WatchedModel
+from .gradient_norm import GradientNorm, joined
 
 _SAMPLES_UNTIL_SETTLED = 6
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from .base import Guard
+from ..base import Guard
+from ..model import WatchedModel
 from .compiled import Hooks
-from .model import WatchedModel
 
 
 class InputTap:

@@ -15,9 +15,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..storage.records import Histogram, SeriesKey
-from .base import Across, Block, Counts, Sums
-from .not_applicable import is_not_applicable, not_applicable
+from ...storage.records import Histogram, SeriesKey
+from ..base import Across, Block, Counts, Sums
+from ..statistics.not_applicable import is_not_applicable, not_applicable
 
 Vector = npt.NDArray[np.float32]
 Stretch = npt.NDArray[Any]

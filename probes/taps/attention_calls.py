@@ -11,8 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..storage.records import SeriesKey
-from .attention_statistics import AttentionSample, KeyGradient, RecomputedRows, per_query_head, recompute
+from ...storage.records import SeriesKey
+from ..statistics.attention import AttentionSample, KeyGradient, RecomputedRows, per_query_head, recompute
 
 # Most float32 numbers of calls laid side by side: joining copies them, which large calls are not worth.
 _MOST_JOINED = 1 << 22

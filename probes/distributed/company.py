@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from .model import WatchedModel
+from ..model import WatchedModel
 
 JOIN_SECONDS = 20.0
 """How long a rank waits in ``watch()`` for the first rank's invitation."""

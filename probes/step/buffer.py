@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..storage.records import Histogram, SeriesKey, StepRecord
-from .base import Block
-from .gradients import Norm, joined
+from ...storage.records import Histogram, SeriesKey, StepRecord
+from ..base import Block
+from .gradient_norm import Norm, joined
 from .parts import Finish, Found, Part, part_of, read
 
 

@@ -8,7 +8,7 @@ import functools
 import torch
 from torch import Tensor, nn
 
-from .model import is_channels_last
+from ..model import is_channels_last
 
 _GOLDEN_RATIO = 0.6180339887498949
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from .model import WatchedModel
+from ..model import WatchedModel
 
 
 class OwnParameters:

@@ -5,7 +5,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 
-from .base import Guard
+from ..base import Guard
 
 log = logging.getLogger("foreshock")
 

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Guard
-from .model import LinearLayer, WatchedModel
-from .precision import without_autocast
-from .taps import InputTap
-from .tokens import scattered_rows
-from .update_tap import is_sharded
+from ..base import Guard
+from ..model import LinearLayer, WatchedModel
+from ..statistics.precision import without_autocast
+from ..statistics.tokens import scattered_rows
+from .modules import InputTap
+from .optimizer import is_sharded
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .attention_statistics import AttentionSample, RecomputedRows, per_query_head
+from .attention import AttentionSample, RecomputedRows, per_query_head
 from .not_applicable import not_applicable
 from .subspace import leading_eigenvector
 

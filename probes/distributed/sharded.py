@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .model import LinearLayer, WatchedModel
-from .subspace import LeadingPairs, orthonormal, pairs_in, stacked, times, times_transposed, unit
-from .update_tap import is_sharded
+from ..model import LinearLayer, WatchedModel
+from ..statistics.subspace import LeadingPairs, orthonormal, pairs_in, stacked, times, times_transposed, unit
+from ..taps.optimizer import is_sharded
 
 
 class Reduce(Protocol):

@@ -1,0 +1,1 @@
+"""What several ranks do together: meeting, exchanging what they measured, reducing over sharded weights."""
