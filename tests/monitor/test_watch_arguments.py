@@ -40,8 +40,16 @@ def test_a_model_without_linear_layers_is_watched_and_told_so(url: str, caplog: 
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"probes": "everything"}, ValueError, r"neither a preset \(light, default, full\) nor a probe \(attention, spectral\)"),
-        ({"probes": ["spectral", "spectrall"]}, ValueError, "there is no probe 'spectrall'; there are: attention, spectral"),
+        (
+            {"probes": "everything"},
+            ValueError,
+            r"neither a preset \(light, default, full\) nor a probe \(activations, adam, attention",
+        ),
+        (
+            {"probes": ["spectral", "spectrall"]},
+            ValueError,
+            "there is no probe 'spectrall'; there are: activations, adam, attention",
+        ),
         ({"every": 0}, ValueError, "every"),
         ({"budget": 2.0}, ValueError, "budget"),
         ({"interventions": ["skip_step"]}, ValueError, "this version offers none yet"),
