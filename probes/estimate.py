@@ -190,7 +190,8 @@ def _sampled_step_counted(
 
         probe.guard(collect)
         probe.disarm()
-        memory[probe.name].settle()
+    for each in memory.values():  # once all have let go: probes share what they saw of attention
+        each.settle()
     return found
 
 
