@@ -10,12 +10,14 @@ from .verdict import leading
 
 
 def usual_layer(store: Store, run: Run) -> str | None:
-    """Return the layer that a page opens with: that of the leading alert, else the first one; None before any is measured."""
+    """Return the layer that a page opens with: that of the leading alert, else the first whose alignment is measured, else the
+    first; None before any is measured."""
     _, modules = signals_and_layers(store, run.id)
     worst = leading(shown_alerts(store, run))
     if worst is not None and worst.module in modules:
         return worst.module
-    return modules[0] if modules else None
+    aligned = {series.key.module for series in store.series(run.id, signal=FIRST_SIGNAL)}
+    return next((module for module in modules if module in aligned), modules[0] if modules else None)
 
 
 def measured(store: Store, run: Run, module: str) -> list[str]:

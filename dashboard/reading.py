@@ -1,6 +1,6 @@
 """Read a store the way the page needs it: one series per line, a grid per heatmap, bounded in points."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,13 +32,43 @@ def line(
 
 
 def signals_and_layers(store: Store, run_id: str) -> tuple[set[str], list[str]]:
-    """Return the signals that are measured by layer, and the layers, in order of first appearance."""
+    """Return the signals that are measured by layer, and the layers, in the model's order."""
     signals, modules = set(), dict[str, None]()
+    reference: list[str] = []
     for series in store.series(run_id):
         if series.key.module:
             signals.add(series.key.signal)
             modules[series.key.module] = None
-    return signals, list(modules)
+            if series.key.signal == ORDERED_SIGNAL:
+                reference.append(series.key.module)
+    return signals, in_model_order(modules, reference)
+
+
+ORDERED_SIGNAL = "gradient.module_norm"
+"""A signal of every module that has parameters, written in the model's order. Others come in the order of their computation."""
+
+
+def in_model_order(modules: Iterable[str], reference: Sequence[str]) -> list[str]:
+    """Sort modules as ``reference`` has them: a part of one (``attn.q``) after it, one that holds others before the first of these.
+
+    What ``reference`` says nothing of comes last, in the order given.
+    """
+    place = {name: number for number, name in enumerate(reference)}
+    first_inside: dict[str, int] = {}
+    for name, number in place.items():
+        for end in range(1, name.count(".") + 1):
+            first_inside.setdefault(name.rsplit(".", end)[0], number)
+
+    def key(name: str) -> tuple[int, int]:
+        if name in first_inside and name not in place:
+            return first_inside[name], -1
+        for end in range(name.count(".") + 1):
+            holder = name.rsplit(".", end)[0]
+            if holder in place:
+                return place[holder], end
+        return len(place), 0
+
+    return sorted(modules, key=key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +90,9 @@ def layer_points(
         kept_steps, kept_values = latest(data)
         steps.extend(kept_steps)
         values.extend(kept_values)
-    return LayerPoints(tuple(rows), tuple(Points(steps, values) for steps, values in rows.values()))
+    reference = [one.key.module for one in store.series(run_id, signal=ORDERED_SIGNAL)]
+    modules = in_model_order(rows, reference)
+    return LayerPoints(tuple(modules), tuple(Points(*rows[module]) for module in modules))
 
 
 def latest(data: SeriesData) -> tuple[list[int], list[float]]:

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 from foreshock.dashboard.grid import MAX_COLUMNS, Points, fill, spacing
-from foreshock.dashboard.reading import latest
+from foreshock.dashboard.reading import in_model_order, latest
 from foreshock.storage.base import SeriesData
 from foreshock.storage.records import SeriesKey
 from hypothesis import given
@@ -62,3 +62,19 @@ def test_steps_seen_twice_take_the_newer_segment() -> None:
     assert latest(data) == ([0, 10, 15], [1.0, 4.0, 6.0])
     single = SeriesData(key, [0, 0], [0, 1], [1.0, 2.0])
     assert latest(single) == ([0, 1], [1.0, 2.0])
+
+
+def test_layers_stand_in_the_models_order_whatever_was_measured_first() -> None:
+    reference = ["embed", "blocks.0.norm", "blocks.0.attn.qkv", "blocks.0.up", "blocks.10.up", "head"]
+    found = ["head", "odd", "blocks.0.up", "blocks.0.attn.qkv.v", "blocks.0.attn.qkv.q", "blocks.0.attn", "blocks.0.norm", "other"]
+    assert in_model_order(found, reference) == [
+        "blocks.0.norm",
+        "blocks.0.attn",
+        "blocks.0.attn.qkv.v",
+        "blocks.0.attn.qkv.q",
+        "blocks.0.up",
+        "head",
+        "odd",
+        "other",
+    ]
+    assert in_model_order(found, []) == found

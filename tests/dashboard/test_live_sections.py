@@ -160,6 +160,16 @@ def test_the_page_opens_with_the_layer_that_matters(store: Store, simulated: Mod
     assert factory.choices(store, run.id, "no such layer", None, None).paint()["module"]["value"] == LAYER
 
 
+def test_without_alerts_it_opens_with_a_layer_that_has_an_alignment(store: Store, simulated: ModuleType) -> None:
+    run = simulated.begin_run(store, "calm")
+    key = tuple(SeriesKey("gradient.module_norm", name) for name in ("embed", LAYER))
+    store.write(Batch(new_id(), run.id, 0, (StepRecord(0, 0.0, key, [1.0, 1.0]),)))
+    assert factory.choices(store, run.id, None, None, None).paint()["module"]["value"] == "embed"
+    key = (SeriesKey("spectral_alignment.sign_diversity", LAYER),)
+    store.write(Batch(new_id(), run.id, 0, (StepRecord(1, 1.0, key, [1.0]),)))
+    assert factory.choices(store, run.id, None, None, None).paint()["module"]["value"] == LAYER
+
+
 def test_attention_as_a_whole_is_seen_with_its_parts(store: Store, simulated: ModuleType) -> None:
     run = simulated.begin_run(store, "whole")
     simulated.write_steps(store, run.id, simulated.Simulation(failing=True), 0, 50)
