@@ -48,7 +48,6 @@ class AdamProbe(Probe):
     def __init__(self) -> None:
         super().__init__()
         self._own: OwnParameters | None = None
-        self._names: dict[int, str] = {}
         self._tap = UpdateTap()
         # Gradients of the step under way: parameters of one size, and their samples.
         self._gradients: list[tuple[list[Stepped], Tensor]] = []
@@ -61,9 +60,7 @@ class AdamProbe(Probe):
     @override
     def arm(self, step: int) -> None:
         assert self._own is not None
-        owners = self._own.owners()
-        self._names = {id(parameter): name for parameter, name in owners.items()}
-        self._tap.place(owners, self.guard, self._before, self._after)
+        self._tap.place(self._own.owners(), self.guard, self._before, self._after)
 
     @override
     @torch.no_grad()
@@ -98,11 +95,12 @@ class AdamProbe(Probe):
                 self._gradients.append((stepped, gradients))
 
     def _after(self, stepping: Stepping) -> None:
+        assert self._own is not None
         for stepped, gradients in self._gradients:
             states = [stepping.optimizer.state.get(p, {}) for p, _ in stepped]
             held = [i for i, state in enumerate(states) if {"step", "exp_avg", "exp_avg_sq"} <= state.keys()]
             if len(held) == len(states):
-                self._sums.add([self._names[id(p)] for p, _ in stepped], _sums(stepped, gradients, states, stepping))
+                self._sums.add(self._own.names_of(p for p, _ in stepped), _sums(stepped, gradients, states, stepping))
         self._gradients.clear()
 
 

@@ -36,7 +36,6 @@ class ModuleGradientProbe(Probe):
     def __init__(self) -> None:
         super().__init__()
         self._own: OwnParameters | None = None
-        self._names: dict[int, str] = {}
         self._tap = UpdateTap()
         self._sums = ModuleSums()
 
@@ -47,9 +46,7 @@ class ModuleGradientProbe(Probe):
     @override
     def arm(self, step: int) -> None:
         assert self._own is not None
-        owners = self._own.owners()
-        self._names = {id(parameter): name for parameter, name in owners.items()}
-        self._tap.place(owners, self.guard, self._measure)
+        self._tap.place(self._own.owners(), self.guard, self._measure)
 
     @override
     @torch.no_grad()
@@ -64,13 +61,14 @@ class ModuleGradientProbe(Probe):
         self._sums.clear()
 
     def _measure(self, stepping: Stepping) -> None:
+        assert self._own is not None
         for device, part in stepping.by_device().items():
             gradients = [p.grad for p, _ in part.parameters if p.grad is not None]
             squares = (norms(gradients).double() / part.loss_scale(device)).square()
             # What a skipped step leaves out counts neither in the sum nor in the number of what is summed.
             taken = part.takes_place(device)
             values = torch.where(taken, torch.stack([squares, torch.ones_like(squares)]), 0.0)
-            self._sums.add([self._names[id(p)] for p, _ in part.parameters], values)
+            self._sums.add(self._own.names_of(p for p, _ in part.parameters), values)
 
 
 def norms(tensors: Sequence[Tensor]) -> Tensor:

@@ -1,5 +1,6 @@
 """What is common to sections that follow one run."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from ...storage.base import Store
@@ -8,7 +9,7 @@ from ..live import Updates
 from ..reading import shown_alerts
 
 
-class RunSection:
+class RunSection(ABC):
     """A section about one run, with a cursor into what was written to it."""
 
     def __init__(self, store: Store, run: Run) -> None:
@@ -30,13 +31,13 @@ class RunSection:
         self._changed_from = min((change.first_step for change in changes.ranges), default=self._changed_from)
         return bool(changes.ranges)
 
+    @abstractmethod
     def paint(self) -> Updates:
         """Return everything the section shows."""
-        raise NotImplementedError
 
+    @abstractmethod
     def advance(self) -> Updates:
         """Return what changed."""
-        raise NotImplementedError
 
 
 class Marks:

@@ -1,7 +1,7 @@
 """Which module a parameter belongs to, and what the parameters of each module add up to."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ class OwnParameters:
 
     def __init__(self, model: WatchedModel) -> None:
         self._modules = [(name, module) for name, module in model.named_modules() if module._parameters]
+        self._names: dict[int, str] = {}
 
     def owners(self) -> dict[nn.Parameter, str]:
         """Return the parameters that are trainable now, with the names of their modules."""
@@ -22,7 +23,12 @@ class OwnParameters:
             for parameter in module._parameters.values():
                 if parameter is not None and parameter.requires_grad:
                     owners.setdefault(parameter, name)
+        self._names = {id(parameter): name for parameter, name in owners.items()}
         return owners
+
+    def names_of(self, parameters: Iterable[nn.Parameter]) -> list[str]:
+        """Return the names of the modules of parameters that were among ``owners`` when it was last asked."""
+        return [self._names[id(parameter)] for parameter in parameters]
 
 
 class ModuleSums:

@@ -21,7 +21,8 @@ from .faults import Faults
 from .governor import LONGEST_INTERVAL, Governor
 from .gradient_norm import GradientNorm, joined
 
-_SAMPLES_UNTIL_SETTLED = 6
+# Of these the first says nothing of what others cost; a long wait for more would leave a wide spacing unexplained.
+_SAMPLES_UNTIL_TOLD = 2
 
 Metric = float | int | Tensor
 Vitals = Callable[[], Mapping[str, float]]
@@ -220,14 +221,13 @@ class Collector:
         return {probe.name: self._faults.seconds_of[_source(probe)] - self._taken[probe.name] for probe in self._due}
 
     def _say_cadence(self) -> None:
-        # The first samples are cold and dear; what they suggest is soon taken back.
-        if self.governor.fixed or self._sample < _SAMPLES_UNTIL_SETTLED:
+        if self.governor.fixed or self._sample < _SAMPLES_UNTIL_TOLD:
             return
         now = {name: self.governor.cadence.steps_between(name) for name in self._told_cadence}
         if any(not 0.5 < steps / self._told_cadence[name] < 2.0 for name, steps in now.items()):
             self._told_cadence = now
             each = ", ".join(f"{name} every {steps:,} steps" for name, steps in sorted(now.items(), key=lambda item: item[1]))
-            self.tell_cadence(f"To cost at most {self.governor.budget:.2g} of the training time, probes measure: {each}.")
+            self.tell_cadence(f"To cost at most {100 * self.governor.budget:.3g} % of the training time, probes measure: {each}.")
 
     def _collect(self, step: int, blocks: list[Block]) -> PackedBlocks | None:
         """Return what the probes measured, and ``blocks``."""

@@ -12,8 +12,7 @@ sequences and heads are looked at, and none where one head of one sequence is mo
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -24,21 +23,15 @@ from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
 from ...kernels.reference import Precision, reference_attention
-from ...kernels.rounding import round_mantissa
 from ..base import Guard, Probe
 from ..model import WatchedModel
 from ..statistics.attention import AttentionSample, KeyGradient
 from ..statistics.precision import without_autocast
-from ..statistics.tokens import scattered_rows
 from .attention_calls import AttentionGroup, LookedAt, SeenCall, grouped
+from .attention_sampling import ROWS, SEQUENCES, Arithmetic, additive_bias, looked_at, picked_rows
 from .modules import RunningModules
 from .multihead import multihead_inputs
 from .query_projection import QueryInputs
-
-SEQUENCES = 2
-ROWS = 64
-# Most float32 numbers held of one call.
-_MOST_FLOATS = 1 << 24
 
 _FUSED_IN_EVALUATION = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
 
@@ -241,18 +234,18 @@ class AttentionCalls(TorchFunctionMode):
             raise ValueError(f"attention {name!r}: q, k, v and out must be (batch, heads, tokens, head_dim); got {shapes}")
         if self._seen_before(name):
             return
-        arithmetic = _Arithmetic.of(q.dtype, out.dtype, precision)
+        arithmetic = Arithmetic.of(q.dtype, out.dtype, precision)
         call = self._sample(name, q, k, v, out, arithmetic, is_causal=is_causal, attn_mask=attn_mask, scale=scale)
         if call is None:
             return
         self.calls.append(call)
 
         def keep_key_gradient(grad: Tensor) -> None:
-            part = _picked(grad, call.at.sequences, call.at.key_heads, None)
+            part = picked_rows(grad, call.at.sequences, call.at.key_heads, None)
             call.key_gradients.append(KeyGradient(part.sum(2), part.norm(dim=(2, 3))))
 
         def keep_output_gradient(grad: Tensor) -> None:
-            call.grad_out.append(arithmetic.taken(_picked(grad, call.at.sequences, call.at.heads, call.at.rows)))
+            call.grad_out.append(arithmetic.taken(picked_rows(grad, call.at.sequences, call.at.heads, call.at.rows)))
 
         # A tensor hook's result would replace the gradient: these return None.
         def on_key_gradient(grad: Tensor) -> None:
@@ -275,11 +268,11 @@ class AttentionCalls(TorchFunctionMode):
         given = multihead_inputs(args, kwargs)
         if given is None:
             return
-        at = _looked_at(given.shape, given.shape, given.query.device)
+        at = looked_at(given.shape, given.shape, given.query.device)
         if at is not None:
             with without_autocast(given.query.device):
                 q, k, v, bias = given.projected(at.sequences)
-                exact = _Arithmetic.of(torch.float32, torch.float32, None)
+                exact = Arithmetic.of(torch.float32, torch.float32, None)
                 call = self._sample(name, q, k, v, None, exact, attn_mask=bias, is_causal=given.is_causal)
                 if call is not None:
                     call.weights = given.weights()
@@ -294,7 +287,7 @@ class AttentionCalls(TorchFunctionMode):
         k: Tensor,
         v: Tensor,
         out: Tensor | None,
-        arithmetic: "_Arithmetic",
+        arithmetic: Arithmetic,
         *,
         is_causal: bool = False,
         attn_mask: Tensor | None = None,
@@ -302,10 +295,10 @@ class AttentionCalls(TorchFunctionMode):
     ) -> SeenCall | None:
         if 0 in q.shape or 0 in k.shape:
             return None
-        at = _looked_at(tuple(q.shape), tuple(k.shape), q.device)
+        at = looked_at(tuple(q.shape), tuple(k.shape), q.device)
         if at is None:
             return None
-        picked = partial(_picked, sequences=at.sequences)
+        picked = partial(picked_rows, sequences=at.sequences)
         sample = AttentionSample(
             q=arithmetic.taken(picked(q, heads=at.heads, rows=at.rows)),
             k=arithmetic.taken(picked(k, heads=at.key_heads, rows=None)),
@@ -330,7 +323,7 @@ class AttentionCalls(TorchFunctionMode):
         version = None if mask is None else (id(mask), mask._version)
         key = (version, is_causal, at.sequences, at.head_numbers, rows_there, keys, device)
         if key not in self._biases:
-            bias = None if mask is None else _additive(mask.detach(), at, rows_there, keys)
+            bias = None if mask is None else additive_bias(mask.detach(), at, rows_there, keys)
             if is_causal:
                 where = torch.arange(rows_there, device=device) if at.rows is None else at.rows
                 after = torch.arange(keys, device=device)[None, :] > where[:, None]
@@ -339,93 +332,6 @@ class AttentionCalls(TorchFunctionMode):
             # The mask is kept beside its bias: as long as it lives, no other has its id.
             self._biases[key] = mask, bias
         return self._biases[key][1]
-
-
-@dataclass(frozen=True, slots=True)
-class _Arithmetic:
-    """In what precision a layer takes its inputs, stores its output and works out its gradients.
-
-    Attributes:
-        inputs: dtype, or number of mantissa bits, that q, k, v and dO are rounded to on their way in; None for none.
-        output_spacing: distance of 1 to the next number of the output's format.
-        roundoff: unit roundoff of dS and dK.
-        delta_from_output: whether delta is taken from the output as it is stored.
-    """
-
-    inputs: torch.dtype | int | None
-    output_spacing: float
-    roundoff: float
-    delta_from_output: bool
-
-    @classmethod
-    def of(cls, given: torch.dtype, out: torch.dtype, precision: Precision | None) -> "_Arithmetic":
-        spacing = torch.finfo(out).eps
-        if precision is None:
-            return cls(out if spacing > torch.finfo(given).eps else None, spacing, spacing / 2, True)
-        coarser = min(precision.score_gradients, precision.gradients)
-        return cls(precision.inputs, 2.0**-precision.output, 2.0 ** -(coarser + 1), precision.delta_from == "stored")
-
-    def taken(self, x: Tensor) -> Tensor:
-        """Round float32 values as the layer does on their way in."""
-        if self.inputs is None:
-            return x
-        return round_mantissa(x, self.inputs) if isinstance(self.inputs, int) else x.to(self.inputs).float()
-
-
-def _looked_at(q_shape: tuple[int, ...], k_shape: tuple[int, ...], device: torch.device) -> LookedAt | None:
-    """Return which sequences, heads and rows of a call are looked at; None for none: too large, or empty."""
-    if 0 in q_shape or 0 in k_shape:
-        return None
-    (batch, heads, rows, width), (_, groups, keys, _) = q_shape, k_shape
-    floats = 2 * keys * width + heads // groups * min(ROWS, rows) * (keys + 3 * width)
-    most = _MOST_FLOATS // floats
-    if most == 0:
-        return None
-    sequences = min(SEQUENCES, batch, max(1, most // groups))
-    picked, key_picked, numbers, key_numbers = _scattered_heads(heads, groups, min(groups, most // sequences), device)
-    return LookedAt(sequences, picked, key_picked, scattered_rows(rows, ROWS, device), numbers, key_numbers)
-
-
-@lru_cache(maxsize=64)
-def _scattered_heads(
-    heads: int, groups: int, count: int, device: torch.device
-) -> tuple[Tensor | None, Tensor | None, tuple[int, ...], tuple[int, ...]]:
-    """Return ``count`` key heads, evenly scattered, and their query heads: query first, as indices (None for all), as numbers."""
-    each = heads // groups
-    key_numbers = tuple(i * groups // count for i in range(count))
-    numbers = tuple(group * each + i for group in key_numbers for i in range(each))
-    if count == groups:
-        return None, None, numbers, key_numbers
-    query, key = (torch.tensor(chosen, device="cpu").to(device) for chosen in (numbers, key_numbers))
-    return query, key, numbers, key_numbers
-
-
-def _picked(x: Tensor, sequences: int, heads: Tensor | None, rows: Tensor | None) -> Tensor:
-    """Return a float32 copy of some sequences, heads and rows of (B, H, T, D)."""
-    x = x.detach()[:sequences]
-    if heads is not None:
-        x = x.index_select(1, heads)
-    if rows is not None:
-        x = x.index_select(2, rows)
-    return x.to(torch.float32, copy=heads is None and rows is None)
-
-
-# Large negative numbers in an additive mask mean "masked", as -inf does; no bias of a model's own comes near.
-_MASKED_BELOW = -1e4
-
-
-def _additive(mask: Tensor, at: LookedAt, rows_there: int, keys: int) -> Tensor:
-    """Return some rows of any mask SDPA takes as a float32 bias, (1 or B, 1 or H, R, S), -inf where masked."""
-    while mask.dim() < 4:
-        mask = mask[None]
-    mask = mask[: at.sequences].expand(-1, -1, rows_there, keys)
-    if at.heads is not None and mask.shape[1] > 1:
-        mask = mask.index_select(1, at.heads)
-    if at.rows is not None:
-        mask = mask.index_select(2, at.rows)
-    if mask.dtype == torch.bool:
-        return torch.where(mask, 0.0, float("-inf")).float()
-    return torch.where(mask <= _MASKED_BELOW, float("-inf"), mask.float())
 
 
 _SDPA = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")

@@ -1,5 +1,6 @@
 """What a user gets who does everything right."""
 
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -306,4 +307,15 @@ def test_sys_exit_inside_the_loop_is_a_normal_end(small: Any, url: str) -> None:
         script()
     store = foreshock.open_store(url)
     assert store.runs()[0].status == "finished"
+    store.close()
+
+
+def test_a_cadence_that_the_budget_stretches_is_told(small: Any, url: str) -> None:
+    with foreshock.watch(small.model, small.optimizer, store=url, budget=1e-6) as monitor:
+        for _ in range(15):
+            monitor.step(small.step())
+    store = foreshock.open_store(url)
+    (told,) = [event for event in store.events(monitor.run.id) if event.kind == "cadence"]
+    assert told.message.startswith("To cost at most 0.0001 % of the training time, probes measure: ")
+    assert re.search(r"spectral every [0-9]+,000 steps", told.message)
     store.close()

@@ -12,7 +12,7 @@ from foreshock.kernels import Precision, reference_attention
 from foreshock.probes.attention import AttentionProbe
 from foreshock.probes.statistics.tokens import scattered_rows
 from foreshock.probes.step.faults import Faults
-from foreshock.probes.taps.attention import ROWS, SEQUENCES
+from foreshock.probes.taps.attention_sampling import ROWS, SEQUENCES
 from foreshock.zoo.models import GPT
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -264,7 +264,7 @@ def test_the_excess_is_about_one_when_rounding_is_random(case: str, dtype: torch
 def test_the_rows_looked_at_stand_for_all(dtype: torch.dtype, sampler, monkeypatch: pytest.MonkeyPatch) -> None:
     excess = []
     for rows in (ROWS, 1000):
-        monkeypatch.setattr("foreshock.probes.taps.attention.ROWS", rows)
+        monkeypatch.setattr("foreshock.probes.taps.attention_sampling.ROWS", rows)
         torch.manual_seed(0)
         q, k, v = heads(2, 4, 512, 512, 16, dtype=dtype)
         excess.append(probed(sampler, q, k, v).heads("rounding.key_shift_excess", "attention"))
@@ -615,7 +615,7 @@ def test_a_fault_in_reporting_does_not_reach_the_model(monkeypatch: pytest.Monke
     model, probe, faults = gpt(), AttentionProbe(), Faults()
     run = sampler(probe, model)
     probe.guard = faults.guard("probe attention")
-    monkeypatch.setattr("foreshock.probes.taps.attention._looked_at", lambda *a: 1 / 0)
+    monkeypatch.setattr("foreshock.probes.taps.attention.looked_at", lambda *a: 1 / 0)
     assert run.sample(lambda: train(model)) == {}
     assert faults.count("probe attention") == 2
     assert all(p.grad is not None for p in model.parameters())

@@ -297,7 +297,7 @@ def test_long_contexts_are_looked_at_in_fewer_sequences_and_heads(most: int, sam
         model(q, k, v).square().sum().backward()
 
     full = sampler(AttentionProbe(), model).sample(step)
-    monkeypatch.setattr("foreshock.probes.taps.attention._MOST_FLOATS", most)
+    monkeypatch.setattr("foreshock.probes.taps.attention_sampling._MOST_FLOATS", most)
     probe = AttentionProbe()
     run = sampler(probe, model)
     probe.arm(0)

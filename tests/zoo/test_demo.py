@@ -3,29 +3,21 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import foreshock
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser
 
-CHROMIUM = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 LAST_STEP = """() => {
     const traces = document.querySelector('#loss .js-plotly-plot')?.data ?? [];
     return Math.max(0, ...traces.flatMap(trace => trace.x ?? []));
@@ -39,25 +31,18 @@ def answers(url: str) -> bool:
         return bool(answer.status == 200)
 
 
-def grows_live(url: str) -> bool:
-    """Open the run that is training in Chromium, and tell whether its loss grows there without a reload."""
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("no Chromium on this machine: install it to test the pages")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM)
-        tab = browser.new_page()
-        tab.set_default_timeout(60_000)
-        tab.goto(url)
-        tab.get_by_role("link", name="demo low-precision-attention").click()
-        tab.wait_for_selector("#loss .js-plotly-plot")
-        tab.evaluate("window.loadedOnce = true")
-        before, deadline = tab.evaluate(LAST_STEP), time.monotonic() + 60
-        while tab.evaluate(LAST_STEP) < before + 100 and time.monotonic() < deadline:
-            tab.wait_for_timeout(100)
-        grown = tab.evaluate(LAST_STEP) >= before + 100 and tab.evaluate("window.loadedOnce") is True
-        browser.close()
-        return bool(grown)
+def grows_live(browser: Browser, url: str) -> bool:
+    """Open the run that is training, and tell whether its loss grows on the page without a reload."""
+    tab = browser.new_page()
+    tab.set_default_timeout(60_000)
+    tab.goto(url)
+    tab.get_by_role("link", name="demo low-precision-attention").click()
+    tab.wait_for_selector("#loss .js-plotly-plot")
+    tab.evaluate("window.loadedOnce = true")
+    before, deadline = tab.evaluate(LAST_STEP), time.monotonic() + 60
+    while tab.evaluate(LAST_STEP) < before + 100 and time.monotonic() < deadline:
+        tab.wait_for_timeout(100)
+    return bool(tab.evaluate(LAST_STEP) >= before + 100 and tab.evaluate("window.loadedOnce") is True)
 
 
 def demo(folder: Path, look: Callable[[str], bool], *arguments: str) -> tuple[dict[str, Any], list[str], bool]:
@@ -90,8 +75,11 @@ def demo(folder: Path, look: Callable[[str], bool], *arguments: str) -> tuple[di
 
 
 @pytest.mark.timeout(300)
-def test_the_default_demo_fails_and_was_warned_of_before_the_loss_turned(tmp_path: Path) -> None:
-    summary, said, page = demo(tmp_path, grows_live, "--seed", "0")
+def test_the_default_demo_fails_and_was_warned_of_before_the_loss_turned(
+    tmp_path: Path, chromium: Callable[[], AbstractContextManager[Browser]]
+) -> None:
+    with chromium() as browser:
+        summary, said, page = demo(tmp_path, partial(grows_live, browser), "--seed", "0")
     assert page
     assert summary["scenario"] == "low-precision-attention"
     assert summary["outcome"] in ("diverged", "degraded")
