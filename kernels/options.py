@@ -49,3 +49,11 @@ class Variant:
 STANDARD = Variant()
 FAILING = Variant(low_precision_accumulator=True)
 STABILISED = Variant(dynamic_maximum=True, float32_delta=True)
+
+# The dynamic maximum, in every body. A tied P that is a power of two is what biases, so the shift must never be a whole number of
+# bits: not by the clamp, and not by being (near) zero, as beta m is where m is.
+BETA = 2.0
+TIE_TOLERANCE = 1e-3  # nats below the maximum that still count as attaining it
+LEAST_SHIFT_BITS = 0.733
+MOST_SHIFT_BITS = 63.733  # P keeps 62 binades above float32's and bfloat16's smallest
+MOST_SHIFT_BITS_FLOAT16 = 1.733  # float16 has 14 binades in all below 1
