@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ...kernels.reference import Precision
-from ...kernels.rounding import round_mantissa
+from ...kernels.rounding import mantissa_bits, round_mantissa
 from ..statistics.tokens import scattered_rows
 from .attention_calls import LookedAt
 
@@ -39,8 +39,9 @@ class Arithmetic:
         spacing = torch.finfo(out).eps
         if precision is None:
             return cls(out if spacing > torch.finfo(given).eps else None, spacing, spacing / 2, True)
-        coarser = min(precision.score_gradients, precision.gradients)
-        return cls(precision.inputs, 2.0**-precision.output, 2.0 ** -(coarser + 1), precision.delta_from == "stored")
+        inputs, stored, coarser = (mantissa_bits(x) for x in (precision.inputs, precision.output, precision.score_gradients))
+        coarser = min(coarser, mantissa_bits(precision.gradients))
+        return cls(inputs, 2.0**-stored, 2.0 ** -(coarser + 1), precision.delta_from == "stored")
 
     def taken(self, x: Tensor) -> Tensor:
         """Round float32 values as the layer does on their way in."""

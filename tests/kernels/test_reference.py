@@ -1,6 +1,6 @@
 """Reference attention against slow twins: autograd in float64, and the formulas written out with one rounding point each."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +12,8 @@ from torch.overrides import TorchFunctionMode
 
 # (B, H, T, S, D): odd on purpose; one query, one key, one channel.
 SHAPES = [(2, 3, 7, 7, 5), (1, 1, 1, 1, 1), (1, 2, 33, 33, 16), (2, 1, 5, 9, 3), (1, 2, 9, 4, 1), (1, 1, 1, 6, 2), (3, 1, 4, 1, 8)]
-FIELDS = [field.name for field in fields(Precision) if field.name != "delta_from"]
+FIELDS = ["inputs", "scores", "probabilities", "row_sum", "output", "delta", "score_gradients", "gradients"]
+MORE_FIELDS = ["products", "accumulator", "output_gradients", "probability_gradients"]
 NAMES = ("out", "dq", "dk", "dv")
 
 
@@ -55,15 +56,16 @@ def written_out(q: Tensor, k: Tensor, v: Tensor, do: Tensor, where: str, bits: i
         return rounded(x, bits) if point == where else x
 
     q, k, v, do = (at("inputs", x.double()) for x in (q, k, v, do))
+    do = at("output_gradients", do)
     scale = q.shape[-1] ** -0.5
     s = at("scores", scale * (q @ k.mT))
     p_bar = (s - s.max(-1, keepdim=True).values).exp()
     row_sum = at("row_sum", p_bar.sum(-1, keepdim=True))
-    exact = at("probabilities", p_bar) @ v / row_sum
+    exact = at("accumulator", at("products", at("probabilities", p_bar) @ v)) / row_sum
     out = at("output", exact)
     delta = at("delta", (do * (out if delta_from == "stored" else exact)).sum(-1, keepdim=True))
     p = p_bar / row_sum
-    ds = at("score_gradients", p * (at("scores", do @ v.mT) - delta))
+    ds = at("score_gradients", p * (at("probability_gradients", at("scores", do @ v.mT)) - delta))
     gradients = (scale * ds @ k, scale * ds.mT @ q, at("probabilities", p).mT @ do)
     return dict(zip(NAMES, (out, *(at("gradients", g) for g in gradients)), strict=True))
 
@@ -105,10 +107,14 @@ REACH = {
     "delta": "dq dk",
     "score_gradients": "dq dk",
     "gradients": "dq dk dv",
+    "products": "out dq dk",
+    "accumulator": "out dq dk",
+    "output_gradients": "dq dk dv",
+    "probability_gradients": "dq dk",
 }
 
 
-@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("field", FIELDS + MORE_FIELDS)
 @pytest.mark.parametrize("delta_from", ["stored", "float32"])
 def test_each_rounding_point_is_where_it_says(field: str, delta_from: DeltaSource) -> None:
     bits = 6
@@ -138,6 +144,9 @@ def test_results_lie_on_the_grid_they_claim() -> None:
 
 def test_named_precisions() -> None:
     assert {getattr(Precision.everywhere(3), field) for field in FIELDS} == {3}
+    assert {Precision.everywhere(3).target(field) for field in ("output_gradients", "probability_gradients")} == {3}
+    failing = Precision.failing("bf16")
+    assert (failing.products, failing.accumulator, failing.key_tile, failing.scores) == ("bf16", "bf16", 64, 23)
     flash = Precision.flash(output=3, delta_from="float32")
     assert (flash.inputs, flash.probabilities, flash.score_gradients, flash.gradients) == (7, 7, 7, 7)
     assert (flash.scores, flash.row_sum, flash.delta, flash.output, flash.delta_from) == (23, 23, 23, 3, "float32")

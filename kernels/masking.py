@@ -1,0 +1,32 @@
+"""Which keys a query sees, for the bodies written in PyTorch."""
+
+import torch
+from torch import Tensor
+
+from .options import Options
+
+
+def hidden_keys(rows: range, keys: range, options: Options, device: torch.device) -> Tensor | None:
+    """Return (rows, keys), True where the options hide a key from a query, both counted from their first; None: nowhere."""
+    if not options.is_causal and options.window is None:
+        return None
+    i = torch.arange(rows.start, rows.stop, device=device)[:, None]
+    j = torch.arange(keys.start, keys.stop, device=device)
+    after = j - i
+    hidden = after > 0 if options.is_causal else torch.zeros_like(after, dtype=torch.bool)
+    return hidden if options.window is None else hidden | (after.abs() >= options.window)
+
+
+def visible_span(rows: range, keys: int, options: Options) -> range:
+    """Return the span of keys outside of which no query of ``rows`` sees any; at least one key, if there are any."""
+    first = 0 if options.window is None else max(0, rows.start - options.window + 1)
+    last = rows.stop if options.is_causal else keys if options.window is None else rows.stop + options.window - 1
+    last = min(last, keys)
+    return range(min(first, max(last - 1, 0)), last)
+
+
+def masked(s_BHTS: Tensor, mask: Tensor | None, hidden: Tensor | None) -> Tensor:
+    """Return the scores, minus infinity where hidden or where SDPA's mask (boolean: True is seen; else added) says so."""
+    if mask is not None:
+        s_BHTS = s_BHTS.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else s_BHTS + mask.to(s_BHTS.dtype)
+    return s_BHTS if hidden is None else s_BHTS.masked_fill(hidden, float("-inf"))
