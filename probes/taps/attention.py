@@ -2,7 +2,8 @@
 
 Seen are ``F.scaled_dot_product_attention`` (which Hugging Face's ``sdpa`` attention calls), ``nn.MultiheadAttention`` and our own
 reference attention, through a TorchFunctionMode that exists only while a watched root runs its forward pass, or an activation
-checkpoint recomputes a part of it; hand-written attention is told by ``monitor.attention(q, k, v, out, name=...)``.
+checkpoint recomputes a part of it; Hugging Face's ``eager`` attention in the same passes (see eager_attention.py); hand-written
+attention is told by ``monitor.attention(q, k, v, out, name=...)``.
 
 One tap serves all probes that look at attention: copies are taken, and the softmax recomputed, once.
 Memory: at most 64 MiB a call (2^24 floats: copies of k, v and the rows, and the scores of the rows); of long contexts fewer
@@ -29,6 +30,7 @@ from ..statistics.attention import AttentionSample, KeyGradient
 from ..statistics.precision import without_autocast
 from .attention_calls import AttentionGroup, LookedAt, SeenCall, grouped
 from .attention_sampling import ROWS, SEQUENCES, Arithmetic, additive_bias, looked_at, picked_rows
+from .eager_attention import EagerAttention, EagerCall
 from .modules import RunningModules
 from .multihead import multihead_inputs
 from .query_projection import QueryInputs
@@ -44,6 +46,7 @@ class AttentionTap:
         self.queries.attach(model)
         self._running = RunningModules(self._enter, self._leave)
         self._fusable = [module for _, module in model.named_modules() if isinstance(module, _FUSED_IN_EVALUATION)]
+        self._eager = EagerAttention(module for _, module in model.named_modules())
         self._users: dict[Probe, bool] = {}
         self._mode: AttentionCalls | None = None
         self._entered = False
@@ -103,11 +106,13 @@ class AttentionTap:
         if self._mode is not None and not self._entered and not fused:
             self._mode.begin_pass()
             self._mode.__enter__()  # type: ignore[no-untyped-call]
+            self._eager.enter(self._mode)
             self._entered = True
 
     def _leave(self) -> None:
         if self._mode is not None and self._entered:
             self._entered = False
+            self._eager.leave(self._mode)
             self._mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
 
@@ -189,14 +194,13 @@ class AttentionCalls(TorchFunctionMode):
         attends = func is F.scaled_dot_product_attention or func is reference_attention
         if not (attends or func is F.multi_head_attention_forward) or not torch.is_grad_enabled():
             return func(*args, **kwargs)
-        name = self._current_module() or "attention"
+        name = self._name
         if not attends:
             result = func(*args, **kwargs)  # the call within is not seen: a mode does not see what it calls itself
             self._guard(lambda: self._report_multihead(name, args, kwargs))
             return result
         q, k, v, options = _arguments(func, args, kwargs)
-        # Other ranks than (B, H, T, D) are allowed, rare, and have no heads to speak of: not looked at.
-        if not (k.requires_grad and k.dim() == 4) or self._seen_before(name):
+        if not self.wants(k):
             return func(*args, **kwargs)
         # A node of its own for the keys: its gradient is this call's alone, whatever else the keys are used for.
         k = k.view_as(k)
@@ -236,15 +240,42 @@ class AttentionCalls(TorchFunctionMode):
             return
         arithmetic = Arithmetic.of(q.dtype, out.dtype, precision)
         call = self._sample(name, q, k, v, out, arithmetic, is_causal=is_causal, attn_mask=attn_mask, scale=scale)
-        if call is None:
+        if call is not None:
+            self.calls.append(call)
+            self._await_gradients(call, arithmetic, k, out, transposed=False)
+
+    def wants(self, key: Tensor) -> bool:
+        """Tell whether the call of attention that the running module is about to make is one to look at."""
+        # Other ranks than (B, H, T, D) are allowed, rare, and have no heads to speak of: not looked at.
+        return key.requires_grad and torch.is_grad_enabled() and key.dim() == 4 and not self._seen_before(self._name)
+
+    def saw(self, call: EagerCall) -> None:
+        """Take a call of Hugging Face's eager attention."""
+        self._guard(partial(self._report_eager, call))
+
+    @property
+    def _name(self) -> str:
+        return self._current_module() or "attention"
+
+    def _report_eager(self, seen: EagerCall) -> None:
+        if not seen.is_softmax_attention:
             return
-        self.calls.append(call)
+        (q, k, v), out = seen.inputs, seen.output_BTHD
+        arithmetic = Arithmetic.of_matrix_products(out.dtype)
+        call = self._sample(self._name, q, k, v, out.transpose(1, 2), arithmetic, **seen.options)
+        if call is not None:
+            self.calls.append(call)
+            self._await_gradients(call, arithmetic, k, out, transposed=True)
+
+    def _await_gradients(self, call: SeenCall, arithmetic: Arithmetic, k: Tensor, out: Tensor, *, transposed: bool) -> None:
+        """Wait for the gradients of the keys and of the output, (B, H, T, D), or ``transposed``: (B, T, H, D)."""
 
         def keep_key_gradient(grad: Tensor) -> None:
             part = picked_rows(grad, call.at.sequences, call.at.key_heads, None)
             call.key_gradients.append(KeyGradient(part.sum(2), part.norm(dim=(2, 3))))
 
         def keep_output_gradient(grad: Tensor) -> None:
+            grad = grad.transpose(1, 2) if transposed else grad
             call.grad_out.append(arithmetic.taken(picked_rows(grad, call.at.sequences, call.at.heads, call.at.rows)))
 
         # A tensor hook's result would replace the gradient: these return None.

@@ -43,6 +43,12 @@ class Arithmetic:
         coarser = min(coarser, mantissa_bits(precision.gradients))
         return cls(inputs, 2.0**-stored, 2.0 ** -(coarser + 1), precision.delta_from == "stored")
 
+    @classmethod
+    def of_matrix_products(cls, dtype: torch.dtype) -> "Arithmetic":
+        """Return that of attention written out as products and a softmax of this dtype: delta is taken from P and dP."""
+        spacing = torch.finfo(dtype).eps
+        return cls(dtype, spacing, spacing / 2, False)
+
     def taken(self, x: Tensor) -> Tensor:
         """Round float32 values as the layer does on their way in."""
         if self.inputs is None:
@@ -96,7 +102,8 @@ def additive_bias(mask: Tensor, at: LookedAt, rows_there: int, keys: int) -> Ten
     """Return some rows of any mask SDPA takes as a float32 bias, (1 or B, 1 or H, R, S), -inf where masked."""
     while mask.dim() < 4:
         mask = mask[None]
-    mask = mask[: at.sequences].expand(-1, -1, rows_there, keys)
+    # A static cache's mask is longer than the keys there are.
+    mask = mask[: at.sequences, ..., :keys].expand(-1, -1, rows_there, keys)
     if at.heads is not None and mask.shape[1] > 1:
         mask = mask.index_select(1, at.heads)
     if at.rows is not None:
