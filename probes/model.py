@@ -110,6 +110,7 @@ class WatchedModel:
         self.compiled = compiled
         self.runs_eagerly = False
         """Whether compiled parts run without compiling now, as ``compiled="eager"`` has it on sampled steps."""
+        self._compiled_modules: set[nn.Module] | None = None
         several = model.items() if isinstance(model, (nn.ModuleDict, Mapping)) else None
         parts: dict[str, object] = {"": model} if several is None else {f"{name}.": part for name, part in several}
         self.meeting: Meeting | None = None
@@ -149,10 +150,19 @@ class WatchedModel:
         """Tell whether any part runs inside ``torch.compile`` now; hooks and modes there would become part of its graph."""
         return bool(self.compiled_modules())
 
+    def look_for_compiled_modules(self) -> None:
+        """Look anew which modules are compiled, when next asked: the user may have compiled some since."""
+        self._compiled_modules = None
+
     def compiled_modules(self) -> set[nn.Module]:
         """Return the modules that run inside ``torch.compile`` now: hooks on them must neither come nor go."""
         if self.runs_eagerly:
             return set()
+        if self._compiled_modules is None:
+            self._compiled_modules = self._look_for_compiled_modules()
+        return self._compiled_modules
+
+    def _look_for_compiled_modules(self) -> set[nn.Module]:
         every = [module for root in self.roots.values() for module in root.modules()]
         inside: set[nn.Module] = set()
         for module in every:

@@ -8,8 +8,9 @@ Formula: for ``y = x W^T`` and the leading singular pair u_1, v_1 of W, a token'
 output side it is ``<delta, u_1> / |delta|``, delta the gradient at the layer's output. ``d sigma_1 = -lr * sum_t <u_1, delta_t>
 <v_1, x_t>`` for plain gradient descent.
 
-Cost: per layer 7 reads of the weight (three iterations and the Ritz step, see subspace.py) and two matrix-vector products with at
-most 256 tokens. Memory: 2 * in + out floats a layer, 8 * (in + out) while a sample is prepared (34 times at the first).
+Cost: per layer 7 reads of the weight (three iterations and the Ritz step, see subspace.py), which serve the probe of weights too,
+and two matrix-vector products with at most 256 tokens. Memory: 2 * in + out floats a layer, 8 * (in + out) while a sample is
+prepared (34 times at the first).
 
 Source: arXiv 2510.04202.
 """
@@ -28,18 +29,16 @@ from .distributed.sharded import is_sharded_by_rows, ranks_of, reduction_over, r
 from .model import LinearLayer, WatchedModel
 from .statistics.not_applicable import not_applicable
 from .statistics.precision import without_autocast
-from .statistics.subspace import LeadingPairs, leading_pairs, starting_basis
+from .statistics.subspace import LeadingPairs
 from .statistics.tokens import sample_inputs, sample_outputs
 from .taps.modules import InputTap, OutputTap
 from .taps.optimizer import is_sharded
+from .taps.singular_pairs import SingularPairs
 
 TOKENS = 256
 BINS = 64
 # Range of asinh(sqrt(d) * SA): random tokens lie within +-1.8, a fully aligned one at d = 16,384 reaches 5.6.
 HISTOGRAM_RANGE = 6.0
-# Passes over the weight at a layer's first samples, from a random start and while weights move fastest, and from then on.
-ITERATIONS_COLD = (16, *[4] * 9)
-ITERATIONS_WARM = 3
 
 _WEIGHT_SIGNALS = ("weight.spectral_norm", "spectral_alignment.gap", "spectral_alignment.turn")
 _ALIGNMENT_SIGNALS = tuple(
@@ -76,8 +75,7 @@ class SpectralProbe(Probe):
         self._layers: list[LinearLayer] = []
         self._sharded = False
         self._inputs, self._outputs = InputTap(), OutputTap()
-        self._bases: dict[str, Tensor] = {}
-        self._samples = 0
+        self._followed = SingularPairs()
         self._pairs: LeadingPairs | None = None
         self._previous: tuple[int, Tensor] | None = None
         self._cosines: dict[str, tuple[Tensor, int]] = {}
@@ -85,7 +83,7 @@ class SpectralProbe(Probe):
 
     @override
     def attach(self, model: WatchedModel) -> None:
-        self._model = model
+        self._model, self._followed = model, SingularPairs.of(model)
         layers = model.linear_layers()
         self._sharded = any(is_sharded(layer.stored()) for layer in layers)
         # Among sharded weights, those that are not could only be measured apart: they are left out.
@@ -93,8 +91,7 @@ class SpectralProbe(Probe):
 
     @override
     def rebind(self) -> None:
-        self._bases.clear()
-        self._samples = 0
+        self._followed.forget()
         self._previous = None
 
     @override
@@ -102,19 +99,18 @@ class SpectralProbe(Probe):
     def arm(self, step: int) -> None:
         if not self._layers or self._model is None:
             return
-        iterations = ITERATIONS_COLD[self._samples] if self._samples < len(ITERATIONS_COLD) else ITERATIONS_WARM
         if is_sharded(self._layers[0].stored()) != self._sharded:
             raise RuntimeError("the model was sharded after watch(): call fully_shard() first")
-        pairs = self._sharded_pairs(step, iterations, self._model.meeting) if self._sharded else self._whole_pairs(iterations)
+        meeting = self._model.meeting
+        pairs = self._sharded_pairs(step, meeting) if self._sharded else self._followed.measure(step, self._layers)
         if pairs is None:
             return
         self._pairs = pairs
-        self._bases = {layer.name: basis for layer, basis in zip(self._layers, pairs.bases, strict=True)}
-        self._samples += 1
         by_module: dict[torch.nn.Module, list[LinearLayer]] = {}
         for layer in self._layers:
             by_module.setdefault(layer.module, []).append(layer)
 
+        right = {layer.name: basis[0] for layer, basis in zip(self._layers, pairs.bases, strict=True)}
         left = {layer.name: each for layer, each in zip(self._layers, pairs.left, strict=True)}
 
         def on_input(module: torch.nn.Module, x: Tensor) -> None:
@@ -122,7 +118,7 @@ class SpectralProbe(Probe):
                 tokens = sample_inputs(module, x, TOKENS)
                 norms = tokens.norm(dim=1)
                 for layer in by_module[module]:
-                    self._cosines[layer.name] = _cosines(tokens, norms, self._bases[layer.name][0]), tokens.shape[1]
+                    self._cosines[layer.name] = _cosines(tokens, norms, right[layer.name]), tokens.shape[1]
 
         def on_output(module: torch.nn.Module, output: Tensor) -> None:
             self._outputs.place_on_gradient(output, partial(on_gradient, module), self.guard)
@@ -162,37 +158,29 @@ class SpectralProbe(Probe):
     def disarm(self) -> None:
         self._inputs.remove()
         self._outputs.remove()
+        self._followed.release()
         self._pairs = None
         self._cosines.clear()
         self._output_cosines.clear()
 
-    def _whole_pairs(self, iterations: int) -> LeadingPairs:
-        weights = [layer.view() for layer in self._layers]
-        bases = [self._basis(*each) for each in zip(self._layers, weights, strict=True)]
-        with without_autocast(weights[0].device):
-            return leading_pairs(weights, bases, iterations)
-
-    def _sharded_pairs(self, step: int, iterations: int, meeting: Meeting | None) -> LeadingPairs | None:
+    def _sharded_pairs(self, step: int, meeting: Meeting | None) -> LeadingPairs | None:
         """Measure together with the other ranks; None where they are out of reach."""
-        weight = self._layers[0].stored()
+        weight, names = self._layers[0].stored(), [layer.name for layer in self._layers]
+        iterations = self._followed.iterations(names)
         try:
             rows = [rows_of(layer) for layer in self._layers]
-            bases = [self._basis(layer, each.weight) for layer, each in zip(self._layers, rows, strict=True)]
+            bases = [self._followed.basis(layer, each.weight) for layer, each in zip(self._layers, rows, strict=True)]
             shapes = [(layer.name, each.outputs, basis.shape) for layer, each, basis in zip(self._layers, rows, bases, strict=True)]
             if ranks_of(weight) > 1 and (meeting is None or not meeting.agree(str(step), f"{iterations} {shapes}")):
                 return None
             with without_autocast(rows[0].weight.device):
-                return sharded_pairs(rows, bases, iterations, reduction_over(weight))
+                pairs = sharded_pairs(rows, bases, iterations, reduction_over(weight))
+            self._followed.keep(names, pairs)
         except Exception:
             # Bases must be the same on all ranks: every one begins anew.
             self.rebind()
             raise
-
-    def _basis(self, layer: LinearLayer, weight: Tensor) -> Tensor:
-        before = self._bases.get(layer.name)
-        if before is None or before.device != weight.device or before.shape[1] != weight.shape[-1]:
-            return starting_basis(layer.name, weight.shape[-1], weight.device)
-        return before
+        return pairs
 
     def _weight_scalars(self, step: int, pairs: LeadingPairs) -> Iterator[Scalars]:
         names = [layer.name for layer in self._layers]
@@ -202,7 +190,7 @@ class SpectralProbe(Probe):
         if pairs.valid is not None:
             values = torch.where(pairs.valid, values, not_applicable(values.device))
         # The first sample has nothing to have turned from.
-        signals = _WEIGHT_SIGNALS if self._samples > 1 else _WEIGHT_SIGNALS[:2]
+        signals = _WEIGHT_SIGNALS if self._followed.samples_of(names[0]) > 1 else _WEIGHT_SIGNALS[:2]
         yield Scalars(_keys(signals, names), values[: len(signals)].flatten(), Across.SAME)
         if self._previous is not None and step > self._previous[0]:
             before_step, before = self._previous

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..model import LinearLayer, WatchedModel
-from ..statistics.subspace import LeadingPairs, orthonormal, pairs_in, stacked, times, times_transposed, unit
+from ..statistics.subspace import LeadingPairs, orthonormal, pairs_in, stacked, times, times_transposed, units
 from ..taps.optimizer import is_sharded
 
 
@@ -136,10 +136,10 @@ def _rounds(layers: Sequence[Rows], bases: Sequence[Tensor], iterations: int, fo
             spaces[i] = torch.cat([spaces[i], added])
             images[i].append(times_transposed(added, weights[i]))
     whole = [torch.cat(image) for image in images]
-    grams = stacked([image.double() @ image.double().t() for image in whole])
+    grams = stacked([(image.double() @ image.double().t())[None] for image in whole])
     shape = grams.shape
     yield (grams := grams.flatten())
-    pairs = pairs_in(spaces, whole, grams.reshape(shape), bases)
+    pairs = pairs_in([x[None] for x in spaces], [x[None] for x in whole], grams.reshape(shape), [x[None] for x in bases])
     # W v_1 of this rank's rows, each in its place; and a zero, that becomes NaN where a rank has failed.
     left = torch.zeros(sum(layer.outputs for layer in layers) + 1, device=weights[0].device, dtype=torch.float32)
     begin = 0
@@ -149,7 +149,7 @@ def _rounds(layers: Sequence[Rows], bases: Sequence[Tensor], iterations: int, fo
         begin += layer.outputs
     yield left
     parts = left[:-1].split([layer.outputs for layer in layers])
-    found.append(replace(pairs, left=[unit(part) for part in parts], valid=left[-1] == 0))
+    found.append(replace(pairs, left=[units(part) for part in parts], valid=left[-1] == 0))
 
 
 def _buffers(layers: Sequence[Rows], bases: Sequence[Tensor], iterations: int) -> Iterator[tuple[int, torch.dtype, bool]]:

@@ -10,8 +10,8 @@ Source: Musco and Musco, arXiv 1504.05477.
 """
 
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -62,20 +62,31 @@ def leading_pairs(weights: Sequence[Tensor], bases: Sequence[Tensor], iterations
         bases: L tensors (k, in) with orthonormal rows, k 1 or 2.
         iterations: 3 once warm; 16 from a random start.
     """
+    # Matrices of one shape are taken together, but for the products with them: joined they would be copied.
+    groups: dict[tuple[torch.Size, torch.Size], list[int]] = {}
+    for place, (weight, basis) in enumerate(zip(weights, bases, strict=True)):
+        groups.setdefault((weight.shape, basis.shape), []).append(place)
+    starts = [torch.stack([bases[place] for place in places]) for places in groups.values()]
     spaces, images, grams = [], [], []
-    for weight, basis in zip(weights, bases, strict=True):
-        space, image, gram = _krylov(weight, basis, iterations)
+    for places, start in zip(groups.values(), starts, strict=True):
+        space, image, gram = _krylov([weights[place] for place in places], start, iterations)
         spaces.append(space)
         images.append(image)
         grams.append(gram)
-    pairs = pairs_in(spaces, images, stacked(grams), bases)
-    return replace(pairs, left=[unit(image) for image in pairs.left])
+    pairs = pairs_in(spaces, images, stacked(grams), starts)
+    lefts = iter(pairs.left)
+    left = [u for places in groups.values() for u in units(torch.stack([next(lefts) for _ in places])).unbind()]
+    # Back from the order of the groups to the order given.
+    order = [place for places in groups.values() for place in places]
+    found = dict(zip(order, zip(pairs.sigma.unbind(), pairs.turn.unbind(), pairs.bases, left, strict=True), strict=True))
+    sigma, turn, chosen, unit = zip(*(found[place] for place in range(len(found))), strict=True)
+    return LeadingPairs(torch.stack(sigma), torch.stack(turn), list(chosen), list(unit))
 
 
 def stacked(grams: Sequence[Tensor]) -> Tensor:
-    """Return symmetric matrices as one, (L, n, n), the smaller ones filled up with zeros; n is at least 2."""
-    size = max(2, *(len(gram) for gram in grams))
-    return torch.stack([F.pad(gram, (0, size - len(gram)) * 2) for gram in grams])
+    """Return symmetric matrices, (l, n, n) each, as one, (L, n, n), the smaller ones filled up with zeros; n is at least 2."""
+    size = max(2, *(gram.shape[1] for gram in grams))
+    return torch.cat([F.pad(gram, (0, size - gram.shape[1]) * 2) for gram in grams])
 
 
 def pairs_in(
@@ -84,58 +95,70 @@ def pairs_in(
     grams: Tensor,
     bases: Sequence[Tensor],
 ) -> LeadingPairs:
-    """Return the best pairs in these spaces, with ``W v_1`` as ``left``, not yet made unit vectors.
+    """Return the best pairs in these spaces, one group of matrices after the other; ``left`` is W v_1, not made a unit vector.
 
     Args:
-        spaces: L orthonormal bases (n, in).
-        images: of these under W, (n, out), or some columns of that; ``left`` then has the same.
+        spaces: of each group of l matrices the orthonormal bases, (l, n, in).
+        images: of these under W, (l, n, out), or some columns of that; ``left`` then has the same.
         grams: (L, n, n), the Gram matrices of the whole images, ``stacked``.
-        bases: of the last sample.
+        bases: of the last sample, (l, k, in).
     """
     sigma, rotations = _ritz(grams)
     zero = sigma[:, 0] == 0
     found = torch.isfinite(sigma).all(1) & ~zero
-    overlaps, chosen, left = [], [], []
-    for i, (space, before) in enumerate(zip(spaces, bases, strict=True)):
-        after = rotations[i, : len(before), : len(space)] @ space
-        overlap = torch.dot(after[0], before[0])
+    sizes = [len(space) for space in spaces]
+    overlaps: list[Tensor] = []
+    chosen: list[Tensor] = []
+    left: list[Tensor] = []
+    for space, image, before, rotation, there in zip(
+        spaces, images, bases, rotations.split(sizes), found.split(sizes), strict=True
+    ):
+        n = space.shape[1]
+        after = rotation[:, : before.shape[1], :n] @ space
+        overlap = (after[:, 0] * before[:, 0]).sum(1)
         # The sign of a singular pair is arbitrary; keep it continuous in time.
-        chosen.append(torch.where(found[i], torch.where(overlap < 0, -after, after), before))
+        turned = (overlap < 0)[:, None, None]
+        chosen.extend(torch.where(there[:, None, None], torch.where(turned, -after, after), before).unbind())
         # W v_1 without another read of W.
-        image = rotations[i, 0, : len(space)] @ images[i]
-        left.append(torch.where(overlap < 0, -image, image))
+        first = (rotation[:, :1, :n] @ image)[:, 0]
+        left.extend(torch.where(turned[:, 0], -first, first).unbind())
         overlaps.append(overlap)
-    return LeadingPairs(sigma, torch.where(zero, 0.0, 1.0 - torch.stack(overlaps).abs()), chosen, left)
+    return LeadingPairs(sigma, torch.where(zero, 0.0, 1.0 - torch.cat(overlaps).abs()), chosen, left)
 
 
-def unit(vector: Tensor) -> Tensor:
-    """Return a vector divided by its norm; zeros stay zeros."""
+def units(vectors: Tensor) -> Tensor:
+    """Return vectors (..., n) divided by their norms; zeros stay zeros."""
     # Scaled before its norm is taken: squares of small numbers would vanish.
-    scaled = vector / vector.abs().amax().clamp_min(_TINY)
-    length: Tensor = scaled.norm()
+    scaled = vectors / vectors.abs().amax(-1, keepdim=True).clamp_min(_TINY)
+    length: Tensor = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
     return scaled / length.clamp_min(_TINY)
 
 
-def _krylov(weight: Tensor, basis: Tensor, iterations: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return an orthonormal basis (n, in) of the Krylov space, its images under W (n, out), and their Gram matrix, float64.
+def _krylov(weights: Sequence[Tensor], bases: Tensor, iterations: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return of l weights of one shape orthonormal bases (l, n, in) of the Krylov spaces, their images under W (l, n, out), and
+    the Gram matrices of these, float64.
 
     n is k * (iterations + 1), or ``in`` where that is less.
     """
-    space = basis
-    images = [times_transposed(basis, weight)]
+    spaces, images = bases, [_each(times_transposed, bases, weights)]
     for _ in range(iterations):
-        known = len(space)
-        if known == weight.shape[-1]:
+        known = spaces.shape[1]
+        if known == spaces.shape[2]:
             break
         y = images[-1]
         # Scaled: sigma squared would leave float32's range from 2e19 upwards and 1e-19 downwards.
-        again = times(y / y.abs().amax().clamp_min(_TINY), weight)
-        added = orthonormal(torch.cat([space, again]))[known:]
-        space = torch.cat([space, added])
-        images.append(times_transposed(added, weight))
-    joined = torch.cat(images)
+        again = _each(times, y / y.abs().amax((1, 2), keepdim=True).clamp_min(_TINY), weights)
+        added = orthonormal(torch.cat([spaces, again], 1))[:, known:]
+        spaces = torch.cat([spaces, added], 1)
+        images.append(_each(times_transposed, added, weights))
+    joined = torch.cat(images, 1)
     y = joined.double()
-    return space, joined, y @ y.t()
+    return spaces, joined, y @ y.mT
+
+
+def _each(product: Callable[[Tensor, Tensor], Tensor], rows: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """Return the products of rows (l, k, n) with one weight each."""
+    return torch.stack([product(*pair) for pair in zip(rows.unbind(), weights, strict=True)])
 
 
 def _ritz(gram: Tensor) -> tuple[Tensor, Tensor]:
@@ -175,9 +198,9 @@ def leading_eigenvector(symmetric: Tensor) -> Tensor:
 
 
 def orthonormal(rows: Tensor) -> Tensor:
-    """Orthonormalise rows (k, n); rows that are dependent or zero are replaced by something orthonormal."""
-    q: Tensor = torch.linalg.qr(rows.t())[0]
-    return q.t()
+    """Orthonormalise rows (..., k, n); rows that are dependent or zero are replaced by something orthonormal."""
+    q: Tensor = torch.linalg.qr(rows.mT)[0]
+    return q.mT
 
 
 def times_transposed(rows: Tensor, weight: Tensor) -> Tensor:

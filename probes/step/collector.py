@@ -192,6 +192,7 @@ class Collector:
         """Arm the probes for ``step``; what that takes counts as that step's."""
         self._settle_plain_steps()
         self._armed = True
+        self._model.look_for_compiled_modules()
         self._gradients.want_shares()
         self._due = [
             probe

@@ -5,6 +5,8 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 
+import torch
+
 from ..base import Guard
 
 log = logging.getLogger("foreshock")
@@ -53,7 +55,9 @@ class Faults:
         """Run ``work``; return whether it succeeded."""
         started = time.perf_counter()
         try:
-            work()
+            # What we compute is no business of a TorchFunctionMode, ours or the user's: it would be asked at every operation.
+            with torch._C.DisableTorchFunction():
+                work()
         except Exception as error:  # noqa: BLE001 - the law: a fault of ours is counted, never raised into training
             self.note(source, error)
             return False

@@ -110,7 +110,7 @@ def test_outputs_of_a_gpt_in_training_equal_their_twins(sampler) -> None:
             if sample < 3 or sigma[0] < 1.05 * sigma[1]:
                 continue
             judged += 1
-            sign = torch.sign(v[0] @ run.probe._bases[layer.name][0].double())
+            sign = torch.sign(v[0] @ run.probe._followed.basis(layer, layer.view())[0].double())
             mean, diversity = expected(gradients[layer.module], u[:, 0] * sign)
             assert found.of(MEAN, layer.name) == pytest.approx(mean, abs=0.01)
             assert found.of(DIVERSITY, layer.name) == pytest.approx(diversity, abs=0.06)

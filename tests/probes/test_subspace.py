@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from foreshock.kernels import reference_attention
 from foreshock.probes.model import WatchedModel
-from foreshock.probes.spectral import ITERATIONS_COLD, ITERATIONS_WARM
 from foreshock.probes.statistics import subspace
 from foreshock.probes.statistics.subspace import LeadingPairs, leading_pairs, starting_basis
+from foreshock.probes.taps.singular_pairs import ITERATIONS_COLD, ITERATIONS_WARM
 from foreshock.zoo.models import GPT
 from foreshock.zoo.text import windows
 from hypothesis import given

@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from foreshock.probes.model import WatchedModel
-from foreshock.probes.weights import ITERATIONS_COLD, WeightProbe
+from foreshock.probes.taps.singular_pairs import ITERATIONS_COLD
+from foreshock.probes.weights import WeightProbe
 from foreshock.zoo.models import GPT
 from foreshock.zoo.text import windows
 from hypothesis import given
