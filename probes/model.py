@@ -1,5 +1,6 @@
 """What is watched: one model or several, with readable module names, and the linear layers in them."""
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeGuard
@@ -110,7 +111,8 @@ class WatchedModel:
         self.compiled = compiled
         self.runs_eagerly = False
         """Whether compiled parts run without compiling now, as ``compiled="eager"`` has it on sampled steps."""
-        self._compiled_modules: set[nn.Module] | None = None
+        self._being_armed = False
+        self._armed_among: set[nn.Module] | None = None
         several = model.items() if isinstance(model, (nn.ModuleDict, Mapping)) else None
         parts: dict[str, object] = {"": model} if several is None else {f"{name}.": part for name, part in several}
         self.meeting: Meeting | None = None
@@ -150,17 +152,24 @@ class WatchedModel:
         """Tell whether any part runs inside ``torch.compile`` now; hooks and modes there would become part of its graph."""
         return bool(self.compiled_modules())
 
-    def look_for_compiled_modules(self) -> None:
-        """Look anew which modules are compiled, when next asked: the user may have compiled some since."""
-        self._compiled_modules = None
+    @contextlib.contextmanager
+    def being_armed(self) -> Iterator[None]:
+        """While probes are armed, look only once which modules are compiled: every probe asks."""
+        self._being_armed = True
+        try:
+            yield
+        finally:
+            self._being_armed, self._armed_among = False, None
 
     def compiled_modules(self) -> set[nn.Module]:
         """Return the modules that run inside ``torch.compile`` now: hooks on them must neither come nor go."""
         if self.runs_eagerly:
             return set()
-        if self._compiled_modules is None:
-            self._compiled_modules = self._look_for_compiled_modules()
-        return self._compiled_modules
+        if not self._being_armed:
+            return self._look_for_compiled_modules()
+        if self._armed_among is None:
+            self._armed_among = self._look_for_compiled_modules()
+        return self._armed_among
 
     def _look_for_compiled_modules(self) -> set[nn.Module]:
         every = [module for root in self.roots.values() for module in root.modules()]

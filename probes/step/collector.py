@@ -192,7 +192,6 @@ class Collector:
         """Arm the probes for ``step``; what that takes counts as that step's."""
         self._settle_plain_steps()
         self._armed = True
-        self._model.look_for_compiled_modules()
         self._gradients.want_shares()
         self._due = [
             probe
@@ -204,10 +203,11 @@ class Collector:
             self._faults.run("compiled model", self._run_eagerly)
         self._taken = {probe.name: self._faults.seconds_of[_source(probe)] for probe in self._due}
         self._faults_before = {_source(probe): self._faults.count(_source(probe)) for probe in self._due}
-        for probe in self._due:
-            source = _source(probe)
-            if not self._faults.run(source, partial(probe.arm, step)):
-                self._faults.run(source, probe.disarm)
+        with self._model.being_armed():
+            for probe in self._due:
+                source = _source(probe)
+                if not self._faults.run(source, partial(probe.arm, step)):
+                    self._faults.run(source, probe.disarm)
 
     def _run_eagerly(self) -> None:
         self._eager_step.begin()
