@@ -12,12 +12,13 @@ Looked at are the outputs of linear layers and convolutions, which is where valu
 activation modules (``nn.ReLU``, ``nn.GELU``, ...), which alone are zero for a reason. An activation that is called as a function is
 not seen, and a module that serves in several places is seen in the first.
 
-Cost: a copy of 256 tokens of each output and some eight passes over it. Memory: eight numbers an output.
+Cost: a copy of 256 tokens of each output and some eight passes over it. Memory: two numbers a channel of each, within a sample.
 
 Source: Dettmers and others, arXiv 2208.07339, on channels that stand out; dead units are common practice.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,22 @@ _ACTIVATION_FILES = ("torch.nn.modules.activation", "transformers.activations")
 _NO_ACTIVATIONS = (nn.MultiheadAttention, nn.Softmax, nn.Softmin, nn.LogSoftmax, nn.Softmax2d)
 
 
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What is kept of one output's tokens (n, d) until the step ends.
+
+    Attributes:
+        entries: how many there are.
+        moments: their mean; the sums of the powers 2, 3 and 4 of what differs from it; shape () each.
+        peaks, energies: by channel the largest magnitude, and the sum of squares; (d,).
+    """
+
+    entries: int
+    moments: tuple[Tensor, Tensor, Tensor, Tensor]
+    peaks: Tensor
+    energies: Tensor
+
+
 class ActivationsProbe(Probe):
     """RMS, largest magnitude and kurtosis of layer outputs, outlier channels, and dead units of activation modules."""
 
@@ -53,7 +70,7 @@ class ActivationsProbe(Probe):
         self._activations: dict[nn.Module, str] = {}
         self._tap = OutputTap()
         self._image_dimensions = 0
-        self._found: dict[str, tuple[int, list[Tensor]]] = {}
+        self._found: dict[str, Shape] = {}
 
     @override
     def attach(self, model: WatchedModel) -> None:
@@ -73,18 +90,29 @@ class ActivationsProbe(Probe):
     def collect(self, step: int) -> Iterator[Block]:
         if not self._found:
             return
-        names = list(self._found)
-        values = torch.stack([value for _, each in self._found.values() for value in each]).unflatten(0, (len(names), -1))
-        counts = torch.tensor([count for count, _ in self._found.values()], dtype=torch.float64, device="cpu")
-        mean, m2, m3, m4, top, outliers, dead = values.unbind(1)
-        sums = _power_sums(counts.to(values.device, non_blocking=True), mean, m2, m3, m4)
-        yield Sums(_keys(("rms", "kurtosis"), names), sums, _finished)
-        yield Scalars(_keys(("max",), names), top, Across.MAX)
-        yield Scalars(_keys(("outlier_channels",), names), outliers)
-        places = [i for i, name in enumerate(names) if name in self._activations.values()]
-        if places:
-            # A unit is dead if it is on every rank: the smallest share is what is known of that.
-            yield Scalars(_keys(("dead_fraction",), [names[i] for i in places]), torch.stack([dead[i] for i in places]), Across.MIN)
+        names, shapes = list(self._found), list(self._found.values())
+        counts = torch.tensor([shape.entries for shape in shapes], dtype=torch.float64, device="cpu")
+        moments = torch.stack([part for shape in shapes for part in shape.moments]).unflatten(0, (len(shapes), -1)).T
+        yield Sums(_keys(("rms", "kurtosis"), names), _power_sums(counts.to(moments.device, non_blocking=True), moments), _finished)
+        # Layers of one width together: one kernel for all instead of one each.
+        by_width: dict[int, list[str]] = {}
+        for name, shape in self._found.items():
+            by_width.setdefault(len(shape.peaks), []).append(name)
+        activations = set(self._activations.values())
+        for alike in by_width.values():
+            peaks = torch.stack([self._found[name].peaks for name in alike])
+            energies = torch.stack([self._found[name].energies for name in alike])
+            top = peaks.amax(1)
+            yield Scalars(_keys(("max",), alike), top, Across.MAX)
+            yield Scalars(_keys(("outlier_channels",), alike), _outliers(energies, top))
+            places = [i for i, name in enumerate(alike) if name in activations]
+            if places:
+                # NaN is not zero, and must not count as alive.
+                dead = (peaks == 0).float().mean(1) + 0.0 * top
+                # A unit is dead if it is on every rank: the smallest share is what is known of that.
+                yield Scalars(
+                    _keys(("dead_fraction",), [alike[i] for i in places]), torch.stack([dead[i] for i in places]), Across.MIN
+                )
 
     @override
     def disarm(self) -> None:
@@ -100,37 +128,43 @@ class ActivationsProbe(Probe):
             if module in self._activations:
                 # Channels come second after a convolution and last after a linear layer: an activation says nothing of its own.
                 tokens = sample_pixels(y, TOKENS) if y.dim() == self._image_dimensions else sample_tokens(y, TOKENS)
-                self._found[self._activations[module]] = tokens.numel(), _shape_of(tokens)
+                self._found[self._activations[module]] = _shape_of(tokens)
                 return
             self._image_dimensions = y.dim() if isinstance(module, nn.Conv2d) else 0
             tokens = sample_outputs(module, y, TOKENS)
             for layer in self._layers[module]:
-                own = layer.own(tokens)
-                self._found[layer.name] = own.numel(), _shape_of(own)
+                self._found[layer.name] = _shape_of(layer.own(tokens))
 
 
 def _is_activation(module: nn.Module) -> bool:
     return type(module).__module__ in _ACTIVATION_FILES and not isinstance(module, _NO_ACTIVATIONS)
 
 
-def _shape_of(tokens: Tensor) -> list[Tensor]:
-    """Return of tokens (n, d): mean, central moments 2 to 4, largest magnitude, outlier channels, share of dead units."""
-    peaks = tokens.abs().amax(0)
-    top = peaks.amax()
-    energies = tokens.square().sum(0)
-    middle = energies.median()
-    outliers = torch.where(middle == 0, not_applicable(middle.device), (energies > OUTLIER**2 * middle).sum() + 0.0 * top)
+def _shape_of(tokens: Tensor) -> Shape:
+    """Return what is to be known of tokens (n, d)."""
     mean = tokens.mean()
     centred = (tokens - mean).flatten()
     square = centred * centred
-    moments = [torch.dot(a, b) / centred.numel() for a, b in ((centred, centred), (square, centred), (square, square))]
-    # NaN is not zero, and must not count as alive.
-    return [mean, *moments, top, outliers, (peaks == 0).float().mean() + 0.0 * top]
+    moments = (mean, torch.dot(centred, centred), torch.dot(square, centred), torch.dot(square, square))
+    return Shape(tokens.numel(), moments, tokens.abs().amax(0), tokens.square().sum(0))
 
 
-def _power_sums(count: Tensor, mean: Tensor, m2: Tensor, m3: Tensor, m4: Tensor) -> Tensor:
-    """Return the sums of the powers 0 to 4 of the entries, (5, layers), float64, from their moments about the mean."""
-    mean, m2, m3, m4 = (x.double() for x in (mean, m2, m3, m4))
+def _outliers(energies: Tensor, top: Tensor) -> Tensor:
+    """Count the channels of layers (L, d) that stand out, (L,)."""
+    middle = energies.median(1, keepdim=True).values
+    counts = (energies > OUTLIER**2 * middle).sum(1) + 0.0 * top
+    return torch.where(middle[:, 0] == 0, not_applicable(energies.device), counts)
+
+
+def _power_sums(count: Tensor, moments: Tensor) -> Tensor:
+    """Return the sums of the powers 0 to 4 of the entries, (5, layers), float64.
+
+    Args:
+        count: entries, (layers,).
+        moments: their mean, and the sums of the powers 2 to 4 of what differs from it, (4, layers).
+    """
+    mean, *sums = moments.double().unbind()
+    m2, m3, m4 = (each / count for each in sums)
     about_zero = [mean, m2 + mean**2, m3 + 3 * mean * m2 + mean**3, m4 + 4 * mean * m3 + 6 * mean**2 * m2 + mean**4]
     return torch.stack([count, *(count * raw for raw in about_zero)])
 

@@ -33,7 +33,7 @@ from .base import Across, Block, Probe, Scalars
 from .model import LinearLayer, WatchedModel
 from .statistics.not_applicable import not_applicable
 from .statistics.precision import without_autocast
-from .statistics.samples import entries_and_block
+from .statistics.samples import entries_and_block, entries_at
 from .taps.optimizer import Stepping, UpdateTap, vector
 
 _SIGNALS = ("update.rms", "update.ratio", "update.stable_rank", "numerics.stale_update_fraction")
@@ -104,8 +104,8 @@ class UpdateProbe(Probe):
         self._before = []
         for (shape, _, device, _), members in groups.items():
             places, entries, _ = entries_and_block(*shape, device)
-            samples = torch.stack([w.take(places) for _, w, _, _ in members])
-            moves = torch.stack([gradient.take(places[:entries]) for _, _, gradient, _ in members]) != 0
+            samples = torch.stack([entries_at(w, places) for _, w, _, _ in members])
+            moves = torch.stack([entries_at(gradient, places[:entries]) for _, _, gradient, _ in members]) != 0
             rates = vector([rate for _, _, _, rate in members], device)
             self._before.append(_Before([layer for layer, *_ in members], samples, moves, rates))
 
@@ -114,7 +114,7 @@ class UpdateProbe(Probe):
             device = before.weights.device
             shape = _shape(before.layers[0].view())
             places, entries, block = entries_and_block(*shape, device)
-            after = torch.stack([layer.view().take(places) for layer in before.layers])
+            after = torch.stack([entries_at(layer.view(), places) for layer in before.layers])
             with without_autocast(device):
                 values = _statistics(before, after, entries, block)
             values = torch.where(stepping.takes_place(device), values, not_applicable(device))
