@@ -17,7 +17,8 @@ stores nothing, nor does what follows from a weight that is still broken. Module
 children; what a module without any does in between shows at the next one's input. The first micro-batch of the step is looked at;
 steps that are not sampled are not. Of a sharded tensor each rank looks at its own part.
 
-Cost: one pass over each output, each gradient at an output, and twice over the parameters, nothing copied.
+Cost: one pass over each output, each gradient at an output, and twice over the parameters. Memory: at most 16 KiB of each, within
+a sample.
 
 Source: common practice.
 """
@@ -28,6 +29,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -40,6 +42,8 @@ from .taps.modules import OutputTap, tensors_in
 from .taps.optimizer import is_sharded
 
 _DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
+# What is kept of a tensor until the step's end: 16 KiB at most.
+_ROWS_KEPT = 4096
 # These hand on what they are given.
 _NOTHING_NEW = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Identity, nn.Flatten, nn.Unflatten)
 
@@ -57,8 +61,8 @@ class NonfiniteProbe(Probe):
         self._names: dict[nn.Module, str] = {}
         self._gradients = OutputTap()
         self._hooks = Hooks()
-        # Counts in the order of time, by name; those of parameters come first, and once more at the end.
-        self._entries: list[tuple[str, Tensor]] = []
+        # In the order of time, by name, the rows of what was looked at; parameters come first, and once more at the end.
+        self._entries: list[tuple[str, list[Tensor]]] = []
         self._parameters = 0
         self._outputs: dict[int, weakref.ref[Tensor]] = {}
         # Whether a name was the first one in any sample yet.
@@ -102,9 +106,8 @@ class NonfiniteProbe(Probe):
         if not self._entries:
             return
         self._look_at_parameters()
-        device = self._entries[0][1].device
-        counts = torch.stack([count.to(device, non_blocking=True) for _, count in self._entries])
-        bad = counts > 0
+        counts = _counts([rows for _, rows in self._entries])
+        device, bad = counts.device, counts > 0
         never = torch.zeros_like(bad[0])
         told = torch.stack([self._told.get(name, never) for name, _ in self._entries])
         # A weight that was told of and is still broken explains whatever else is.
@@ -130,9 +133,9 @@ class NonfiniteProbe(Probe):
     @torch.no_grad()
     def _look_at_parameters(self) -> None:
         for module, name in self._names.items():
-            counts = [_bad_rows(local) for p in module.parameters(recurse=False) if _is_looked_at(local := _local(p))]
-            if counts:
-                self._entries.append((_series(name, "optimizer"), torch.stack(counts).sum()))
+            rows = [_rows(local) for p in module.parameters(recurse=False) if _is_looked_at(local := _local(p))]
+            if rows:
+                self._entries.append((_series(name, "optimizer"), rows))
 
     @torch.no_grad()
     def _look_at_call(self, name: str, given: Any, output: Any) -> None:
@@ -152,7 +155,7 @@ class NonfiniteProbe(Probe):
     @torch.no_grad()
     def _note(self, name: str, x: Tensor) -> None:
         if _is_looked_at(local := _local(x)):
-            self._entries.append((name, _bad_rows(local)))
+            self._entries.append((name, [_rows(local)]))
 
 
 def _series(module: str, direction: str) -> str:
@@ -169,9 +172,26 @@ def _is_looked_at(x: Tensor) -> bool:
     return x.dtype in _DTYPES and x.layout == torch.strided and x.numel() > 0 and not isinstance(x, nn.UninitializedParameter)
 
 
-def _bad_rows(x: Tensor) -> Tensor:
-    """Return how many rows of ``x`` hold a value that is not finite, float32, shape (). Nothing of its size is made."""
+def _rows(x: Tensor) -> Tensor:
+    """Return for each row of ``x`` a number that is finite if the row is, float32, (rows,); of many rows how many are not, ()."""
     x = x.detach() if x.dim() else x.detach()[None]
     # A sum is finite where all its terms are, unless they come near the end of the format's range: float16's is a short one.
-    sums = x.sum(-1, dtype=torch.float32 if x.dtype == torch.float16 else x.dtype)
-    return (sums * 0 != 0).sum(dtype=torch.float32)
+    sums = x.sum(-1, dtype=torch.float32 if x.dtype == torch.float16 else x.dtype).flatten()
+    # Which are not is told of all together, at the end: that saves three operations each.
+    return sums.float() if len(sums) <= _ROWS_KEPT else _is_not_finite(sums).sum(dtype=torch.float32)
+
+
+def _is_not_finite(x: Tensor) -> Tensor:
+    return x * 0 != 0
+
+
+def _counts(entries: list[list[Tensor]]) -> Tensor:
+    """Return how many rows of each entry are not finite, float32."""
+    device = entries[0][0].device
+    here = [[rows.to(device, non_blocking=True) for rows in entry] for entry in entries]
+    nothing = torch.zeros((), device=device)
+    counted = torch.stack([sum((rows for rows in entry if not rows.dim()), start=nothing) for entry in here])
+    kept = [[rows for rows in entry if rows.dim()] for entry in here]
+    until = F.pad(_is_not_finite(torch.cat([nothing[None], *(rows for entry in kept for rows in entry)])).cumsum(0), (1, 0))
+    ends = torch.tensor([1, *(sum(map(len, entry)) for entry in kept)], dtype=torch.int64, device="cpu").cumsum(0)
+    return counted + until.index_select(0, ends.to(device, non_blocking=True)).diff()
