@@ -1,20 +1,30 @@
 """Which keys a query sees, for the bodies written in PyTorch."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
 from .options import Options
 
 
+@lru_cache(maxsize=64)
+def _few_hidden_keys(rows: range, keys: range, is_causal: bool, window: int | None, device: torch.device) -> Tensor:
+    i = torch.arange(rows.start, rows.stop, device=device)[:, None]
+    j = torch.arange(keys.start, keys.stop, device=device)
+    after = j - i
+    hidden = after > 0 if is_causal else torch.zeros_like(after, dtype=torch.bool)
+    return hidden if window is None else hidden | (after.abs() >= window)
+
+
 def hidden_keys(rows: range, keys: range, options: Options, device: torch.device) -> Tensor | None:
     """Return (rows, keys), True where the options hide a key from a query, both counted from their first; None: nowhere."""
     if not options.is_causal and options.window is None:
         return None
-    i = torch.arange(rows.start, rows.stop, device=device)[:, None]
-    j = torch.arange(keys.start, keys.stop, device=device)
-    after = j - i
-    hidden = after > 0 if options.is_causal else torch.zeros_like(after, dtype=torch.bool)
-    return hidden if options.window is None else hidden | (after.abs() >= options.window)
+    # Small ones are kept: on short rows making one costs as much as using it.
+    small = device.type == "cpu" and len(rows) * len(keys) <= 1 << 16
+    make = _few_hidden_keys if small and not torch.compiler.is_compiling() else _few_hidden_keys.__wrapped__
+    return make(rows, keys, options.is_causal, options.window, device)
 
 
 def visible_span(rows: range, keys: int, options: Options) -> range:
