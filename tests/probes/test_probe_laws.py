@@ -76,15 +76,20 @@ class Mixture(nn.Module):
         return x + sum(expert(x) * shares[..., i : i + 1] for i, expert in enumerate(self.experts))
 
 
+def wide(into: int, out: int) -> nn.Module:
+    """Layers, one of which has more singular values than are worked out exactly."""
+    return nn.Sequential(nn.Linear(into, 80), nn.Linear(80, 70), nn.Linear(70, out))
+
+
 def model_and_step() -> tuple[nn.Module, Callable[[], None]]:
-    """A GPT with grouped queries and dropout in one layer, our own attention and experts in the other; a step of training it."""
+    """A GPT with grouped queries and dropout in one layer, our own attention, experts and wide layers in the other; a step of it."""
 
     def grouped(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q, k[:, :1], v[:, :1], is_causal=True, dropout_p=0.1, enable_gqa=True)
 
     model = GPT(16, 2, 2, 40, grouped)
     model.blocks[1].attention.attend = lambda q, k, v: reference_attention(q, k, v, is_causal=True)
-    model.blocks[1].norm_2 = nn.Sequential(model.blocks[1].norm_2, Mixture(16))
+    model.blocks[1].norm_2 = nn.Sequential(model.blocks[1].norm_2, Mixture(16), wide(16, 16))
     tokens = torch.arange(320).reshape(8, 40) % 256
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
 
@@ -242,7 +247,7 @@ def test_surroundings_make_no_difference(name: str, surroundings: str) -> None:
         for kept in (not_applicable, scattered_rows):
             kept.cache_clear()
         torch.manual_seed(5)
-        model = nn.Sequential(nn.Linear(12, 24), nn.Tanh(), Mixture(24), nn.Linear(24, 36, bias=False))
+        model = nn.Sequential(wide(12, 24), nn.Tanh(), Mixture(24), nn.Linear(24, 36, bias=False))
         x = torch.randn(2, 300, 12)
         pad = torch.ones(2, 1, 300, 300, dtype=torch.bool).tril()
         add = torch.zeros(2, 1, 300, 300)

@@ -100,8 +100,55 @@ def test_it_moves_as_the_exact_one_does(sampler) -> None:
         F.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten()).backward()
         optimizer.step()
     after = exact(), measured()
-    assert torch.corrcoef(torch.stack([after[0] - before[0], after[1] - before[1]]))[0, 1] > 0.95
+    exact_change, change = after[0] - before[0], after[1] - before[1]
+    assert (exact_change / before[0]).mean() < -0.1, "training has made the tail heavier"
+    # Which weights come out depends on the processor's arithmetic: the bounds leave room for that.
+    assert ((change - exact_change) / after[0]).square().mean().sqrt() < 0.12
+    assert torch.corrcoef(torch.stack([exact_change, change]))[0, 1] > 0.8
     assert (after[1] / after[0] - 1).abs().max() < 0.25
+
+
+def large(size: int) -> dict[str, Tensor]:
+    """What a large layer's weight may be like; all but the last have more than half of their rank."""
+    w = torch.randn(size, size)
+    rows = torch.randn(size, 1) * torch.linspace(1.0, 0.2, size)[:, None]
+    return {
+        "random": w,
+        "heavy-tailed": torch.distributions.StudentT(3.0).sample((size, size)),
+        "rows of unlike size": w * rows.abs().clamp_min(0.1),
+        "trained": w / size**0.5 + torch.randn(size, 5) @ torch.randn(5, size) / size**0.5,
+        "uniform": torch.rand(size, size) - 0.5,
+        "a rank of three quarters": torch.randn(size, 3 * size // 4) @ torch.randn(3 * size // 4, size),
+    }
+
+
+@pytest.mark.parametrize(("size", "usual", "worst"), [(96, 0.08, 0.2), (256, 0.04, 0.12)])
+def test_the_tolerance_stated_for_large_layers(
+    sampler, size: int, usual: float, worst: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against dense SVD in float64, and by the Lanczos process: none of these goes the exact way."""
+    monkeypatch.setattr("foreshock.probes.weight_tail.exact_hill_exponent", None)
+    found = torch.stack([errors(sampler, list(large(size).values())) for _ in range(7)])
+    assert found.square().mean().sqrt() < usual
+    assert found.abs().max() < worst, dict(zip(large(size), found.abs().amax(0).tolist(), strict=True))
+
+
+def test_a_series_does_not_jump(sampler) -> None:
+    """The vectors depend on names alone: equal weights give equal numbers, weights nearly equal nearly equal ones."""
+    weights = [torch.randn(100, 90), torch.randn(80, 200)]
+    model = model_of(weights)
+    run = sampler(WeightTailProbe(), model)
+    first, again = ([run.sample(nothing).of(ALPHA, name) for name in "01"] for _ in range(2))
+    assert first == again
+    for layer in model:
+        layer.weight.data = layer.weight * (1 + 1e-4 * torch.randn(layer.weight.shape))
+    assert [run.sample(nothing).of(ALPHA, name) for name in "01"] == pytest.approx(first, rel=2e-3)
+
+
+def test_a_weight_and_its_transpose_have_one_spectrum(sampler) -> None:
+    w = torch.randn(90, 150)
+    found = [sampler(WeightTailProbe(), model_of([each])).sample(nothing).of(ALPHA, "0") for each in (w, w.t().contiguous())]
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
 
 
 @pytest.mark.parametrize("scale", [1e-25, 1e-6, 1e6, 1e25])
