@@ -82,7 +82,7 @@ def wide(into: int, out: int) -> nn.Module:
 
 
 def model_and_step() -> tuple[nn.Module, Callable[[], None]]:
-    """A GPT with grouped queries and dropout in one layer, our own attention, experts and wide layers in the other; a step of it."""
+    """A GPT with grouped queries and dropout in one layer, our attention, experts and wide layers in the other; a step of it."""
 
     def grouped(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q, k[:, :1], v[:, :1], is_causal=True, dropout_p=0.1, enable_gqa=True)
