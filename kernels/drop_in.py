@@ -83,7 +83,7 @@ def attention(
     if torch.overrides.has_torch_function((query, key, value)):
         seen: Tensor = torch.overrides.handle_torch_function(attention, (query, key, value), query, key, value, **options)  # type: ignore[arg-type]
         return seen
-    if found := _wrong(query, key, value, attn_mask, enable_gqa, dropout_p, cu_seqlens_q, cu_seqlens_k):
+    if found := wrong_arguments(query, key, value, attn_mask, enable_gqa, dropout_p, cu_seqlens_q, cu_seqlens_k):
         raise ValueError(found)
     if backend not in _BACKENDS:
         raise ValueError(f"backend is {backend!r}; it is one of {', '.join(_BACKENDS)}")
@@ -121,15 +121,15 @@ def attention(
     return out.reshape(*lead, *out.shape[1:]) if query.dim() > 4 else out.reshape(*query.shape[:-1], out.shape[-1])
 
 
-def _wrong(
+def wrong_arguments(
     q: Tensor,
     k: Tensor,
     v: Tensor,
     mask: Tensor | None,
     enable_gqa: bool,
     dropout_p: float,
-    cu_seqlens_q: Tensor | None,
-    cu_seqlens_k: Tensor | None,
+    cu_seqlens_q: Tensor | None = None,
+    cu_seqlens_k: Tensor | None = None,
 ) -> str | None:
     """Say what does not fit together, if anything."""
     shapes = f"query, key and value are {tuple(q.shape)}, {tuple(k.shape)} and {tuple(v.shape)}"
