@@ -21,6 +21,7 @@ STEPS = 1200
 WARMUP = 50
 LEARNING_RATE = 6e-3
 BATCH = 8
+_FAMILY = "low_precision_attention"
 _SOURCE = "arXiv 2510.04212; setting found by experiment, see docs/reproduction"
 
 
@@ -47,16 +48,22 @@ def build(precision: Precision, seed: int) -> Training:
 
 LOW_PRECISION_ATTENTION = Scenario(
     name="low-precision-attention",
+    family=_FAMILY,
+    split="train",
     title="A small GPT whose attention output is kept to 3 mantissa bits",
     cause="delta = rowsum(dO * O) inherits one-signed rounding errors of O; they add up in W_q until the logits explode",
     expected="degraded",
     steps=STEPS,
     build=partial(build, Precision.flash(output=3)),
     source=_SOURCE,
+    onset="slow",
+    cause_id="low_precision_attention",
 )
 
 STABILISED = Scenario(
     name="stabilised",
+    family=_FAMILY,
+    split="train",
     title="The same run with delta taken from the float32 output",
     cause="the error of delta is gone, and with it the failure, although O is as coarse as before",
     expected="survived",
@@ -67,6 +74,8 @@ STABILISED = Scenario(
 
 BFLOAT16 = Scenario(
     name="bfloat16-attention",
+    family=_FAMILY,
+    split="train",
     title="The same run with attention in true bfloat16",
     cause="the same one-signed errors, sixteen times smaller: too small to matter at this size",
     expected="survived",
@@ -77,6 +86,8 @@ BFLOAT16 = Scenario(
 
 HEALTHY = Scenario(
     name="healthy",
+    family=_FAMILY,
+    split="train",
     title="The same run in float32",
     cause="no rounding, no failure",
     expected="survived",
