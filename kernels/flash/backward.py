@@ -17,7 +17,7 @@ Source: arXiv 2307.08691, algorithm 2.
 import triton
 import triton.language as tl
 
-from .tiles import LOG2_E, bounded, masked, scored, sequence_of
+from .tiles import LOG2_E, bounded, fetched, masked, scored, sequence_of
 
 
 @triton.jit
@@ -224,16 +224,16 @@ def queries_kernel(
     for phase in tl.static_range(2):
         for j0 in range(low if phase == 0 else whole, whole if phase == 0 else high, BLOCK_N):
             begin = tl.cast(j0, tl.int64)
-            seen = real[:, None]
-            if phase == 1:
-                seen = real[:, None] & (j0 + local_j < length_k)[None, :]
-            k_DN = tl.load(k + begin * k_stride_t + d[:, None] + local_j[None, :] * k_stride_t, mask=seen, other=0.0)
-            v_DN = tl.load(v + begin * v_stride_t + d[:, None] + local_j[None, :] * v_stride_t, mask=seen, other=0.0)
+            present = (j0 + local_j < length_k)[None, :]
+            at = k + begin * k_stride_t + d[:, None] + local_j[None, :] * k_stride_t
+            k_DN = fetched(at, present, real[:, None], D, BLOCK_D, phase == 1)
+            at = v + begin * v_stride_t + d[:, None] + local_j[None, :] * v_stride_t
+            v_DN = fetched(at, present, real[:, None], D, BLOCK_D, phase == 1)
             s = scored(tl.dot(q_MD, k_DN, input_precision="ieee"), scale, cap, CAPPED)
             if CAPPED:
                 steepness = 1.0 - (s / cap) * (s / cap)
             if MASK != 0:
-                both = here[:, None] & (j0 + local_j < length_k)[None, :]
+                both = here[:, None] & present
                 mask_columns = mask + begin * mask_stride_s
                 s = masked(s, mask_columns, local_i[:, None], local_j[None, :], mask_stride_t, mask_stride_s, both, MASK)
             if phase == 1:

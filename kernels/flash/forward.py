@@ -23,7 +23,7 @@ Sources: arXiv 2307.08691 (FlashAttention-2), arXiv 2510.04212, section 5 (the d
 import triton
 import triton.language as tl
 
-from .tiles import LN_2, TOLERANCE_BITS, bounded, masked, rounded, scored, sequence_of, tied_shift
+from .tiles import LN_2, TOLERANCE_BITS, bounded, fetched, masked, rounded, scored, sequence_of, tied_shift
 
 
 @triton.jit
@@ -101,16 +101,12 @@ def forward_kernel(
         for j0 in range(low if phase == 0 else whole, whole if phase == 0 else high, BLOCK_N):
             k_rows = k + tl.cast(j0, tl.int64) * k_stride_t
             v_rows = v + tl.cast(j0, tl.int64) * v_stride_t
-            if phase == 0:
-                k_inside = real[:, None]
-                v_inside = real[None, :]
-            else:
-                k_inside = real[:, None] & (j0 + local_j < length_k)[None, :]
-                v_inside = (j0 + local_j < length_k)[:, None] & real[None, :]
-            k_DN = tl.load(k_rows + d[:, None] + local_j[None, :] * k_stride_t, mask=k_inside, other=0.0)
+            present = j0 + local_j < length_k
+            at = k_rows + d[:, None] + local_j[None, :] * k_stride_t
+            k_DN = fetched(at, present[None, :], real[:, None], D, BLOCK_D, phase == 1)
             s = scored(tl.dot(q_MD, k_DN, input_precision="ieee"), scale, cap, CAPPED)
             if MASK != 0:
-                inside = here[:, None] & (j0 + local_j < length_k)[None, :]
+                inside = here[:, None] & present[None, :]
                 mask_columns = mask + tl.cast(j0, tl.int64) * mask_stride_s
                 s = masked(s, mask_columns, local_i[:, None], local_j[None, :], mask_stride_t, mask_stride_s, inside, MASK)
             if phase == 1:
@@ -139,7 +135,8 @@ def forward_kernel(
             else:
                 row_sum = row_sum * alpha + tl.sum(p, 1)
             shift = shift_new
-            v_ND = tl.load(v_rows + local_j[:, None] * v_stride_t + d[None, :], mask=v_inside, other=0.0)
+            at = v_rows + local_j[:, None] * v_stride_t + d[None, :]
+            v_ND = fetched(at, present[:, None], real[None, :], D, BLOCK_D, phase == 1)
             if LOW:
                 product = rounded(tl.dot(p_low, v_ND, input_precision="ieee"), dtype)
                 acc = rounded(acc * alpha[:, None] + product, dtype)

@@ -56,9 +56,13 @@ class Call:
     cu_seqlens_q: Tensor | None
     cu_seqlens_k: Tensor | None
     architecture: str
+    forced: Configuration | None = None
+    """In place of the shipped configurations, to try another."""
 
     def cut(self, kernel: Kernel) -> Configuration:
         """Return the configuration of a kernel for this call."""
+        if self.forced is not None:
+            return self.forced
         return configuration(kernel, self.architecture, self.q.element_size(), self.q.shape[-1])
 
     def common(self, cut: Configuration) -> dict[str, Any]:

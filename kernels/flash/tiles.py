@@ -12,6 +12,7 @@ from ..options import BETA, LEAST_SHIFT_BITS, MOST_SHIFT_BITS, MOST_SHIFT_BITS_F
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
 TOLERANCE_BITS = tl.constexpr(TIE_TOLERANCE * 1.4426950408889634)
+_LARGEST = tl.constexpr(2.3e38)  # still a float32 when turned to bits
 _BETA = tl.constexpr(BETA)
 _LEAST = tl.constexpr(LEAST_SHIFT_BITS)
 _MOST = tl.constexpr(MOST_SHIFT_BITS)
@@ -34,7 +35,7 @@ def rounded(x, dtype: tl.constexpr):
 @triton.jit
 def tanh(x):
     """tanh from exp2, accurate to a few ulp near 0 too, where 1 - 2 / (1 + e^2x) would cancel."""
-    t = tl.exp2(-2.0 * LOG2_E * tl.abs(x))
+    t = tl.exp2(tl.abs(x) * (-2.0 * LOG2_E))
     far = (1.0 - t) / (1.0 + t)
     y = x * x
     near = tl.abs(x) * (1.0 + y * (-1.0 / 3.0 + y * (2.0 / 15.0 + y * (-17.0 / 315.0 + y * (62.0 / 2835.0)))))
@@ -58,7 +59,10 @@ def masked(s, mask, i, j, mask_stride_t, mask_stride_s, inside, MASK: tl.constex
         seen = tl.load(mask + i * mask_stride_t + j * mask_stride_s, mask=inside, other=0)
         s = tl.where(seen != 0, s, float("-inf"))
     elif MASK == 2:
-        s += tl.load(mask + i * mask_stride_t + j * mask_stride_s, mask=inside, other=0).to(tl.float32) * LOG2_E
+        added = tl.load(mask + i * mask_stride_t + j * mask_stride_s, mask=inside, other=0).to(tl.float32)
+        # The least float32, with which many masks hide, must not become -inf in bits: a row full of it is uniform, not empty.
+        finite = tl.minimum(tl.maximum(added, -_LARGEST), _LARGEST)
+        s += tl.where(tl.abs(added) == float("inf"), added, finite) * LOG2_E
     return s
 
 
@@ -83,12 +87,24 @@ def tied_shift(m, dtype: tl.constexpr):
     whole. It is then moved by less than half an ulp, so that the tied P is a number of ``dtype``: it enters ``P V`` without a
     rounding, and weighs the same whether a tile held it with its equal or the running sums are scaled down to it later.
     """
-    above = tl.where(m > 0, (_BETA - 1.0) * m, -m)
+    above = tl.where(m > 0, m * (_BETA - 1.0), -m)
     above = tl.maximum(above, _LEAST)
     above = tl.minimum(above, _MOST_FLOAT16 if dtype == tl.float16 else _MOST)
     if dtype != tl.float32:
         above = -tl.log2(rounded(tl.exp2(-above), dtype))
     return above
+
+
+@triton.jit
+def fetched(pointers, present, real, D: tl.constexpr, BLOCK_D: tl.constexpr, BOUNDED: tl.constexpr):
+    """Load a tile of rows: 0 where they end (``present``) and where the head dimension ends (``real``), if either can happen."""
+    if BOUNDED:
+        tile = tl.load(pointers, mask=present & real, other=0.0)
+    elif D < BLOCK_D:
+        tile = tl.load(pointers, mask=real, other=0.0)
+    else:
+        tile = tl.load(pointers)
+    return tile
 
 
 @triton.jit
