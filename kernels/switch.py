@@ -2,8 +2,8 @@
 
 Mechanism: a kernel of our own for ``aten::scaled_dot_product_attention`` in torch's dispatcher, for CPU and CUDA (also ROCm)
 tensors. It lies below the name, so it is met however the function was imported: ``F.scaled_dot_product_attention``,
-``from torch.nn.functional import ...``, ``nn.MultiheadAttention``, Hugging Face's ``sdpa`` attention; in every thread; and probes see
-the call as before. Autocast has cast its inputs by then. Taking it out restores torch's own table. A forward pass decides for
+``from torch.nn.functional import ...``, ``nn.MultiheadAttention``, Hugging Face's ``sdpa`` attention; in every thread; and probes
+see the call as before. Autocast has cast its inputs by then. Taking it out restores torch's own table. A forward pass decides for
 its backward pass, so switching between the two is safe; weights and optimizer states are not involved.
 Calls of ``reference_attention`` continue with delta from the float32 output, whatever their ``Precision`` says.
 
@@ -20,16 +20,18 @@ two apart. ``compiled="refuse"`` raises instead.
 import logging
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from . import reference
 from .drop_in import attention, wrong_arguments
+from .options import Variant
 
 log = logging.getLogger("foreshock")
 
@@ -99,6 +101,13 @@ def installed() -> bool:
     return _library is not None
 
 
+def takes_float32_delta(function: Callable[..., Any], stabilize: bool | Variant = True) -> bool:
+    """Tell whether a call of SDPA, or of ``attention(..., stabilize=)``, takes delta from the float32 output just now."""
+    if function is attention:
+        return stabilize.float32_delta if isinstance(stabilize, Variant) else stabilize
+    return function is F.scaled_dot_product_attention and installed()
+
+
 def _change(lasting: bool | None, contexts: int, compiled: Compiled) -> None:
     """Set what wants the switch on, and turn it if that changes anything."""
     global _lasting, _contexts
@@ -113,8 +122,8 @@ def _change(lasting: bool | None, contexts: int, compiled: Compiled) -> None:
         if on != installed():
             if compiled == "refuse" and _anything_compiled():
                 raise RuntimeError(
-                    "this process holds compiled code, which has its attention inside; compiled='recompile' drops all of it, and it "
-                    "is compiled anew at its next call"
+                    "this process holds compiled code, which has its attention inside; compiled='recompile' drops all of it, "
+                    "and it is compiled anew at its next call"
                 )
             _turn(on)
         _lasting, _contexts = wanted, open_now

@@ -13,6 +13,7 @@ sequences and heads are looked at, and none where one head of one sequence is mo
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -23,7 +24,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
+from ...kernels.drop_in import attention
 from ...kernels.reference import Precision, reference_attention
+from ...kernels.switch import takes_float32_delta
 from ..base import Guard, Probe
 from ..model import WatchedModel
 from ..statistics.attention import AttentionSample, KeyGradient
@@ -191,7 +194,7 @@ class AttentionCalls(TorchFunctionMode):
         self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
-        attends = func is F.scaled_dot_product_attention or func is reference_attention
+        attends = func in (F.scaled_dot_product_attention, reference_attention) or (func is attention and _as_plain(kwargs))
         if not (attends or func is F.multi_head_attention_forward) or not torch.is_grad_enabled():
             return func(*args, **kwargs)
         name = self._name
@@ -205,7 +208,8 @@ class AttentionCalls(TorchFunctionMode):
         # A node of its own for the keys: its gradient is this call's alone, whatever else the keys are used for.
         k = k.view_as(k)
         out = func(q, k, v, **options)
-        self._guard(lambda: self.report(name, q, k, v, out, **_described(options)))
+        cured = takes_float32_delta(func, options.get("stabilize", True))
+        self._guard(lambda: self.report(name, q, k, v, out, float32_delta=cured, **_described(options)))
         return out
 
     def report(
@@ -220,6 +224,7 @@ class AttentionCalls(TorchFunctionMode):
         attn_mask: Tensor | None = None,
         scale: float | None = None,
         precision: Precision | None = None,
+        float32_delta: bool = False,
     ) -> None:
         """Take the sample of one call and wait for its gradients.
 
@@ -232,6 +237,7 @@ class AttentionCalls(TorchFunctionMode):
             is_causal, attn_mask, scale: as ``F.scaled_dot_product_attention`` takes them.
             precision: where the layer rounds, if it does so explicitly; by default its arithmetic is that of the output's dtype
                 (autocast rounds q, k and v on their way in).
+            float32_delta: delta is taken from the output before it was rounded: stabilised attention.
         """
         if any(x.dim() != 4 for x in (q, k, v, out)):
             shapes = ", ".join(str(tuple(x.shape)) for x in (q, k, v, out))
@@ -239,6 +245,8 @@ class AttentionCalls(TorchFunctionMode):
         if self._seen_before(name):
             return
         arithmetic = Arithmetic.of(q.dtype, out.dtype, precision)
+        if float32_delta:
+            arithmetic = replace(arithmetic, delta_from_output=False)
         call = self._sample(name, q, k, v, out, arithmetic, is_causal=is_causal, attn_mask=attn_mask, scale=scale)
         if call is not None:
             self.calls.append(call)
@@ -375,6 +383,11 @@ def _arguments(
     names = _SDPA if func is F.scaled_dot_product_attention else tuple(inspect.signature(func).parameters)
     named = dict(zip(names, args, strict=False)) | kwargs
     return named.pop("query"), named.pop("key"), named.pop("value"), named
+
+
+def _as_plain(options: Mapping[str, Any]) -> bool:
+    """Tell whether a call of foreshock's attention is one that SDPA could have been asked for: no window, cap or packing."""
+    return all(options.get(name) is None for name in ("window", "softcap", "cu_seqlens_q"))
 
 
 def _described(options: Mapping[str, Any]) -> dict[str, Any]:
