@@ -10,7 +10,8 @@ Formula: with dW the weight after the optimizer's step minus that before, ``upda
 update's, in the median), one without any structure has about a quarter of the block's side (17), whatever the layer's
 size. ``numerics.stale_update_fraction``: of the entries that have a non-zero gradient, those which are the same after the step, bit
 for bit, in the dtype of the weight: of float32 weights hardly any. It is n/a at a learning rate of zero. Steps that are skipped,
-by a GradScaler or an intervention, give nothing.
+by a GradScaler or an intervention, give nothing. Of weights sharded over ranks (FSDP2) each rank adds up its part of the entries,
+which gives the same values; the stable rank is n/a, and all are where a rank's part is missing.
 
 Noise floor: of a root mean square 1.1 % for normally distributed updates, 3 % for those of rank one (see samples.py); of the
 stable rank some 5 % for updates without structure.
@@ -23,18 +24,20 @@ Source: the ratio is common practice; a low-rank error in W_q is what arXiv 2510
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from ..storage.records import SeriesKey
-from .base import Across, Block, Probe, Scalars
+from .base import Across, Block, Probe, Scalars, Sums
+from .distributed.shard_samples import sampled_places, shard_of
 from .model import LinearLayer, WatchedModel
 from .statistics.not_applicable import not_applicable
 from .statistics.precision import without_autocast
 from .statistics.samples import entries_and_block, entries_at
-from .taps.optimizer import Stepping, UpdateTap, vector
+from .taps.optimizer import Stepping, UpdateTap, is_sharded, vector
 
 _SIGNALS = ("update.rms", "update.ratio", "update.stable_rank", "numerics.stale_update_fraction")
 # The Gram matrix is raised to the power 2^10: sigma_1 is exact to 0.1 % even where many singular values crowd below it.
@@ -54,6 +57,18 @@ class _Before:
     rates: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class _ShardsBefore:
+    """Sharded layers, (layers, places) of their weights before the step; ``sampled`` places on all ranks, those here ``places``."""
+
+    layers: list[LinearLayer]
+    places: Tensor
+    sampled: int
+    weights: Tensor
+    moves: Tensor
+    rates: Tensor
+
+
 class UpdateProbe(Probe):
     """Size and stable rank of each linear layer's update, and the share of its weights that rounding kept where they were."""
 
@@ -67,7 +82,8 @@ class UpdateProbe(Probe):
         self._layers: dict[int, list[LinearLayer]] = {}
         self._tap = UpdateTap()
         self._before: list[_Before] = []
-        self._blocks: list[Scalars] = []
+        self._shards_before: list[_ShardsBefore] = []
+        self._blocks: list[Block] = []
 
     @override
     def attach(self, model: WatchedModel) -> None:
@@ -79,7 +95,7 @@ class UpdateProbe(Probe):
         for layer in self._all:
             self._layers.setdefault(id(layer.stored()), []).append(layer)
         weights = [layer.stored() for layer in self._all]
-        self._tap.place(weights, self.guard, self._keep, self._compare)
+        self._tap.place(weights, self.guard, self._keep, self._compare, sharded=True)
 
     @override
     def collect(self, step: int) -> Iterator[Block]:
@@ -89,14 +105,16 @@ class UpdateProbe(Probe):
     def disarm(self) -> None:
         self._tap.remove()
         self._before.clear()
+        self._shards_before.clear()
         self._blocks.clear()
 
     def _keep(self, stepping: Stepping) -> None:
         groups: dict[_Kind, list[tuple[LinearLayer, Tensor, Tensor, float | Tensor]]] = {}
+        self._keep_shards([(p, group) for p, group in stepping.parameters if is_sharded(p)])
         for p, group in stepping.parameters:
             assert p.grad is not None
             rate = group.get("lr")
-            for layer in self._layers[id(p)]:
+            for layer in () if is_sharded(p) else self._layers[id(p)]:
                 w = layer.view()
                 # Optimizers without a learning rate of their own, None, do move.
                 each = layer, w, layer.view_of(p.grad), 1.0 if rate is None else rate
@@ -121,6 +139,31 @@ class UpdateProbe(Probe):
             keys = tuple(SeriesKey(signal, layer.name) for signal in _SIGNALS for layer in before.layers)
             self._blocks.append(Scalars(keys, values.flatten(), Across.SAME))
         self._before = []
+        for shards in self._shards_before:
+            after = torch.stack([shard_of(layer.stored()).local.take(shards.places) for layer in shards.layers])
+            sums = _shard_sums(shards, after)
+            sums = torch.where(stepping.takes_place(after.device), sums, 0.0)
+            keys = tuple(SeriesKey(signal, layer.name) for signal in _SUMMED for layer in shards.layers)
+            self._blocks.append(Sums(keys, sums, _finished))
+        self._shards_before = []
+
+    def _keep_shards(self, parameters: list[tuple[Tensor, dict[str, Any]]]) -> None:
+        groups: dict[tuple[Any, ...], list[tuple[LinearLayer, Tensor, Tensor, float | Tensor]]] = {}
+        for p, group in parameters:
+            weight, gradient, rate = shard_of(p), shard_of(p.grad), group.get("lr")
+            for layer in self._layers[id(p)]:
+                if (sampled := sampled_places(layer, weight)) is not None:
+                    # Equal on all ranks, but for what lies here: so ranks form the same groups.
+                    kind = *p.shape, layer.transposed, layer.part, layer.heads, layer.first, p.dtype, p.device, gradient.local.dtype
+                    each = layer, weight.local, gradient.local, 1.0 if rate is None else rate
+                    groups.setdefault((kind, sampled[1]), []).append(each)
+        for (_, count), members in groups.items():
+            found = sampled_places(members[0][0], shard_of(members[0][0].stored()))
+            assert found is not None
+            samples = torch.stack([w.take(found[0]) for _, w, _, _ in members])
+            moves = torch.stack([gradient.take(found[0]) for _, _, gradient, _ in members]) != 0
+            rates = vector([rate for _, _, _, rate in members], samples.device)
+            self._shards_before.append(_ShardsBefore([layer for layer, *_ in members], found[0], count, samples, moves, rates))
 
 
 def _shape(w: Tensor) -> tuple[int, int]:
@@ -141,6 +184,37 @@ def _statistics(before: _Before, after: Tensor, entries: int, block: tuple[int, 
     stale = torch.where(before.moves, same, 0.0).sum(1) / moves
     ratio = torch.where(weight == 0, none, (size / weight).float())
     return torch.stack([size.float(), ratio, rank, torch.where((moves == 0) | (before.rates == 0), none, stale.float())])
+
+
+# Of sharded weights; the order of what ``_finished`` gives.
+_SUMMED = ("update.rms", "update.ratio", "numerics.stale_update_fraction")
+
+
+def _shard_sums(shards: _ShardsBefore, after: Tensor) -> Tensor:
+    """Sums (7, layers), float64, over this rank's entries of each layer's sample.
+
+    Squares of update and weight, entries with a gradient that stayed and all with one, entries, these over those sampled on all
+    ranks, and of each such share the part that has a learning rate of zero.
+    """
+    wide = torch.promote_types(after.dtype, torch.float32)
+    update = (after.to(wide) - shards.weights.to(wide)).double()
+    same = torch.where(torch.isnan(after), torch.nan, (after == shards.weights).double())
+    stayed = torch.where(shards.moves, same, 0.0).sum(1)
+    entries = torch.full_like(stayed, after.shape[1])
+    share = entries / shards.sampled
+    resting = torch.where(shards.rates == 0, share, 0.0)
+    squares = [update.square().sum(1), shards.weights.double().square().sum(1)]
+    return torch.stack([*squares, stayed, shards.moves.sum(1).double(), entries, share, resting])
+
+
+def _finished(sums: Tensor) -> Tensor:
+    """The statistics (3 * layers,) from sums (7, layers) over all ranks."""
+    updates, weights, stayed, moves, entries, share, resting = sums
+    none = not_applicable(sums.device)
+    ratio = torch.where(weights == 0, none, (updates / weights).sqrt().float())
+    stale = torch.where((moves == 0) | (resting > 0), none, (stayed / moves).float())
+    values = torch.stack([(updates / entries).sqrt().float(), ratio, stale])
+    return torch.where((share - 1.0).abs() > 1e-6, none, values).flatten()
 
 
 def stable_rank_of_blocks(blocks: Tensor) -> Tensor:

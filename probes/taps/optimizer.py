@@ -3,7 +3,8 @@
 The hooks are torch's global ones: whichever optimizer holds a watched parameter is seen, several of them, and one made after the
 monitor too. Of a parameter that is stepped more than once in a step, the first time counts. Gradients are those the optimizer is
 handed, after clipping; where it calls a closure that computes them, they are not there yet and nothing is seen. Sharded
-parameters (DTensor) are left out: a shard alone says nothing of the whole.
+parameters (DTensor) are left out unless they are asked for: a shard alone says nothing of the whole. An optimizer that shares the
+parameters out among ranks (ZeroRedundancyOptimizer) counts as one that steps them all.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -30,6 +31,14 @@ class Stepping:
 
     optimizer: Optimizer
     parameters: list[tuple[nn.Parameter, dict[str, Any]]]
+
+    def held_here(self) -> "Stepping":
+        """Return what this rank itself steps, and by which optimizer: a part, where ZeroRedundancyOptimizer shares out."""
+        inner = getattr(self.optimizer, "optim", None)
+        if type(self.optimizer).__name__ != "ZeroRedundancyOptimizer" or not isinstance(inner, Optimizer):
+            return self
+        groups = {id(p): group for group in inner.param_groups for p in group["params"]}
+        return Stepping(inner, [(p, groups[id(p)]) for p, _ in self.parameters if id(p) in groups])
 
     def loss_scale(self, device: torch.device) -> Tensor | float:
         """Return what gradients are multiplied by before the step: GradScaler leaves dividing them to a fused optimizer."""
@@ -62,10 +71,15 @@ class UpdateTap:
         self._waiting: set[int] = set()
         self._under_way: dict[int, Stepping] = {}
 
-    def place(self, parameters: Iterable[Tensor], guard: Guard, before: Callback, after: Callback | None = None) -> None:
-        """Hook every optimizer there is; the callbacks must neither change nor keep a parameter, a gradient or a state."""
+    def place(
+        self, parameters: Iterable[Tensor], guard: Guard, before: Callback, after: Callback | None = None, *, sharded: bool = False
+    ) -> None:
+        """Hook every optimizer there is; the callbacks must neither change nor keep a parameter, a gradient or a state.
+
+        ``sharded``: show sharded parameters too.
+        """
         # Identities hold while the hooks do: the model keeps its parameters.
-        self._waiting = {id(p) for p in parameters if not is_sharded(p)}
+        self._waiting = {id(p) for p in parameters if sharded or not is_sharded(p)}
 
         def on_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             if not self._waiting or _becomes_a_graph():

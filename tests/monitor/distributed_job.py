@@ -5,6 +5,7 @@ import os
 import random
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,13 @@ from foreshock.probes.spectral import SpectralProbe
 from foreshock.probes.step.governor import Cadence, Governor
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 TOKENS = 8
 """Rows of the whole batch; each rank trains on its share of them."""
-PROBES = ["spectral", "activations", "gradients"]
+PROBES = ["spectral", "activations", "gradients", "adam", "updates"]
 FOLDER = Path()
 
 
@@ -68,22 +69,23 @@ def train(
     url: str | None,
     *,
     clip: float | None = None,
+    optimizer: Callable[[Any], Any] = lambda parameters: torch.optim.AdamW(parameters, lr=0.01),
     before: Callable[[int], None] = lambda step: None,
     after: Callable[[int, Any], None] = lambda step, monitor: None,
     **options: Any,
 ) -> Any:
     """Train on this rank's share of each batch; return the closed monitor."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    monitor = foreshock.watch(model, optimizer, store=url, **{"probes": PROBES, **options}) if url else None
+    stepping = optimizer(model.parameters())
+    monitor = foreshock.watch(model, stepping, store=url, **{"probes": PROBES, **options}) if url else None
     for step, batch in enumerate(batches(steps)):
         before(step)
         x, y = share(batch)
         loss = F.cross_entropy(model(x), y)
-        optimizer.zero_grad()
+        stepping.zero_grad()
         loss.backward()
         if clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), clip)
-        optimizer.step()
+        stepping.step()
         if monitor is not None:
             monitor.step(loss)
             after(step, monitor)
@@ -115,7 +117,7 @@ def twice(wrap: Callable[[nn.Module], nn.Module], name: str, **options: Any) -> 
     """Train with and without the monitor."""
     watched, plain = wrap(fresh()), wrap(fresh())
     monitor = train(watched, 12, url(name), every=3, **options)
-    train(plain, 12, None, clip=options.get("clip"))
+    train(plain, 12, None, **{name: options[name] for name in ("clip", "optimizer") if name in options})
     return {
         "identical": torch.equal(weights(watched), weights(plain)),
         "faults": monitor.faults.total,
@@ -133,6 +135,23 @@ def fsdp() -> dict[str, Any]:
 
 def fsdp_clipped() -> dict[str, Any]:
     return twice(shard, "fsdp_clipped", clip=0.5)
+
+
+def zero() -> dict[str, Any]:
+    """Each rank's optimizer steps some of the parameters; a module's weight and bias may go to two ranks."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's own, when it is imported
+        from torch.distributed.optim import ZeroRedundancyOptimizer
+    return twice(DistributedDataParallel, "zero", optimizer=lambda p: ZeroRedundancyOptimizer(p, torch.optim.AdamW, lr=0.01))
+
+
+def compiled() -> dict[str, Any]:
+    """DDP within torch.compile, as it is usually done."""
+    from torch._dynamo.testing import CompileCounter
+
+    counter = CompileCounter()
+    result = twice(lambda model: torch.compile(DistributedDataParallel(model), backend=counter), "compiled")
+    return result | {"graphs": counter.frame_count}
 
 
 def drift() -> dict[str, Any]:
@@ -274,6 +293,13 @@ def refused() -> dict[str, Any]:
             foreshock.watch(model, store=url("refused"))
         except ValueError as error:
             messages[name] = str(error)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # FSDP1 on a CPU, and its end to come
+        old = FullyShardedDataParallel(fresh(), device_id=torch.device("cpu"))
+    try:
+        foreshock.watch(nn.Sequential(old), store=url("refused"))
+    except ValueError as error:
+        messages["fsdp1"] = str(error)
     return messages
 
 

@@ -134,7 +134,7 @@ def sampled_lag(probe: AdamProbe, model: nn.Module, step: Callable[[], None]) ->
         (block,) = probe.collect(number)
         probe.disarm()
     assert [key.signal for key in block.keys] == [LAG, FIRST, SECOND]
-    return float(block.values[0])
+    return float(block.finished().values[0])
 
 
 def test_a_subsample_of_large_parameters(sampler) -> None:
