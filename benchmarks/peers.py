@@ -79,6 +79,86 @@ class ItemHooks:
                 self._found.append(statistic().item())
 
 
+class SameStatistics:
+    """What the default preset tells of layers with a weight, written down plainly: whole tensors, an SVD, ``.item()`` for each.
+
+    Of every linear layer: the alignment of its inputs and of the gradient at its outputs, sigma_1, gap, stable rank, the size and
+    shape of its outputs, the norm of its gradient, Adam's second-moment lag and moment norms, and the update's size.
+
+    Args:
+        model: what is watched.
+        optimizer: an AdamW.
+    """
+
+    name = "the same, plainly"
+    phase = 0
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self.statistics = 0
+        self._layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+        self._optimizer = optimizer
+        self._handles: list[Any] = []
+        self._found: list[float] = []
+        self._pairs: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+        self._weights: dict[nn.Module, Tensor] = {}
+
+    @torch.no_grad()
+    def before_step(self, sampled: bool) -> None:
+        """Look at the weights and place the hooks if the step is sampled."""
+        if not sampled:
+            return
+        for layer in self._layers:
+            u, sigma, v = torch.linalg.svd(layer.weight, full_matrices=False)
+            self._pairs[layer], self._weights[layer] = (u[:, 0], v[0]), layer.weight.detach().clone()
+            self._take(sigma[0], sigma[0] / sigma[1], layer.weight.norm(), (sigma**2).sum() / sigma[0] ** 2)
+            self._handles += [layer.register_forward_hook(self._forward), layer.register_full_backward_hook(self._backward)]
+
+    @torch.no_grad()
+    def after_step(self, sampled: bool, loss: Tensor) -> None:
+        """Take the loss, and at a sampled step what gradients, moments and updates show."""
+        loss.item()
+        if sampled:
+            while self._handles:
+                self._handles.pop().remove()
+            for layer in self._layers:
+                gradient, state = layer.weight.grad, self._optimizer.state[layer.weight]
+                assert gradient is not None
+                seconds = state["exp_avg_sq"] / (1 - self._optimizer.param_groups[0]["betas"][1] ** state["step"])
+                update = layer.weight - self._weights[layer]
+                self._take(gradient.norm(), (gradient**2 / seconds.clamp_min(1e-16)).mean().sqrt())
+                self._take(state["exp_avg"].norm(), state["exp_avg_sq"].norm())
+                self._take(
+                    update.square().mean().sqrt(),
+                    update.norm() / layer.weight.norm(),
+                    ((update == 0) & (gradient != 0)).float().mean(),
+                )
+            self.statistics = len(self._found)
+            self._pairs.clear()
+            self._weights.clear()
+        self._found.clear()
+
+    def close(self) -> None:
+        """Nothing is left to do."""
+
+    @torch.no_grad()
+    def _forward(self, module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
+        cosine = torch.nn.functional.normalize(args[0].flatten(0, -2), dim=1) @ self._pairs[module][1]
+        positive = (cosine > 0).float().mean()
+        self._take(cosine.mean(), cosine.std(), cosine.abs().mean(), positive, 1 - (2 * positive - 1).abs())
+        flat = out.flatten(0, -2)
+        centred, energies = flat - flat.mean(), flat.square().mean(0)
+        self._take(flat.square().mean().sqrt(), flat.abs().max(), (centred**4).mean() / (centred**2).mean() ** 2)
+        self._take((energies > 36 * energies.median()).sum())
+
+    @torch.no_grad()
+    def _backward(self, module: nn.Module, given: tuple[Tensor, ...], gradients: tuple[Tensor, ...]) -> None:
+        cosine = torch.nn.functional.normalize(gradients[0].flatten(0, -2), dim=1) @ self._pairs[module][0]
+        self._take(cosine.mean(), 1 - (2 * (cosine > 0).float().mean() - 1).abs())
+
+    def _take(self, *statistics: Tensor) -> None:
+        self._found.extend(statistic.item() for statistic in statistics)
+
+
 class WandbWatch:
     """Weights & Biases' ``watch(log="all")``, offline: histograms of every parameter and gradient.
 

@@ -1,8 +1,9 @@
 """``foreshock bench presets``: what each preset costs on several models, eager and compiled, and what others' ways cost.
 
 For every model, compiled or not, runs that are alike but for what watches them are alive at the same time and trained in turns of a
-few steps, in an order that alternates: one with nothing, one for each preset, one with a loop of ``.item()`` hooks that computes as
-many statistics as the default preset, and, where it is installed, one with Weights & Biases' ``watch``. All sample at the same
+few steps, in an order that alternates: one with nothing, one for each preset, one with a loop of ``.item()`` hooks that computes
+norms and means, as many as the default preset has statistics if the model has so many, one with hooks that compute that preset's
+own statistics of linear layers plainly, and, where it is installed, one with Weights & Biases' ``watch``. All sample at the same
 cadence. A ratio is that of the medians: (steps between two samples x a plain step + a sampled step) over as many plain steps of the
 run that nothing watches. The spread is that of the same ratio over blocks of the run.
 """
@@ -25,7 +26,7 @@ from ..monitor import Monitor
 from ..probes.registry import PRESETS
 from ..storage import open_store
 from ..zoo.scenario import Training
-from .peers import ItemHooks, Tool, WandbWatch
+from .peers import ItemHooks, SameStatistics, Tool, WandbWatch
 from .workloads import WORKLOADS
 
 MODES = ("eager", "compile")
@@ -235,6 +236,9 @@ def _of(model: str, mode: str, presets: Sequence[str], steps: int, every: int, *
         if peers and mode == "eager":
             run = training()
             sides.append(Peer(run, ItemHooks(run.model, _numbers_of(sides)), every))
+            run = training()
+            if isinstance(run.optimizer, torch.optim.AdamW):
+                sides.append(Peer(run, SameStatistics(run.model, run.optimizer), every))
             if WandbWatch.installed():
                 run = training()
                 sides.append(Peer(run, WandbWatch(run.model, every, folder), every))
