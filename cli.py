@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ._version import __version__
+from .zoo.commands import app as zoo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 bench = typer.Typer(help="Measure what foreshock costs on this machine.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
+app.add_typer(zoo, name="zoo")
 
 StoreOption = Annotated[
     str | None, typer.Option("--store", metavar="URL", help="SQLAlchemy URL; else FORESHOCK_STORE, else foreshock.toml.")

@@ -89,6 +89,14 @@ def check(chosen: Iterable[Scenario], seeds: int, file: Path, jobs: int = 1) -> 
         yield result
 
 
+def spread(values: Iterable[float | None]) -> str:
+    """Return the least and the greatest of the values that are there, as people write it; ``-`` for none."""
+    given = sorted(value for value in values if value is not None)
+    if not given:
+        return "-"
+    return f"{given[0]:,g}" if given[0] == given[-1] else f"{given[0]:,g} to {given[-1]:,g}"
+
+
 def write(file: Path, results: Iterable[Checked]) -> None:
     """Write results to a JSON file, a line a run, with what they were made on."""
     lines = ",\n".join(json.dumps(asdict(each)) for each in sorted(results, key=lambda each: (each.scenario, each.seed)))

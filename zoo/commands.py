@@ -1,0 +1,156 @@
+"""The commands ``foreshock zoo ...``. Imports what is heavy when a command runs."""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from .check import Checked
+    from .recording import Recording
+    from .scenario import Scenario
+
+T = TypeVar("T")
+
+app = typer.Typer(help="Training runs that fail in known ways, and healthy ones that look alarming.", no_args_is_help=True)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print data as JSON, and nothing else.")]
+SplitOption = Annotated[Literal["train", "held_out", "all"], typer.Option(help="Which half: detectors are set on `train` only.")]
+JobsOption = Annotated[int, typer.Option(min=1, help="Runs at a time, one thread each.")]
+SeedsOption = Annotated[int, typer.Option(min=1, help="How many seeds of each, from 0 on.")]
+
+
+@app.command("list", epilog="Example: foreshock zoo list --split held_out --json")
+def list_(split: SplitOption = "all", as_json: JsonOption = False) -> None:
+    """List the scenarios: what they train, how they end and why."""
+    chosen = _chosen(None, split)
+    if as_json:
+        names = ("name", "family", "split", "title", "cause", "cause_id", "onset", "expected", "steps", "trouble_step", "source")
+        _print_json([{name: getattr(each, name) for name in names} for each in chosen])
+        return
+    rows = [(each.name, each.split, each.onset or "healthy", each.expected, each.title) for each in chosen]
+    _print_table(("scenario", "split", "onset", "ends", "what it is"), rows)
+
+
+@app.command(epilog="Example: foreshock zoo run learning-rate-ramp --seed 1")
+def run(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="One of those that `foreshock zoo list` shows.")],
+    seed: Annotated[int, typer.Option(help="Seed of the training run.")] = 0,
+    store: Annotated[str | None, typer.Option(metavar="URL", help="SQLAlchemy URL; else the configured store.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads to train with.")] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Train one scenario under the monitor; tell how it ended, and which alerts came how long before."""
+    (chosen,) = _chosen([name], "all")
+    from ..config import load_settings
+    from .recording import monitored
+
+    found = monitored(chosen, seed, load_settings(store=store).store, threads=threads)
+    if as_json:
+        _print_json(asdict(found))
+    else:
+        typer.echo(_told(found))
+
+
+@app.command(epilog="Example: foreshock zoo record --split train --seeds 5 --out recordings --jobs 4")
+def record(
+    out: Annotated[Path, typer.Option(file_okay=False, help="Folder of the recordings; what it holds is not made again.")],
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these scenarios.")] = None,
+    split: SplitOption = "all",
+    seeds: SeedsOption = 5,
+    jobs: JobsOption = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Record runs with every probe, a SQLite store each, to score detectors on. Goes on where it was interrupted."""
+    chosen = _chosen(names, split)
+    from .recording import record as record_all
+
+    found = list(_with_progress(record_all(chosen, seeds, out, jobs=jobs), len(chosen) * seeds, "recording"))
+    size = sum(each.bytes for each in found)
+    if as_json:
+        _print_json([asdict(each) for each in found])
+    else:
+        typer.echo(f"{len(found)} runs, {sum(each.steps for each in found):,} steps, {size / 2**20:.0f} MiB in {out}")
+
+
+@app.command(epilog="Example: foreshock zoo check missing-warmup --seeds 5")
+def check(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these scenarios.")] = None,
+    split: SplitOption = "all",
+    seeds: SeedsOption = 5,
+    jobs: JobsOption = 1,
+    out: Annotated[Path, typer.Option(dir_okay=False, help="Results; what it holds is not made again.")] = Path("zoo-check.json"),
+    as_json: JsonOption = False,
+) -> None:
+    """Train scenarios without a monitor and compare how they end with what they say. Exit status 1 where one does not."""
+    chosen = _chosen(names, split)
+    from .check import check as check_all
+
+    found = list(_with_progress(check_all(chosen, seeds, out, jobs), len(chosen) * seeds, "training"))
+    if as_json:
+        _print_json([asdict(each) for each in found])
+    else:
+        _print_table(("scenario", "expected", "ended", "as expected", "step of failure", "seconds"), _summed(chosen, found))
+    raise typer.Exit(0 if all(each.expected for each in found) else 1)
+
+
+def _chosen(names: list[str] | None, split: str) -> "list[Scenario]":
+    from .scenario import scenarios
+
+    known = scenarios()
+    for name in names or []:
+        if name not in known:
+            raise typer.BadParameter(f"{name!r} is none of {', '.join(known)}.", param_hint="NAME")
+    chosen = [known[name] for name in dict.fromkeys(names)] if names else list(known.values())
+    return [each for each in chosen if split in ("all", each.split)]
+
+
+def _summed(chosen: "list[Scenario]", found: "list[Checked]") -> Iterator[tuple[str, ...]]:
+    """Yield a line for each scenario."""
+    from .check import spread
+
+    for each in chosen:
+        its = [one for one in found if one.scenario == each.name]
+        ended = ", ".join(sorted({one.outcome for one in its}))
+        right = f"{sum(one.expected for one in its)} of {len(its)}"
+        yield each.name, each.expected, ended, right, spread([one.step for one in its]), spread([one.seconds for one in its])
+
+
+def _told(found: "Recording") -> str:
+    """Return what a monitored run showed, in plain words."""
+    seen = [(alert["step"], f"{alert['severity']}: {alert['message']}") for alert in found.alerts]
+    if found.failure_step is not None:
+        seen.append((found.failure_step, "the run counts as failed"))
+    lines = [f"  step {step:5d}   {text}" for step, text in sorted(seen)] or ["  no alert was raised"]
+    lines.append(f"{found.scenario}, seed {found.seed}: {found.outcome} (expected: {found.expected}), {found.steps} steps.")
+    if found.lead is not None:
+        lines.append(f"The first warning came {abs(found.lead)} steps {'before' if found.lead >= 0 else 'after'} the failure.")
+    return "\n".join(lines)
+
+
+def _with_progress(work: Iterable[T], total: int, words: str) -> Iterator[T]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=Console(file=sys.stderr)) as progress:
+        yield from progress.track(work, total=total, description=words)
+
+
+def _print_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    from rich.table import Table
+
+    from ..cli import _print
+
+    table = Table(*head, box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    _print(table)
+
+
+def _print_json(data: Any) -> None:
+    typer.echo(json.dumps(data, indent=2, allow_nan=False))
