@@ -1,8 +1,10 @@
 """One run of the experiment: an arm and a seed trained under ``watch()``, what became of it and what the probes saw."""
 
+import contextlib
+import io
 import json
-import logging
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,20 +73,15 @@ def made_with() -> dict[str, str]:
 def perform(job: Job) -> dict[str, Any]:
     """Train, and write and return the result: plain data, ready for JSON. A run ends where its loss is not finite."""
     torch.set_num_threads(job.threads)
-    logging.getLogger("foreshock").disabled = True  # warnings are results here, and in the report
     chosen = arm(job.arm)
     training = build(chosen.precision, job.seed)
     losses: list[float] = []
-    with watch(
-        training.model,
-        training.optimizer,
-        run=f"{job.arm} {job.seed}",
-        project="reproduce",
-        store=job.store,
-        every=SAMPLE_EVERY,
-        probes=PROBES,
-        tags=["reproduce", job.arm],
-    ) as monitor:
+    watched = partial(watch, training.model, training.optimizer, store=job.store, every=SAMPLE_EVERY, probes=PROBES)
+    # Alerts are results here, and stand in the report: two runs at a time would print them across the progress bar.
+    with (
+        contextlib.redirect_stderr(io.StringIO()),
+        watched(run=f"{job.arm} {job.seed}", project="reproduce", tags=["reproduce", job.arm]) as monitor,
+    ):
         for number in range(job.steps):
             if number == job.capture_at:
                 with capture(training.model, job.captured):
@@ -127,6 +124,7 @@ def _summed_up(job: Job, losses: list[float], monitor: Monitor) -> dict[str, Any
         "lead_steps": lead_steps(failure.step, monitor.alerts) if failure and lasting else None,
         "final": final,
         "best": float(np.nanmin(medians)) if not np.isnan(medians).all() else None,
+        "probe_errors": int(frame.loc[frame["signal"] == "monitor.errors", "value"].max()),
         "losses": [float(f"{loss:.5g}") for loss in losses if np.isfinite(loss)],
         "series": _series(frame),
     }
