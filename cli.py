@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ._version import __version__
+from .benchmarks.commands import app as bench
 from .zoo.commands import app as zoo
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-bench = typer.Typer(help="Measure what foreshock costs on this machine.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 app.add_typer(zoo, name="zoo")
 
@@ -222,48 +222,6 @@ def reproduce(
     from .zoo.reproduction.command import run_reproduction
 
     raise typer.Exit(run_reproduction(out=out, quick=quick, seeds=seeds, threads=threads, json=as_json))
-
-
-@bench.command(epilog="Example: foreshock bench overhead --json")
-def overhead(
-    pairs: Annotated[int, typer.Option(min=1, help="Pairs of runs, one with the monitor and one without.")] = 5,
-    steps: Annotated[int, typer.Option(min=20, help="Steps of each run.")] = 60,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads to train with.")] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Compare step times with and without the monitor, in paired, alternating runs of a small GPT."""
-    from .benchmarks.overhead import main as measure
-
-    raise typer.Exit(measure(pairs=pairs, steps=steps, threads=threads, json=as_json))
-
-
-@bench.command(epilog="Example: foreshock bench presets --model gpt --mode eager --json")
-def presets(
-    model: Annotated[list[str] | None, typer.Option(help="gpt, wide-gpt or convnet; all if left out.")] = None,
-    mode: Annotated[list[str] | None, typer.Option(help="eager or compile; both if left out.")] = None,
-    preset: Annotated[list[str] | None, typer.Option(help="light, default or full; all if left out.")] = None,
-    steps: Annotated[int, typer.Option(min=20, help="Steps of each run.")] = 200,
-    every: Annotated[int, typer.Option(min=2, help="Steps from one sample to the next.")] = 50,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads to train with.")] = None,
-    peers: Annotated[bool, typer.Option(help="Also run .item() hooks and, where installed, Weights & Biases.")] = True,
-    as_json: JsonOption = False,
-) -> None:
-    """Compare what each preset costs on several models, eager and compiled, with other ways of watching."""
-    from .benchmarks.presets import main as measure
-
-    chosen = {"models": model or [], "modes": mode or [], "presets": preset or []}
-    raise typer.Exit(measure(**chosen, steps=steps, every=every, threads=threads, peers=peers, json=as_json))
-
-
-@bench.command(epilog="Example: foreshock bench startup --json")
-def startup(
-    rounds: Annotated[int, typer.Option(min=1, help="How often each is measured.")] = 7,
-    as_json: JsonOption = False,
-) -> None:
-    """Compare the time to the dashboard's first page with that of importing its libraries alone."""
-    from .benchmarks.startup import main as measure
-
-    raise typer.Exit(measure(rounds=rounds, json=as_json))
 
 
 def main() -> int:

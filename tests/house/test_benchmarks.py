@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from foreshock.benchmarks import presets
+from foreshock.benchmarks import overhead
 from foreshock.benchmarks.peers import ItemHooks, WandbWatch
 from foreshock.zoo.scenario import Training
 from torch import Tensor, nn
@@ -23,10 +23,10 @@ def tiny(seed: int) -> Training:
 
 
 def test_every_way_of_watching_is_compared_with_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(presets, "WORKLOADS", {"tiny": tiny})
+    monkeypatch.setattr(overhead, "WORKLOADS", {"tiny": tiny})
     monkeypatch.setattr(WandbWatch, "installed", staticmethod(lambda: False))
     said: list[str] = []
-    costs = presets.measure(["tiny"], ["eager"], ["light", "default"], steps=80, every=10, say=said.append)
+    costs = overhead.measure(["tiny"], ["eager"], ["light", "default"], steps=80, every=10, say=said.append)
     assert [(cost.watched_by, cost.every) for cost in costs[:2]] == [("light", 10), ("default", 10)]
     assert [cost.watched_by for cost in costs[2:]] == ["default, governor", ".item() hooks"]
     assert len(said) == len(costs)
@@ -58,4 +58,4 @@ def test_item_hooks_stop_at_the_number_wanted_and_leave_the_model() -> None:
 )
 def test_impossible_wishes_are_explained(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        presets.measure(**wrong)
+        overhead.measure(**wrong)

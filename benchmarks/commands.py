@@ -1,0 +1,52 @@
+"""The commands ``foreshock bench ...``. Imports what is heavy when a command runs."""
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Measure what foreshock costs on this machine.", no_args_is_help=True)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print data as JSON, and nothing else.")]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads to train with.")]
+
+
+@app.command(epilog="Example: foreshock bench overhead --model gpt --mode eager --json")
+def overhead(
+    model: Annotated[list[str] | None, typer.Option(help="gpt, wide-gpt or convnet; all if left out.")] = None,
+    mode: Annotated[list[str] | None, typer.Option(help="eager or compile; both if left out.")] = None,
+    preset: Annotated[list[str] | None, typer.Option(help="light, default or full; all if left out.")] = None,
+    steps: Annotated[int, typer.Option(min=20, help="Steps of each run.")] = 200,
+    every: Annotated[int, typer.Option(min=2, help="Steps from one sample to the next.")] = 50,
+    threads: ThreadsOption = None,
+    peers: Annotated[bool, typer.Option(help="Also run .item() hooks and, where installed, Weights & Biases.")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare what each preset costs on several models, eager and compiled, with other ways of watching."""
+    from .overhead import main as measure
+
+    chosen = {"models": model or [], "modes": mode or [], "presets": preset or []}
+    raise typer.Exit(measure(**chosen, steps=steps, every=every, threads=threads, peers=peers, json=as_json))
+
+
+@app.command(epilog="Example: foreshock bench step --json")
+def step(
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs of runs, one with the monitor and one without.")] = 5,
+    steps: Annotated[int, typer.Option(min=20, help="Steps of each run.")] = 60,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure what a step costs at default settings, part by part, in paired runs of a small GPT."""
+    from .step import main as measure
+
+    raise typer.Exit(measure(pairs=pairs, steps=steps, threads=threads, json=as_json))
+
+
+@app.command(epilog="Example: foreshock bench startup --json")
+def startup(
+    rounds: Annotated[int, typer.Option(min=1, help="How often each is measured.")] = 7,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare the time to the dashboard's first page with that of importing its libraries alone."""
+    from .startup import main as measure
+
+    raise typer.Exit(measure(rounds=rounds, json=as_json))
