@@ -1,11 +1,16 @@
 """What tests of several rooms share."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Tests run side by side: one thread each, here and in the processes they start. Before torch is imported, or it is not heard.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 CHROMIUM = [
     "--no-sandbox",

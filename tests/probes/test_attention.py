@@ -98,10 +98,12 @@ def shift_residual(k: Tensor) -> Tensor:
 def assert_residual(found, k: Tensor, name: str = "attention") -> None:
     """Sums over keys are taken in float32 by the probe and in float64 here."""
     measured = found.heads("rounding.key_shift_residual", name)
-    if k.shape[2] == 1:  # its gradient is nothing but rounding error
+    expected = shift_residual(k)
+    # The gradient of a single key is nothing but rounding error, as is that of several where each query sees but one: 0, or not.
+    if k.shape[2] == 1 or expected.isnan().all():
         assert len(measured) == len(found.heads("rounding.key_shift_excess", name)) == 0
         return
-    assert measured.tolist() == pytest.approx(shift_residual(k).tolist(), rel=1e-3, abs=3e-7)
+    assert measured.tolist() == pytest.approx(expected.tolist(), rel=1e-3, abs=3e-7)
 
 
 def causal(t: int, s: int) -> Tensor:

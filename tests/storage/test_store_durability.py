@@ -162,6 +162,13 @@ except StoreUnavailableError as error:
     assert integrity(tmp_path / "runs.db") == "ok"
 
 
+def open_to_all(folder: Path) -> None:
+    """Let other users reach a folder of pytest's."""
+    for each in (folder, *folder.parents):
+        if "pytest-of-" in str(each):
+            each.chmod(0o755)
+
+
 def test_a_read_only_file_can_be_read_and_says_why_it_cannot_be_written(
     tmp_path: Path, file_store: Store, new_run: MakeRun, batch_of: MakeBatch
 ) -> None:
@@ -186,8 +193,7 @@ for write in (store.check, lambda: store.write(Batch(new_id(), "r", 0, (StepReco
     except StoreUnavailableError as error:
         print(error)
 """
-    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
-        folder.chmod(0o755)
+    open_to_all(tmp_path)
     tmp_path.chmod(0o777)  # the folder takes the log beside the file
     out, errors = python(code, tmp_path / "runs.db").communicate(timeout=60)
     lines = out.decode().splitlines()
@@ -199,8 +205,7 @@ for write in (store.check, lambda: store.write(Batch(new_id(), "r", 0, (StepReco
 def test_a_folder_one_may_not_write_in_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "locked"
     folder.mkdir(mode=0o555)
-    for parent in (tmp_path, *list(tmp_path.parents)[:2]):
-        parent.chmod(0o755)
+    open_to_all(tmp_path)
     code = """
 import os, sys
 import sqlalchemy.dialects.sqlite.pysqlite, foreshock.storage.sqlalchemy_store
