@@ -37,8 +37,8 @@ class Precision:
         dynamic_maximum: where a row's maximum is attained more than once, shift it by other than a whole number of bits, so that no
             tied P is a power of two (arXiv 2510.04212, section 5).
         beta: the shifted maximum is ``beta m`` for m > 0, and 0 for m < 0, as far as the next two allow.
-        least_shift_bits, most_shift_bits: bounds of the shift in bits; by default 0.733, and 63.733 or, where ``probabilities`` has
-            a narrow range, 1.733. 0 and infinity give the published form, which underflows.
+        least_shift_bits, most_shift_bits: bounds of the shift in bits; by default 0.15, and 63.15 or, where ``probabilities`` has a
+            narrow range, 1.15. 0 and infinity give the published form, which underflows.
         sum_rounded: in such a row, l sums P as rounded; without it noise grows.
 
     Raises:
