@@ -217,7 +217,7 @@ def reproduce(
 ) -> None:
     """Reproduce the low-precision failure, its controls and its cure; write a report. Runs that are in FOLDER are not repeated.
 
-    Exit status 1 where a claim did not hold. The full experiment takes about half an hour on two free cores.
+    Exit status 1 where a claim did not hold. The full experiment takes about a quarter of an hour on two free cores.
     """
     from .zoo.reproduction.command import run_reproduction
 
