@@ -17,7 +17,7 @@ from foreshock.probes.base import Probe
 from foreshock.probes.registry import PRESETS, known_probes
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "probes.md")
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "probes.md", ROOT / "docs" / "zoo.md")
 SECTIONS = ("Trouble it reveals", "Formula", "Cost", "Source")
 MARKERS = re.compile(r"(<!-- begin: (?P<name>\w+)[^>]*-->\n)(.*?)(<!-- end: (?P=name) -->)", re.DOTALL)
 
@@ -108,7 +108,20 @@ def preset_of(probe: type[Probe]) -> str:
     return smallest if smallest == PRESETS[-1] else f"{smallest} and larger"
 
 
-PARTS: dict[str, Callable[[], str]] = {"rules": rules, "commands": commands, "probes": probes, "probe_pages": probe_pages}
+def zoo() -> str:
+    """List the zoo's scenarios by split and family, with what was measured of them."""
+    from foreshock.zoo.document import document
+
+    return document(table)
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "rules": rules,
+    "commands": commands,
+    "probes": probes,
+    "probe_pages": probe_pages,
+    "zoo": zoo,
+}
 
 
 def generated(text: str) -> str:

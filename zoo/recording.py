@@ -3,6 +3,8 @@
 A folder of recordings holds ``SPLIT/NAME-SEED.db``, a store with one run, and beside it ``SPLIT/NAME-SEED.json``, a ``Recording``.
 """
 
+import contextlib
+import io
 import json
 import math
 from collections.abc import Iterable, Iterator
@@ -40,6 +42,7 @@ class Recording:
         alerts: rule, severity, module, step, message and, where the run failed, lead of each alert; oldest first.
         diagnosis: ids of the causes that the worst alert names, the likeliest first.
         seconds: taken, the monitor included.
+        faults: what went wrong inside the monitor.
         bytes: size of the store's file; 0 where the store is not a file of this run alone.
     """
 
@@ -65,6 +68,7 @@ class Recording:
     alerts: list[dict[str, Any]]
     diagnosis: list[str]
     seconds: float
+    faults: int
     bytes: int = 0
 
 
@@ -128,6 +132,7 @@ def monitored(
         ],
         diagnosis=[cause.name for cause in worst.diagnosis] if worst else [],
         seconds=round(seconds, 1),
+        faults=monitor.faults.total,
     )
 
 
@@ -175,7 +180,8 @@ def _record_one(name: str, seed: int, target: str, every: int) -> Recording:
     store = file.with_suffix(".db")
     for rest in file.parent.glob(f"{store.name}*"):  # of a call that was interrupted
         rest.unlink()
-    found = asdict(monitored(scenario(name), seed, f"sqlite:///{store}", probes="full", every=every))
+    with contextlib.redirect_stderr(io.StringIO()):  # alerts of hundreds of runs; they are in the recordings
+        found = asdict(monitored(scenario(name), seed, f"sqlite:///{store}", probes="full", every=every))
     found |= {"store": store.name, "bytes": store.stat().st_size}
     part = file.with_suffix(".part")
     part.write_text(json.dumps(found, indent=1), "utf-8")

@@ -17,7 +17,7 @@ class MLP(nn.Module):
     Args:
         width, layers: its size.
         norm: layer normalisation at the head of each branch and before the classifier, or none at all.
-        activation: what stands between the two linear layers of a branch.
+        activation: makes what stands between the two linear layers of a branch; a module for each, so that probes see it.
         residual: plain layers ``act(up(norm(x)))`` instead.
         outputs: classes.
         inputs: points of an image.
@@ -29,13 +29,14 @@ class MLP(nn.Module):
         layers: int,
         *,
         norm: bool,
-        activation: Callable[[Tensor], Tensor] = F.relu,
+        activation: Callable[[], nn.Module] = nn.ReLU,
         residual: bool = True,
         outputs: int = CLASSES,
         inputs: int = SIZE * SIZE,
     ) -> None:
         super().__init__()
-        self.activation, self.residual = activation, residual
+        self.residual = residual
+        self.activations = nn.ModuleList(activation() for _ in range(layers))
         self.first = nn.Linear(inputs, width)
         self.norms = nn.ModuleList(nn.LayerNorm(width) if norm else nn.Identity() for _ in range(layers + 1))
         self.ups = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
@@ -46,7 +47,7 @@ class MLP(nn.Module):
         """Map images (B, ...) to logits (B, outputs)."""
         h = self.first(images.flatten(1))
         for place, (norm, up) in enumerate(zip(self.norms, self.ups, strict=False)):
-            branch = self.activation(up(norm(h)))
+            branch = self.activations[place](up(norm(h)))
             h = h + self.downs[place](branch) if self.residual else branch
         logits: Tensor = self.head(self.norms[-1](h))
         return logits
@@ -58,14 +59,10 @@ class ConvNet(nn.Module):
     Args:
         width: channels.
         norm: batch normalisation after each convolution, group normalisation (4 groups), or none.
-        activation: after each.
     """
 
-    def __init__(
-        self, width: int, *, norm: Literal["batch", "group", "none"], activation: Callable[[Tensor], Tensor] = F.relu
-    ) -> None:
+    def __init__(self, width: int, *, norm: Literal["batch", "group", "none"]) -> None:
         super().__init__()
-        self.activation = activation
         strides, channels = (2, 1, 2), (1, width, width, 2 * width)
         shapes = zip(channels[:-1], channels[1:], strides, strict=True)
         self.convolutions = nn.ModuleList(nn.Conv2d(i, o, 3, stride, padding=1) for i, o, stride in shapes)
@@ -75,13 +72,14 @@ class ConvNet(nn.Module):
             "none": lambda channels: nn.Identity(),
         }
         self.norms = nn.ModuleList(kinds[norm](o) for o in channels[1:])
+        self.activations = nn.ModuleList(nn.ReLU() for _ in strides)
         self.head = nn.Linear(2 * width * 9, CLASSES)
 
     def forward(self, images_B1HW: Tensor) -> Tensor:
         """Map images (B, 1, 12, 12) to logits (B, 32)."""
         h = images_B1HW
-        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            h = self.activation(norm(convolution(h)))
+        for convolution, norm, activation in zip(self.convolutions, self.norms, self.activations, strict=True):
+            h = activation(norm(convolution(h)))
         logits: Tensor = self.head(h.flatten(1))
         return logits
 

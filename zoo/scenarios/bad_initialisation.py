@@ -18,7 +18,7 @@ _TWIN = "deep-tanh"
 def build(gain: float, seed: int) -> Training:
     """8 plain tanh layers of width 64 on glyphs, orthogonal weights times ``gain``; Adam at 1e-3."""
     order = seeded(seed)
-    model = MLP(64, 8, norm=False, activation=torch.tanh, residual=False)
+    model = MLP(64, 8, norm=False, activation=nn.Tanh, residual=False)
     for up in model.ups.parameters():
         if up.dim() == 2:
             nn.init.orthogonal_(up, gain)

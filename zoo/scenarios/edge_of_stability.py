@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..images import data_set
 from ..scenario import Scenario, Training, seeded
@@ -16,7 +16,7 @@ def build(seed: int) -> Training:
     """A 3-layer residual MLP of width 48 on one batch of 128 glyphs; Adam at 3e-3 with beta2 0.95."""
     seeded(seed)
     images, labels = data_set()
-    model = MLP(48, 3, norm=False, activation=torch.tanh)
+    model = MLP(48, 3, norm=False, activation=nn.Tanh)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, betas=(0.9, 0.95), fused=True)
     first = 128 * (seed % 16)
     batch, wanted = images[first : first + 128], labels[first : first + 128]

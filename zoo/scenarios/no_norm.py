@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..images import batch_of
 from ..scenario import Scenario, Training, seeded
@@ -22,7 +22,7 @@ _SOURCE = "after arXiv 2510.04202, which has a feed-forward case; setting found 
 def build(activation: Literal["tanh", "relu"], kind: Literal["adam", "sgd"], norm: bool, rate: float, seed: int) -> Training:
     """8 residual layers of width 48 on glyphs; the learning rate rises to ``rate`` at the last step, as its cube; not clipped."""
     order = seeded(seed)
-    model = MLP(48, 8, norm=norm, activation=torch.tanh if activation == "tanh" else F.relu)
+    model = MLP(48, 8, norm=norm, activation=nn.Tanh if activation == "tanh" else nn.ReLU)
     parameters = model.parameters()
     optimizer: torch.optim.Optimizer = (
         torch.optim.Adam(parameters, lr=rate, fused=True)

@@ -21,7 +21,7 @@ _SOURCE = "arXiv 2304.13013 (stable and low-precision training), arXiv 2304.0987
 def build(beta2: float, seed: int) -> Training:
     """An 8-layer residual MLP without norms on glyphs; Adam at 6e-3; from step 300 gradients double every 40 steps."""
     order = seeded(seed)
-    model = MLP(48, 8, norm=False, activation=torch.tanh)
+    model = MLP(48, 8, norm=False, activation=torch.nn.Tanh)
     optimizer = torch.optim.Adam(model.parameters(), lr=6e-3, betas=(0.9, beta2), fused=True)
 
     def step(number: int) -> torch.Tensor:
