@@ -1,5 +1,6 @@
 """The commands ``foreshock bench ...``. Imports what is heavy when a command runs."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -50,3 +51,26 @@ def startup(
     from .startup import main as measure
 
     raise typer.Exit(measure(rounds=rounds, json=as_json))
+
+
+@app.command(epilog="Example: foreshock bench kernels --length 2048 --head-dim 64 --csv kernels.csv --plot kernels.html")
+def kernels(
+    backend: Annotated[str, typer.Option(help="cuda, cpu, or auto: the GPU if there is one.")] = "auto",
+    length: Annotated[list[int] | None, typer.Option(min=1, help="T and S; a sweep if left out.")] = None,
+    head_dim: Annotated[list[int] | None, typer.Option(min=1, help="D; the common ones if left out.")] = None,
+    dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
+    causal: Annotated[bool, typer.Option(help="Hide keys after the query.")] = True,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each is measured.")] = 20,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figures there too.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with TFLOP/s over length there.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare foreshock's attention with SDPA's back ends and FlexAttention, forward and backward."""
+    from .kernels import main as measure
+
+    sweep = {"lengths": length or (), "head_dims": head_dim or ()}
+    try:
+        status = measure(backend=backend, **sweep, dtype=dtype, causal=causal, rounds=rounds, json=as_json, csv=csv, plot=plot)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    raise typer.Exit(status)

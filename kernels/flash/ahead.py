@@ -79,6 +79,7 @@ def launches(
     *,
     is_causal: bool = True,
     everything: bool = False,
+    packed: bool = False,
     cut: Configuration | None = None,
 ) -> Iterator[plan.Launch]:
     """Yield the four launches of one attention call, forward and backward, on "meta" tensors.
@@ -90,12 +91,14 @@ def launches(
         variant: as of ``launch.forward``.
         is_causal: whether keys after the query are hidden.
         everything: with a window, a soft cap, an additive mask, statistics and row residuals too.
+        packed: with ``cu_seqlens``.
         cut: a configuration to try in place of the shipped ones.
     """
     options = Options(head_dim**-0.5, is_causal, window=1000 if everything else None, softcap=30.0 if everything else None)
     q = torch.empty(2, 16, 4096, head_dim, dtype=dtype, device="meta")
     mask = torch.empty(1, 1, 4096, 4096, device="meta").expand(2, 16, 4096, 4096) if everything else None
-    call = plan.Call(q, q, q, options, mask, None, None, architecture, cut)
+    ends = torch.empty(33, dtype=torch.int32, device="meta") if packed else None
+    call = plan.Call(q, q, q, options, mask, ends, ends, architecture, cut)
     rows = torch.empty(2, 16, 4096, device="meta")
     residual = q if variant.float32_delta and dtype != torch.float32 else None
     seen = rows if everything else None
