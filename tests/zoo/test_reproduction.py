@@ -165,6 +165,7 @@ def test_claims_hold_only_if_every_seed_bears_them_out() -> None:
     assert [claim.held for claim in claims(flat, [])] == [False, False]
 
 
+@pytest.mark.timeout(300)
 def test_the_command_trains_reports_and_does_not_repeat_itself(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
