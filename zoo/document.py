@@ -22,7 +22,7 @@ def document(table: Table) -> str:
     for split in SPLITS:
         parts.append(f"## Split `{split}`\n")
         known = [each for each in scenarios().values() if each.split == split]
-        families = dict.fromkeys(each.family for each in known)
+        families = sorted({each.family for each in known})
         parts += (_family([each for each in known if each.family == family], found, table) for family in families)
     return "\n".join(parts)
 
@@ -42,6 +42,7 @@ def _summary(found: list[Checked]) -> str:
 def _family(members: list[Scenario], found: list[Checked], table: Table) -> str:
     module = import_module(f"{__package__}.scenarios.{members[0].family}")
     head = inspect.getdoc(module) or ""
+    members = sorted(members, key=lambda each: not each.fails)  # those that fail first
     rows = [_row(each, [one for one in found if one.scenario == each.name]) for each in members]
     members_in_words = "\n".join(f"- `{each.name}`: {each.title}. {_sentence(each.cause)}" for each in members)
     sources = "; ".join(dict.fromkeys(each.source for each in members))
