@@ -10,8 +10,8 @@ from .options import Options
 
 @lru_cache(maxsize=64)
 def _few_hidden_keys(rows: range, keys: range, is_causal: bool, window: int | None, device: torch.device) -> Tensor:
-    i = torch.arange(rows.start, rows.stop, device=device)[:, None]
-    j = torch.arange(keys.start, keys.stop, device=device)
+    i = torch.arange(rows.start, rows.stop, dtype=torch.int32, device=device)[:, None]
+    j = torch.arange(keys.start, keys.stop, dtype=torch.int32, device=device)
     after = j - i
     hidden = after > 0 if is_causal else torch.zeros_like(after, dtype=torch.bool)
     return hidden if window is None else hidden | (after.abs() >= window)
