@@ -13,7 +13,8 @@ from . import lifecycle
 from .disabled import DisabledMonitor
 from .probes.base import Probe
 from .probes.distributed.company import JOIN_SECONDS, Company, Meeting
-from .probes.distributed.exchange import Follower, Leader
+from .probes.distributed.follower import Follower
+from .probes.distributed.leader import Leader
 from .probes.distributed.sharded import refuse_unknown_sharding
 from .probes.model import WatchedModel
 from .probes.ranks import RanksProbe
@@ -101,6 +102,7 @@ class FollowingMonitor:
         self._exchange = collector.exchange = exchange
         self._step = start_step
         self._closed = False
+        faults.report_to(exchange.note_fault)
         collector.begin(start_step)
         lifecycle.keep(self, model.roots.values())
 
@@ -145,6 +147,7 @@ class FollowingMonitor:
     def abandon(self) -> None:
         """Forget the thread and its connection: a forked child must not touch its parent's."""
         self._closed = True
+        self.faults.report_to(None)
         self.collector.stop()
 
     def __enter__(self) -> "FollowingMonitor":
@@ -157,7 +160,11 @@ class FollowingMonitor:
         plan = self._exchange.plans.popleft()
         governor = self.collector.governor
         # Of an earlier beginning, or heard too late: the first rank counts this one as missing in that step.
-        if plan.beginning == self._exchange.beginnings and plan.step > self._step and isinstance(governor, FollowingGovernor):
+        if plan.beginning != self._exchange.beginnings or plan.step <= self._step:
+            return
+        if plan.extra:
+            self.collector.sample_also(plan.step)
+        elif isinstance(governor, FollowingGovernor):
             governor.follow(plan.step, plan.probes)
             self.collector.sample_at(plan.step)
 

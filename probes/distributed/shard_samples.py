@@ -1,4 +1,4 @@
-"""The fixed subsample of a tensor's entries (statistics/samples.py) where the tensor is cut into shards: each rank has its part of it.
+"""The fixed subsample of a tensor's entries (statistics/samples.py) where the tensor is cut in shards: each rank has a part of it.
 
 Sums over the parts are sums over the whole's own subsample, so that sharded weights measure as whole ones do, and nothing is
 gathered. Which entries lie here follows from shapes alone.

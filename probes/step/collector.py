@@ -4,6 +4,7 @@ A step that is not sampled must cost next to nothing while the caches are full o
 run is paid in cache misses: such a step notes its few numbers and leaves the rest to the writer thread (``PlainStep.resolve``).
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -13,9 +14,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..base import Block, Probe
-from ..distributed.exchange import Exchange, JointStep
+from ..distributed.exchange import HEARD_WITHIN_SECONDS, Exchange, JointStep
 from ..model import WatchedModel
 from ..taps.compiled import EagerStep, release
+from .alarm import Alarm
 from .buffer import HostCopy, PackedBlocks, PendingStep, PlainStep, keys_of, pack
 from .faults import Faults
 from .governor import LONGEST_INTERVAL, Governor
@@ -67,6 +69,9 @@ class Collector:
         self._armed = False
         self._faults_before: dict[str, int] = {}
         self._next_sample = -1
+        # What is sampled next as planned, where a sample that was not comes before it.
+        self._postponed: int | None = None
+        self._alarm = Alarm()
         # The number of the sample that is due next, the probes that run on the one armed, and what each had taken before it.
         self._sample = 0
         self._due: list[Probe] = []
@@ -88,7 +93,7 @@ class Collector:
         for probe in self._due if self._armed else ():
             self._faults.run(_source(probe), probe.disarm)
         self._faults.run("compiled model", self._compile_again)
-        self._next_sample, self._sample = step, 0
+        self._next_sample, self._sample, self._postponed = step, 0, None
         if self.exchange is not None:
             self.exchange.begin()
         if self._model.meeting is not None:
@@ -114,6 +119,11 @@ class Collector:
         norms, gradients.norms = gradients.norms, []
         pending = PlainStep((step, time(), loss, norms, rate))
         self._plain_ends.append(started)
+        # Neither is NaN or infinity minus itself; ``math.isfinite`` is three times as slow.
+        broken = (loss is not None and loss - loss != 0) or (norms and norms[0][0] - norms[0][0] != 0)
+        if broken and self._alarm.sounds(step):
+            ends = self._plain_ends
+            self._sample_soon(step, (started - ends[0]) / (len(ends) - 1) if len(ends) > 1 else started - self._ended)
         if step + 1 >= self._next_sample:
             self._plain_cost = perf_counter() - started
             self._prepare(step + 1)
@@ -121,7 +131,15 @@ class Collector:
 
     def sample_at(self, step: int) -> None:
         """Sample ``step``, which is yet to come, next."""
-        self._next_sample = step
+        if self._postponed is None:
+            self._next_sample = step
+        else:
+            self._postponed = step
+
+    def sample_also(self, step: int) -> None:
+        """Sample ``step``, which is yet to come, with all probes, besides the one that is planned."""
+        if step < self._next_sample:
+            self._postponed, self._next_sample = self._next_sample, step
 
     def leave_out_pause(self) -> None:
         """Leave the time since the last step out of the accounts: it was no training."""
@@ -141,6 +159,7 @@ class Collector:
     ) -> PendingStep | JointStep:
         self._settle_plain_steps()
         sampled = self._armed
+        news = self._alarm.late_news()
         values: dict[str, Metric] = {} if loss is None else {"loss": loss}
         norms = joined(self._gradients.take())
         shares = list(self._gradients.shares()) if self._armed else []
@@ -167,15 +186,36 @@ class Collector:
             self.governor.plain_step((whole, own))
         self._ended, self._guarded_before = ended, self._faults.seconds
         handed_over: PendingStep | JointStep = pending
+        news |= self._alarm.listen(pending, sampled=sampled)
         if sampled:
-            self._next_sample = self.governor.next_after(step)
+            self._plan_after(step)
             if self.exchange is not None:
-                due = [probe.name for probe in self.probes if self.governor.is_due(probe.name, self._sample)]
-                self.exchange.plan(self._next_sample, due)
                 handed_over = self.exchange.joint(pending)
+        elif news:
+            self._sample_soon(step, whole)
         if step + 1 >= self._next_sample:
             self._prepare(step + 1)
         return handed_over
+
+    def _plan_after(self, step: int) -> None:
+        """Settle which step is sampled after ``step``."""
+        if self._postponed is not None:
+            self._next_sample, self._postponed = max(self._postponed, step + 1), None
+            return
+        self._next_sample = self.governor.next_after(step)
+        if self.exchange is not None:
+            due = [probe.name for probe in self.probes if self.governor.is_due(probe.name, self._sample)]
+            self.exchange.plan(self._next_sample, due)
+
+    def _sample_soon(self, step: int, seconds: float) -> None:
+        """Sample the step after ``step``; in a distributed job the first that all can know of, steps taking so many ``seconds``."""
+        soon = step + 1
+        if self.exchange is not None:
+            soon += math.ceil(HEARD_WITHIN_SECONDS / max(seconds, 1e-5))
+            if not self.exchange.calls_samples or soon >= self._next_sample:
+                return
+            self.exchange.call(soon)
+        self.sample_also(soon)
 
     def _settle_plain_steps(self) -> None:
         """Account for the plain steps since the last account; done late, so that a plain step itself need not."""
@@ -192,13 +232,15 @@ class Collector:
         """Arm the probes for ``step``; what that takes counts as that step's."""
         self._settle_plain_steps()
         self._armed = True
+        extra = self._postponed is not None
         self._gradients.want_shares()
         self._due = [
             probe
             for probe in self.probes
-            if self.governor.is_due(probe.name, self._sample) and not self._faults.is_off(_source(probe))
+            if (extra or self.governor.is_due(probe.name, self._sample)) and not self._faults.is_off(_source(probe))
         ]
-        self._sample += 1
+        # What the planned sample runs was settled before this one came between.
+        self._sample += not extra
         if self._model.compiled == "eager":
             self._faults.run("compiled model", self._run_eagerly)
         self._taken = {probe.name: self._faults.seconds_of[_source(probe)] for probe in self._due}

@@ -7,6 +7,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from foreshock import distributed
 from foreshock.probes.base import Block, Probe
-from foreshock.probes.distributed import company, exchange, sharded
+from foreshock.probes.distributed import company, exchange, leader, sharded
 from foreshock.probes.model import WatchedModel
 from foreshock.probes.spectral import SpectralProbe
+from foreshock.probes.step import collector
 from foreshock.probes.step.governor import Cadence, Governor
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -200,7 +202,31 @@ def failing_probe() -> dict[str, Any]:
         spectral.collect = failing_once
         probes = [FailingProbe(), spectral, "ranks"]
     monitor = train(DistributedDataParallel(fresh()), 12, url("failing_probe"), every=3, probes=probes)
-    return {"faults": monitor.faults.total}
+    return {"faults": monitor.faults.total, "said": said("failing_probe")}
+
+
+def broken() -> dict[str, Any]:
+    """From step 20 on a layer gives NaN; the next sample that is planned is far away."""
+    real, Governor._affordable = Governor._affordable, lambda self, allowance: Cadence(500)
+    collector.HEARD_WITHIN_SECONDS = 0.3
+    exchange._LONGEST_PAUSE = 0.05
+    model = DistributedDataParallel(fresh())
+
+    def before(step: int) -> None:
+        if step == 20:
+            model.module.qkv.register_forward_hook(lambda module, given, out: out * torch.nan)
+        if step > 20:
+            threading.Event().wait(0.01)
+
+    seen = []
+
+    def after(step: int, monitor: Any) -> None:
+        if monitor.collector.sampling:
+            seen.append(step + 1)
+
+    train(model, 90, url("broken"), before=before, after=after, probes=["nonfinite", "gradients"])
+    Governor._affordable = real
+    return {"seen": seen}
 
 
 def governed() -> dict[str, Any]:
@@ -227,7 +253,7 @@ def governed() -> dict[str, Any]:
 
 
 def first_rank_only() -> dict[str, Any]:
-    exchange.PATIENCE_SECONDS = 0.2
+    leader.PATIENCE_SECONDS = 0.2
     first = dist.get_rank() == 0
     train(DistributedDataParallel(fresh()), 12, url("first_rank_only") if first else None, every=3)
     return {"said": said("first_rank_only")} if first else {}
@@ -242,7 +268,7 @@ def first_rank_not() -> dict[str, Any]:
 
 def leaving(wrap: Callable[[nn.Module], nn.Module], name: str) -> dict[str, Any]:
     """Rank 1 closes its monitor in mid-training."""
-    exchange.PATIENCE_SECONDS = company.MEETING_SECONDS = 0.2
+    leader.PATIENCE_SECONDS = company.MEETING_SECONDS = 0.2
     plain, model = wrap(fresh()), wrap(fresh())
 
     def after(step: int, monitor: Any) -> None:
@@ -305,7 +331,7 @@ def refused() -> dict[str, Any]:
 
 def dying(who: int) -> dict[str, Any]:
     """One rank is killed; the others, which train each for itself, go on."""
-    exchange.PATIENCE_SECONDS = 0.2
+    leader.PATIENCE_SECONDS = 0.2
     model = fresh()
 
     def before(step: int) -> None:
@@ -334,11 +360,22 @@ def said(name: str) -> list[str]:
     return found
 
 
+@contextmanager
+def undone() -> Iterator[None]:
+    """Undo what a scenario did to how long is waited."""
+    kept = (distributed, "JOIN_SECONDS"), (leader, "PATIENCE_SECONDS"), (company, "MEETING_SECONDS"), (exchange, "_LONGEST_PAUSE")
+    before = [getattr(module, name) for module, name in kept]
+    yield
+    for (module, name), value in zip(kept, before, strict=True):
+        setattr(module, name, value)
+
+
 def main() -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     for name in sys.argv[2:]:
-        result = globals()[name]()
+        with undone():
+            result = globals()[name]()
         (FOLDER / f"{name} {dist.get_rank()}.json").write_text(json.dumps(result))
         if not name.startswith("dying"):
             dist.barrier()

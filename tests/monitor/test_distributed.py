@@ -1,5 +1,6 @@
 """Several ranks, one run: real jobs of two and four processes over gloo."""
 
+import fcntl
 import importlib.util
 import json
 import math
@@ -15,6 +16,8 @@ from typing import Any
 import foreshock
 import pandas as pd
 import pytest
+
+pytestmark = pytest.mark.timeout(400)  # many processes, perhaps on few cores
 
 SCRIPT = Path(__file__).with_name("distributed_job.py")
 
@@ -41,6 +44,16 @@ class Job:
         return frame
 
 
+def launch_once(factory: pytest.TempPathFactory, world: int, *scenarios: str) -> Job:
+    """Run a job, once for all processes that pytest runs tests in."""
+    base = factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = base / f"job of {world}"
+    with (base / f"job of {world}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return Job(folder, world) if folder.exists() else launch(folder, world, *scenarios)
+
+
 def launch(folder: Path, world: int, *scenarios: str) -> Job:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -59,7 +72,7 @@ def launch(folder: Path, world: int, *scenarios: str) -> Job:
                 )
             )
     try:
-        codes = [rank.wait(timeout=120) for rank in ranks]
+        codes = [rank.wait(timeout=300) for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()
@@ -68,19 +81,19 @@ def launch(folder: Path, world: int, *scenarios: str) -> Job:
     return Job(folder, world)
 
 
-BOTH = ("ddp", "fsdp", "zero", "drift", "failing_probe", "governed", "refused")
+BOTH = ("ddp", "fsdp", "zero", "drift", "failing_probe", "broken", "governed", "refused")
 TWO = ("compiled", "fsdp_clipped", "first_rank_only", "first_rank_not", "leaving_ddp", "failing_shards", "leaving_fsdp")
 # Killed ranks come last: nobody can be met after that.
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    return launch(tmp_path_factory.mktemp("two") / "job", 2, *BOTH, *TWO, "dying_leader")
+    return launch_once(tmp_path_factory, 2, *BOTH, *TWO, "dying_leader")
 
 
 @pytest.fixture(scope="module")
 def four(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    return launch(tmp_path_factory.mktemp("four") / "job", 4, *BOTH, "dying_follower")
+    return launch_once(tmp_path_factory, 4, *BOTH, "dying_follower")
 
 
 @pytest.fixture(params=["two", "four"])
@@ -181,7 +194,7 @@ def test_a_compiled_model_in_two_ranks(two: Job, alone: Callable[..., pd.DataFra
     found, expected = series(two.frame("compiled")), series(alone())
     unseen = {key for key in expected if key[0].startswith(("spectral_alignment.output", "activation."))}
     assert_alike(found, {key: value for key, value in expected.items() if key not in unseen})
-    print(results)
+    assert [result["graphs"] for result in results] == [2, 2], "one of the watched model, one of the other"
 
 
 def test_a_clip_gives_the_norm_of_sharded_gradients_at_every_step(two: Job, alone: Callable[..., pd.DataFrame]) -> None:
@@ -213,6 +226,22 @@ def test_a_probe_that_fails_on_one_rank_leaves_the_others_numbers_in_their_place
     faults = [result["faults"] for result in job.results("failing_probe")]
     assert faults[1] >= 4
     assert sum(faults) == faults[1]
+    said = job.results("failing_probe")[0]["said"]
+    assert any(message.startswith("rank 1: probe failing failed: RuntimeError: planted") for message in said)
+    assert any(message.startswith("rank 1: probe spectral failed: RuntimeError: planted") for message in said)
+
+
+def test_all_ranks_sample_soon_after_a_loss_that_is_not_finite(job: Job) -> None:
+    first, *others = (result["seen"] for result in job.results("broken"))
+    assert first[0] == 10
+    assert len(first) == 2, "one sample besides the planned ones"
+    assert 21 < first[1] < 90
+    assert others == [first] * len(others), "as the first rank said"
+    frame = job.frame("broken")
+    found = frame[(frame["signal"] == "nonfinite.count") & (frame["step"] == first[1])]
+    assert not found.empty
+    losses = frame[(frame["signal"] == "rank.loss") & (frame["step"] == first[1])]
+    assert sorted(losses["rank"]) == list(range(job.world))
 
 
 def test_ranks_sample_the_same_steps_with_the_same_probes(job: Job) -> None:
