@@ -15,7 +15,8 @@ finite (told by their sum, which is cheap). What is looked at, in the order in w
 The first of them that holds such a value is stored, and from then on at every sample, so that it is seen to heal; a healthy step
 stores nothing, nor does what follows from a weight that is still broken. Modules are those with parameters of their own or without
 children; what a module without any does in between shows at the next one's input. The first micro-batch of the step is looked at;
-steps that are not sampled are not. Of a sharded tensor each rank looks at its own part.
+steps that are not sampled are not, but a loss or gradient norm that is not finite has the next step sampled (step/alarm.py). Of a
+sharded tensor each rank looks at its own part.
 
 Cost: one pass over each output, each gradient at an output, and twice over the parameters. Memory: at most 16 KiB of each, within
 a sample.
