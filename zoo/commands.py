@@ -146,7 +146,9 @@ def _print_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
 
     from ..cli import _print
 
-    table = Table(*head, box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for place, name in enumerate(head):
+        table.add_column(name, no_wrap=place == 0, overflow="fold")  # the first holds what people copy
     for row in rows:
         table.add_row(*row)
     _print(table)

@@ -6,60 +6,47 @@ from pathlib import Path
 from typing import Any
 
 import foreshock
-import pytest
 from foreshock.cli import app
 from foreshock.zoo.check import Checked, check, read, spread, write
-from foreshock.zoo.recording import load, record, recordings, store_url
+from foreshock.zoo.recording import record, recordings, store_url
 from foreshock.zoo.scenario import scenario, scenarios
 from typer.testing import CliRunner
 
 BAD_IMAGE = scenario("nan-in-data")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a folder with one recording, of a run that fails at step 350; a call before it was interrupted."""
-    folder = tmp_path_factory.mktemp("recordings")
-    (folder / "train").mkdir()
-    (folder / "train" / "nan-in-data-0.db").write_text("half a store")
-    (folder / "train" / "nan-in-data-0.db-wal").write_text("and its log")
-    (made,) = record([BAD_IMAGE], 1, folder, jobs=1)
-    assert made.outcome == "diverged"
-    return folder
+def test_a_recording_is_a_store_beside_its_outcome_and_is_made_once(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    store = tmp_path / "train" / "nan-in-data-0.db"
+    for left in (store, store.with_name(f"{store.name}-wal")):  # by a call that was interrupted
+        left.write_text("half a store")
+    (made,) = record([BAD_IMAGE], 1, tmp_path, jobs=1)
 
-
-def test_a_recording_says_how_the_run_ended_and_which_alerts_came_when(folder: Path) -> None:
-    (found,) = recordings(folder)
-    assert (found.scenario, found.seed, found.split, found.family) == ("nan-in-data", 0, "train", "corrupt_data")
-    assert (found.failure_step, found.kind, found.steps) == (350, "non_finite", 370)
-    assert found.faults == 0
-    assert found.lead == 0
-    first = min((alert for alert in found.alerts if alert["severity"] != "info"), key=lambda alert: int(alert["step"]))
+    # It says how the run ended, and which alerts came when.
+    assert recordings(tmp_path) == [made]
+    assert (made.scenario, made.seed, made.split, made.family) == ("nan-in-data", 0, "train", "corrupt_data")
+    assert (made.outcome, made.failure_step, made.kind, made.steps) == ("diverged", 350, "non_finite", 370)
+    assert (made.faults, made.lead) == (0, 0)
+    first = min((alert for alert in made.alerts if alert["severity"] != "info"), key=lambda alert: int(alert["step"]))
     assert (first["step"], first["lead"]) == (350, 0)
 
-
-def test_its_store_holds_the_loss_of_every_step_and_samples_of_all_probes(folder: Path) -> None:
-    (found,) = recordings(folder)
-    store = foreshock.open_store(store_url(folder, found))
+    # Its store holds the loss of every step and samples of all probes.
+    opened = foreshock.open_store(store_url(tmp_path, made))
     try:
-        run = store.run(found.run)
+        run = opened.run(made.run)
         assert run.tags == ("zoo", "train", "corrupt_data")
-        losses = store.frame(run, signal="loss")
-        assert losses["step"].tolist() == list(range(370))
-        signals = {series.key.signal for series in store.series(run.id)}
+        assert opened.frame(run, signal="loss")["step"].tolist() == list(range(370))
+        signals = {series.key.signal for series in opened.series(run.id)}
         assert {"weight.alpha", "spectral_alignment.sign_diversity", "activation.dead_fraction", "update.ratio"} <= signals
-        assert len(store.alerts(run)) == len(found.alerts)
+        assert len(opened.alerts(run)) == len(made.alerts)
     finally:
-        store.close()
+        opened.close()
 
-
-def test_what_is_there_is_not_recorded_again(folder: Path) -> None:
-    store = folder / "train" / "nan-in-data-0.db"
-    before = store.stat().st_mtime_ns, sorted(path.name for path in folder.rglob("*"))
-    (again,) = record([BAD_IMAGE], 1, folder, jobs=1)
-    assert (store.stat().st_mtime_ns, sorted(path.name for path in folder.rglob("*"))) == before
-    assert again == load(folder / "train" / "nan-in-data-0.json")
-    assert again.bytes == store.stat().st_size
+    # What is there is not recorded again.
+    before = store.stat().st_mtime_ns, sorted(path.name for path in tmp_path.rglob("*"))
+    assert list(record([BAD_IMAGE], 1, tmp_path, jobs=1)) == [made]
+    assert (store.stat().st_mtime_ns, sorted(path.name for path in tmp_path.rglob("*"))) == before
+    assert made.bytes == store.stat().st_size
 
 
 def told(*arguments: str) -> Any:
