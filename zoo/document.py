@@ -53,11 +53,14 @@ def _family(members: list[Scenario], found: list[Checked], table: Table) -> str:
 def _row(each: Scenario, its: list[Checked]) -> Iterable[str]:
     right = f"{sum(one.expected for one in its)} of {len(its)}" if its else "not checked"
     others = sorted({one.outcome for one in its} - {each.expected})
+    recovered = sum(one.transient for one in its)
     return (
         f"`{each.name}`",
         each.onset or "healthy",
         f"`{each.cause_id}`" if each.cause_id else "",
-        each.expected + (f" (also: {', '.join(others)})" if others else ""),
+        each.expected
+        + (f" (recovers: {recovered} of {len(its)})" if recovered else "")
+        + (f" (also: {', '.join(others)})" if others else ""),
         right,
         spread([one.step for one in its]),
         f"{each.steps:,}",
