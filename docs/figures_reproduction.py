@@ -41,7 +41,15 @@ def rounding(records: list[dict[str, Any]]) -> str:
 
 def training(arms: list[dict[str, Any]]) -> str:
     """Tabulate the arms."""
-    head = ["arm", "seeds that fail", "final loss by seed", "failure at step", "first warning, steps before", "runs with a warning"]
+    head = [
+        "arm",
+        "seeds that fail",
+        "final loss by seed",
+        "times float32's",
+        "failure at step",
+        "first warning, steps before",
+        "runs with a warning",
+    ]
 
     def listed(values: list[Any]) -> str:
         return ", ".join("-" if value is None else str(value) for value in values)
@@ -51,6 +59,7 @@ def training(arms: list[dict[str, Any]]) -> str:
             arm["title"],
             f"{arm['failed']} of {arm['seeds']}",
             ", ".join("not finite" if value is None else f"{value:.2f}" for value in arm["finals"]),
+            listed([value and round(value, 1) for value in arm["to_float32"]]),
             listed(arm["failure_steps"]),
             listed(arm["leads"]),
             f"{arm['warned']} of {arm['seeds']}",

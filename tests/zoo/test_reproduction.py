@@ -153,6 +153,7 @@ def test_claims_hold_only_if_every_seed_bears_them_out() -> None:
     assert [each.name for each in arms] == [each.name for each in ARMS]
     failing = next(each for each in arms if each.name == "low_precision")
     assert (failing.failed, failing.seeds, failing.failure_steps, failing.leads) == (2, 2, [100, 100], [40, 40])
+    assert failing.to_float32 == [20.0, 20.0]
     assert all(claim.held for claim in claims(table, arms))
     # The ingredients alone are reported, not claimed.
     assert not any("alone" in claim.claim for claim in claims(table, arms))

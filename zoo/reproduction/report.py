@@ -120,12 +120,21 @@ def _arm_table(arms: Sequence[ArmSummary]) -> str:
     def listed(values: Sequence[float | int | None], form: str) -> str:
         return ", ".join("–" if value is None else format(value, form) for value in values)
 
-    head = ["arm", "seeds that fail", "final loss by seed", "failure at step", "first warning, steps before", "runs with a warning"]
+    head = [
+        "arm",
+        "seeds that fail",
+        "final loss by seed",
+        "times float32's",
+        "failure at step",
+        "first warning, steps before",
+        "runs with a warning",
+    ]
     rows = [
         [
             html.escape(arm.title),
             f"{arm.failed} of {arm.seeds}",
             ", ".join("not finite" if value is None else f"{value:.2f}" for value in arm.finals),
+            listed(arm.to_float32, ".1f"),
             listed(arm.failure_steps, "d"),
             listed(arm.leads, "d"),
             f"{arm.warned} of {arm.seeds}",

@@ -19,6 +19,8 @@ class ArmSummary:
         seeds: how many runs there are.
         failed: how many of them failed for good.
         finals: last running median of the loss by seed; None where it ended not finite.
+        to_float32: the same over that of the float32 run of that seed; None where either is missing. A run that neither fails by
+            the rule nor learns shows here.
         failure_steps: first step of the failure by seed; None where there was none.
         leads: steps from the first warning to the failure by seed; None where nothing failed or nothing warned.
         warned: how many runs raised a warning.
@@ -31,6 +33,7 @@ class ArmSummary:
     seeds: int
     failed: int
     finals: list[float | None]
+    to_float32: list[float | None]
     failure_steps: list[int | None]
     leads: list[int | None]
     warned: int
@@ -48,6 +51,7 @@ class Claim:
 def summed_up(results: Sequence[Result]) -> list[ArmSummary]:
     """Return a summary of every arm that was run."""
     summaries = []
+    twins = {run["seed"]: run["final"] for run in results if run["arm"] == "float32"}
     for arm in ARMS:
         runs = sorted((run for run in results if run["arm"] == arm.name), key=lambda run: int(run["seed"]))
         if runs:
@@ -61,12 +65,17 @@ def summed_up(results: Sequence[Result]) -> list[ArmSummary]:
                     len(runs),
                     sum(failed),
                     [run["final"] for run in runs],
+                    [_ratio(run["final"], twins.get(run["seed"])) for run in runs],
                     [run["failure"]["step"] if bad else None for run, bad in zip(runs, failed, strict=True)],
                     [run["lead_steps"] for run in runs],
                     sum(run["first_warning"] is not None for run in runs),
                 )
             )
     return summaries
+
+
+def _ratio(final: float | None, twin: float | None) -> float | None:
+    return final / twin if final is not None and twin else None
 
 
 def claims(crafted: Sequence[dict[str, Any]], arms: Sequence[ArmSummary]) -> list[Claim]:
