@@ -21,6 +21,7 @@ def register_with_transformers(name: str = "foreshock") -> None:
         ImportError: it is older than 4.50, and has no attention interface.
     """
     try:
+        importlib.import_module("transformers")
         interface = importlib.import_module("transformers.modeling_utils").AttentionInterface
     except ModuleNotFoundError as error:
         if error.name != "transformers":
