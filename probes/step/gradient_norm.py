@@ -185,6 +185,8 @@ class GradientNorm:
     def _on_any_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if optimizer in self.optimizers:
             self._on_step(optimizer, args, kwargs)
+        elif any(getattr(outer, "optim", None) is optimizer for outer in self.optimizers):
+            return  # within ZeroRedundancyOptimizer's own step, whose gradients were all measured
         elif any(id(p) in self._ids for group in optimizer.param_groups for p in group["params"]):
             self.optimizers.append(optimizer)
             self._on_step(optimizer, args, kwargs)
