@@ -1,8 +1,8 @@
 """``foreshock bench kernels``: foreshock's attention against SDPA's back ends and FlexAttention, forward and backward.
 
 On a GPU the Triton kernels, stabilised and standard, against SDPA's flash, efficient, cuDNN and math back ends and FlexAttention.
-Without one only the torch body can be measured, against SDPA on the CPU, on small sizes; the output says so. All take turns, round by
-round, so that what slows the machine down falls on each. A forward pass keeps what its backward pass needs.
+Without one only the torch body can be measured, against SDPA on the CPU, on small sizes; the output says so. All take turns, so
+that what slows the machine down falls on each. A forward pass keeps what its backward pass needs.
 TFLOP/s count 4 B H T T D for a forward pass, half of it where causal, and 2.5 times that for a backward pass, whatever is
 recomputed.
 """
@@ -142,10 +142,12 @@ def _size(device: str, length: int, head_dim: int, dtype: str, causal: bool, rou
             if not run.failure:
                 p20, p80 = (sorted(times)[round(share * (len(times) - 1))] for share in (0.2, 0.8))
                 p50 = statistics.median(times)
-                figures: tuple[float | None, ...] = (p20, p50, p80, amount / p50 / 1e9, run.memory.get(direction))
+                speed, memory = amount / p50 / 1e9, run.memory.get(direction)
+                cost = Cost(name, direction, batch, heads, length, head_dim, dtype, p20, p50, p80, speed, memory, "")
             else:
-                figures = (None,) * 5
-            costs.append(Cost(name, direction, batch, heads, length, head_dim, dtype, *figures, run.failure))
+                nothing = (None, None, None, None, None)
+                cost = Cost(name, direction, batch, heads, length, head_dim, dtype, *nothing, run.failure)
+            costs.append(cost)
     return costs
 
 

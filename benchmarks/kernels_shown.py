@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import plotly.graph_objects as go
+    import plotly.graph_objects as go  # type: ignore[import-untyped]
 
     from .kernels import Cost
 
@@ -23,10 +23,10 @@ def told(costs: "list[Cost]") -> str:
 
 
 def plotted(costs: "list[Cost]", device: str) -> "go.Figure":
-    """Return TFLOP/s over length: a panel a head dimension and direction, a line a contestant. Shows who falls behind, and where."""
+    """Return TFLOP/s over length, a panel a head dimension and direction: who falls behind, and where."""
     import plotly.graph_objects as go
-    from plotly.colors import qualitative
-    from plotly.subplots import make_subplots
+    from plotly.colors import qualitative  # type: ignore[import-untyped]
+    from plotly.subplots import make_subplots  # type: ignore[import-untyped]
 
     panels = sorted({(cost.head_dim, cost.direction) for cost in costs}, key=lambda panel: (panel[0], panel[1] != "forward"))
     names = list(dict.fromkeys(cost.contestant for cost in costs))
@@ -34,7 +34,9 @@ def plotted(costs: "list[Cost]", device: str) -> "go.Figure":
     figure = make_subplots(rows=(len(panels) + 1) // 2, cols=2, subplot_titles=titles)
     for place, panel in enumerate(panels):
         for number, name in enumerate(names):
-            mine = [cost for cost in costs if (cost.head_dim, cost.direction) == panel and cost.contestant == name and not cost.failure]
+            mine = [
+                cost for cost in costs if (cost.head_dim, cost.direction) == panel and cost.contestant == name and not cost.failure
+            ]
             line = go.Scatter(
                 x=[cost.length for cost in mine],
                 y=[cost.tflops for cost in mine],

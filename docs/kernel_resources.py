@@ -1,7 +1,8 @@
-"""Write the table of registers and spills into docs/kernels.md: ``python docs/kernel_resources.py``. Needs no GPU, takes many minutes.
+"""Write the table of registers and spills into docs/kernels.md: ``python docs/kernel_resources.py``.
 
-Every shipped configuration is compiled ahead of time for its architecture. Compiled kernels are kept in Triton's own cache, so that
-a second run is quick. A test holds the table against the shipped configurations, and compiles some of its rows anew.
+Needs no GPU, takes many minutes. Every shipped configuration is compiled ahead of time for its architecture. Compiled kernels are
+kept in Triton's own cache, so that a second run is quick. A test holds the table against the shipped configurations, and compiles
+some of its rows anew.
 """
 
 import sys

@@ -9,7 +9,7 @@ from typing import Literal
 
 Kernel = Literal["forward", "keys", "queries"]
 ARCHITECTURES = ("sm_80", "sm_86", "sm_90", "sm_100", "gfx942")
-"""Those with configurations of their own. Another from NVIDIA is cut like sm_86, with the least shared memory; from AMD like gfx942."""
+"""Those with configurations of their own. Others from NVIDIA are cut like sm_86, which has least memory; from AMD like gfx942."""
 SHARED_MEMORY = {"sm_80": 166_912, "sm_86": 101_376, "sm_90": 232_448, "sm_100": 232_448, "gfx942": 65_536}
 """Bytes a program may have."""
 
@@ -54,7 +54,7 @@ _FLOAT32 = (Configuration(32, 32, 4, 1), Configuration(32, 32, 4, 1), Configurat
 
 
 def configuration(kernel: Kernel, architecture: str, itemsize: int, head_dim: int) -> Configuration:
-    """Return how ``kernel`` is cut for an ``architecture`` ("sm_90", "gfx942", ..., "interpreter"), bytes a number, head dimension."""
+    """Return how ``kernel`` is cut for an ``architecture`` ("sm_90", "interpreter", ...), bytes a number, head dimension."""
     if architecture == "interpreter":
         return _INTERPRETER
     if architecture not in ARCHITECTURES:

@@ -15,7 +15,7 @@ is nothing to correct at the end. What the shift does change is rounding, and th
 - m <= shift <= m + MOST_SHIFT_BITS, so P_bar of the maximum lies in [2^-MOST, 1]: no overflow, no underflow, l > 0;
 - a row that sees no key has m = -inf: it is never tied, all its P are 0, and it ends with l = 0, O = 0, L = -inf.
 
-In a tied row l sums the rounded P, those that multiply V. Costs a comparison and a select for each score, nothing a row.
+From the tile on in which a row is tied, l sums the rounded P, those that multiply V. Costs a comparison and a select a score.
 
 Sources: arXiv 2307.08691 (FlashAttention-2), arXiv 2510.04212, section 5 (the dynamic maximum).
 """

@@ -1,6 +1,6 @@
 """The kernels run on a GPU, or in Triton's interpreter where TRITON_INTERPRET was set before triton was imported: not here.
 
-So ``on_device`` is collected in two cases only: by the separate process that ``test_interpreted.py`` starts, and on a machine with a GPU.
+So ``on_device`` is collected in two cases only: by the process that ``test_interpreted.py`` starts, and where there is a GPU.
 """
 
 import os

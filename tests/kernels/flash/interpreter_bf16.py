@@ -1,7 +1,7 @@
 """bfloat16 in Triton 3.9's interpreter, made right; for tests alone.
 
-The interpreter keeps bfloat16 as uint16 patterns, truncates where it casts, and does arithmetic on the patterns. Here its operations
-widen to float32, compute, and round to nearest even, as hardware does. ``VERSION`` is the Triton this was written for.
+The interpreter keeps bfloat16 as uint16 patterns, truncates where it casts, and does arithmetic on the patterns. Here it
+widens to float32, computes, and rounds to nearest even, as hardware does. ``VERSION`` is the Triton this was written for.
 """
 
 import numpy as np

@@ -19,7 +19,9 @@ MOST_SPILLED = {"plain": 0, "with all options": 256}
 
 def rows() -> list[dict[str, str]]:
     """The table of docs/kernels.md."""
-    lines = [line.strip("| \n").split(" | ") for line in DOCUMENT.read_text("utf-8").splitlines() if re.match(r"\| (sm_|gfx|GPU)", line)]
+    lines = [
+        line.strip("| \n").split(" | ") for line in DOCUMENT.read_text("utf-8").splitlines() if re.match(r"\| (sm_|gfx|GPU)", line)
+    ]
     head = lines[0]
     return [dict(zip(head, [*line, ""], strict=False)) for line in lines[1:]]
 
@@ -53,7 +55,13 @@ def built(architecture: str, kernel: str, dtype: torch.dtype, head_dim: int, var
 @pytest.mark.usefixtures("compile_anew")
 @pytest.mark.parametrize(
     ("architecture", "kernel", "head_dim"),
-    [("sm_80", "keys", 64), ("sm_90", "forward", 128), ("sm_90", "queries", 64), ("sm_100", "forward", 64), ("gfx942", "forward", 64)],
+    [
+        ("sm_80", "keys", 64),
+        ("sm_90", "forward", 128),
+        ("sm_90", "queries", 64),
+        ("sm_100", "forward", 64),
+        ("gfx942", "forward", 64),
+    ],
 )
 def test_rows_of_the_table_are_what_compiling_gives(architecture, kernel, head_dim) -> None:
     found = built(architecture, kernel, torch.bfloat16, head_dim, STABILISED)

@@ -1,4 +1,4 @@
-"""``foreshock bench kernels``: it runs, says what it cannot measure here, and writes what it was asked to. Its figures are not tested."""
+"""``foreshock bench kernels``: it runs, says what it cannot measure, writes what it was asked to. Figures are not tested."""
 
 import csv
 import json

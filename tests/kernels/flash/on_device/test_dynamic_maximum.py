@@ -100,6 +100,18 @@ def test_tied_keys_weigh_the_same_in_one_tile_and_in_two(dtype, device) -> None:
     assert worst < 2e-5
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_tied_rows_are_divided_by_the_sum_of_what_multiplies_v(dtype, device) -> None:
+    """With values of 1 the float32 output is then 1 to its last bits: out plus residual shows them."""
+    scores = (torch.rand(64, WIDTH) * 4).to(dtype).float()
+    scores[:, [2, 20]] = 5.0  # met in the first tile: what was summed before a tie is met, is not summed again
+    v = torch.ones(WIDTH, WIDTH, device=device, dtype=dtype)
+    got = attended(scores, v, STABILISED)
+    assert (got.out.double() + got.residual.double() - 1).abs().max() < 1e-6
+    plain = attended(scores, v, Variant(float32_delta=True))
+    assert (plain.out.double() + plain.residual.double() - 1).abs().max() > 1e-5
+
+
 @pytest.mark.parametrize("variant", [STANDARD, FAILING, DYNAMIC, STABILISED], ids=["standard", "failing", "dynamic", "stabilised"])
 def test_rows_that_see_no_key_are_zero(variant, device) -> None:
     dtype = torch.bfloat16

@@ -24,4 +24,6 @@ def test_what_is_told_of_the_outputs_beforehand_is_what_comes(device) -> None:
     """opcheck compares shapes, types and strides with those of the fake."""
     q, k, v = (torch.randn(1, 20, 2, 32, device=device).bfloat16().transpose(1, 2) for _ in range(3))
     options = (0.2, True, None, None, 0.0, True, True, False, "triton")
-    torch.library.opcheck(attention_forward, (q, k, v, None, None, None, None, *options), test_utils=["test_schema", "test_faketensor"])
+    torch.library.opcheck(
+        attention_forward, (q, k, v, None, None, None, None, *options), test_utils=["test_schema", "test_faketensor"]
+    )
