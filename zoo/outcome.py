@@ -89,7 +89,7 @@ def train(
     for number in range(steps):
         loss = training.step(number)
         after(number, loss)
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
         if len(losses) >= _NON_FINITE_STEPS and not any(map(math.isfinite, losses[-_NON_FINITE_STEPS:])):
             break
     return losses, time.perf_counter() - started

@@ -29,7 +29,13 @@ def test_a_run_that_is_late_but_gets_there_is_not_stuck() -> None:
 def test_a_run_that_failed_by_the_rule_is_not_called_stuck() -> None:
     found = ending([1.0] * 200 + [5.0] * 200, TWIN)
     assert (found.outcome, found.kind, found.step) == ("diverged", "spike", 200)
-    assert ending([1.0] * 200 + [math.nan] * 30, TWIN).kind == "non_finite"
+    assert ending([1.0] * 200 + [math.nan] * 300, TWIN).kind == "non_finite"
+
+
+def test_a_run_that_was_near_only_before_its_twin_is_stuck() -> None:
+    found = ending([0.1] * 30 + [0.16] * 370, TWIN)  # a rise too small for the rule
+    assert found.outcome == "survived"
+    assert ending([0.1] * 30 + [0.16] * 370, Reachable(0.08, 300, "twin")).outcome == "stuck"
 
 
 def test_a_failure_recovered_from_is_survived_and_said_to_be_transient() -> None:
@@ -50,7 +56,7 @@ def test_training_ends_soon_after_the_loss_is_no_number_for_good() -> None:
     values = [1.0] * 5 + [math.nan] * 3 + [1.0] * 5 + [math.nan] * 100
     model = torch.nn.Linear(1, 1)
     seen: list[int] = []
-    training = Training(model, torch.optim.SGD(model.parameters()), lambda number: torch.tensor(values[number]))
+    training = Training(model, torch.optim.SGD(model.parameters()), lambda number: torch.tensor(values[number], requires_grad=True))
     losses, seconds = train(training, len(values), lambda number, loss: seen.append(number))
     assert len(losses) == 5 + 3 + 5 + 20
     assert seen == list(range(len(losses)))
