@@ -87,8 +87,7 @@ def test_window_and_cap(twin) -> None:
 
 OPERATOR_CASES = {
     "bfloat16-causal": (torch.bfloat16, {"is_causal": True}),
-    "masked": (torch.float32, {"mask": True}),
-    "dropout": (torch.float16, {"dropout_p": 0.2}),
+    "masked-dropout": (torch.float16, {"mask": True, "dropout_p": 0.2}),
     "packed": (torch.float32, {"packed": True}),
 }
 
@@ -106,7 +105,7 @@ def test_torch_finds_nothing_wrong_with_the_operators(dtype, options) -> None:
     torch.library.opcheck(attention_backward, (do, q, k, v, *kept, *rest))
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("backend", ["aot_eager"])
 def test_compiles_to_one_graph_for_all_lengths(backend, with_gradients) -> None:
     graphs = 0
     inner = torch._dynamo.lookup_backend(backend)
@@ -130,7 +129,8 @@ def test_compiles_to_one_graph_for_all_lengths(backend, with_gradients) -> None:
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch's own, of torch
 def test_inductor(with_gradients) -> None:
     def layer(q, k, v):
-        return attention(q * 2, k, v, is_causal=True, dropout_p=0.0, enable_gqa=True).sin()
+        # Nothing beside it: inductor would have C++ compiled for half a minute.
+        return attention(q, k, v, is_causal=True, enable_gqa=True)
 
     given = heads(2, 4, 2, 9, 9, 8)
     found = with_gradients(torch.compile(layer, fullgraph=True, dynamic=True), *given)
