@@ -194,7 +194,9 @@ def figure(records: Sequence[Record], runs: Sequence[Record]) -> go.Figure:
             ratios.append(np.mean([second(r) for r in some]) / usual)
         where = {"x": [place] * len(ratios), "y": ratios, "row": 1, "col": 2}
         drawn.add_scatter(**where, mode="markers", name=words, marker={"color": COLOURS[0]}, showlegend=False)
-    drawn.update_xaxes(tickvals=list(range(len(KINDS))), ticktext=[kind.replace(" ", "<br>") for kind in KINDS], tickangle=0, row=1, col=2)
+    drawn.update_xaxes(
+        tickvals=list(range(len(KINDS))), ticktext=[kind.replace(" ", "<br>") for kind in KINDS], tickangle=0, row=1, col=2
+    )
     for part, colour in (("first", COLOURS[3]), ("second", COLOURS[0])):
         for seed in sorted({r["seed"] for r in of}):
             line_of = chosen(records, run="failing", layer=0, kind="nearest", bits=3, seed=seed)
