@@ -617,7 +617,7 @@ def test_a_fault_in_reporting_does_not_reach_the_model(monkeypatch: pytest.Monke
     model, probe, faults = gpt(), AttentionProbe(), Faults()
     run = sampler(probe, model)
     probe.guard = faults.guard("probe attention")
-    monkeypatch.setattr("foreshock.probes.taps.attention.looked_at", lambda *a: 1 / 0)
+    monkeypatch.setattr("foreshock.probes.taps.attention_mode.looked_at", lambda *a: 1 / 0)
     assert run.sample(lambda: train(model)) == {}
     assert faults.count("probe attention") == 2
     assert all(p.grad is not None for p in model.parameters())
