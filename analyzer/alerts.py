@@ -1,7 +1,8 @@
 """The alerts of one run: opened with evidence and a message, kept up to date, explained, resolved."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 from ..storage.records import Alert, AlertState, Severity, StepRecord, derived_id
@@ -10,23 +11,42 @@ from .episodes import Watcher
 from .facts import LASTING, Facts, Observation
 from .states import alert_from_plain, alert_to_plain
 from .tracks import Feed, Track
-from .wording import fill, place, series_name
+from .wording import fill, join, place, series_name
 
 _REDIAGNOSE_STEPS = 50
 _REPORT_STEPS = 100
 _MOST_REWRITES = 20
 _MEMORY_STEPS = 500
 _CAME_BACK_STEPS = 60
+_MOST_NAMED = 3
+_ALSO = " The same in "
 
 
 @dataclass(slots=True)
 class _Entry:
-    """An alert and what is not written into it at every step."""
+    """An alert and what is not written into it at every step.
+
+    ``members`` are the modules at which it is open now; ``others`` those that joined it after the first, of which it tells.
+    """
 
     alert: Alert
     last_step: int
     updated_at: float
     rewrites: int = 0
+    members: dict[str, None] = field(default_factory=dict)
+    others: dict[str, None] = field(default_factory=dict)
+
+    def join(self, module: str) -> None:
+        """Count another module in and say so."""
+        self.members[module] = None
+        if module == self.alert.module or module in self.others:
+            return
+        self.others[module] = None
+        count, named = len(self.others), [place(other) for other in islice(self.others, _MOST_NAMED)]
+        more = f", such as {join(named)}" if count > _MOST_NAMED else f": {join(named)}"
+        message = self.alert.message.partition(_ALSO)[0]
+        told = f"{message}{_ALSO}{count:,} other module{'s' if count > 1 else ''}{more}."
+        self.alert = replace(self.now(), message=told)
 
     def now(self) -> Alert:
         """Return the alert as it stands now."""
@@ -54,9 +74,15 @@ class AlertBook:
         return [entry.now() for entry in list(self._entries.values())]
 
     def open(self, feed: Feed, segment: int, record: StepRecord) -> None:
-        """A watcher's alert fired."""
+        """A watcher's alert fired: a new one, or one more module of an alert that gathers them."""
         watcher, rule, finding = feed.watcher, feed.watcher.rule, feed.watcher.finding
         assert finding is not None
+        if rule.gather and (gathered := self._gathered(rule.name)):
+            self._open[rule.name, watcher.module] = gathered
+            gathered.last_step, gathered.updated_at = record.step, record.time
+            gathered.join(watcher.module)
+            self._changed[gathered.alert.id] = None
+            return
         shown = feed.shown()
         driver = shown[0].key
         evidence = tuple(
@@ -92,7 +118,7 @@ class AlertBook:
             evidence=evidence,
             remedy=rule.remedy,
         )
-        entry = _Entry(alert, record.step, record.time)
+        entry = _Entry(alert, record.step, record.time, members={watcher.module: None})
         self._entries[alert.id] = entry
         self._open[rule.name, watcher.module] = entry
         self._changed[alert.id] = None
@@ -102,20 +128,27 @@ class AlertBook:
         """Take over an alert that another engine raised; False where it is known already."""
         if alert.id in self._entries:
             return False
-        self._entries[alert.id] = entry = _Entry(alert, alert.last_step, alert.updated_at)
+        self._entries[alert.id] = entry = _Entry(alert, alert.last_step, alert.updated_at, members={alert.module: None})
         if alert.state is not AlertState.RESOLVED:
             self._open[alert.rule, alert.module] = entry
         return True
 
     def resolve(self, watcher: Watcher, record: StepRecord) -> None:
-        """A watcher's alert is over."""
+        """A watcher's alert is over; one that gathers modules is, once it is over at all of them."""
         entry = self._open.pop((watcher.rule.name, watcher.module), None)
         if entry is None:
+            return
+        entry.members.pop(watcher.module, None)
+        if entry.members:
             return
         entry.last_step, entry.updated_at = record.step, record.time
         entry.alert = replace(entry.alert, state=AlertState.RESOLVED, last_step=record.step, updated_at=record.time)
         self._changed[entry.alert.id] = None
         self._stale = True
+
+    def _gathered(self, rule: str) -> _Entry | None:
+        """Return the rule's open alert."""
+        return next((entry for (name, _), entry in self._open.items() if name == rule), None)
 
     def advance(
         self, record: StepRecord, watchers: Mapping[tuple[str, str], Watcher], facts: Facts, tracks: Iterable[Track]
@@ -195,6 +228,8 @@ class AlertBook:
                     "last_step": entry.last_step,
                     "updated_at": entry.updated_at,
                     "rewrites": entry.rewrites,
+                    "members": list(entry.members),
+                    "others": list(entry.others),
                 }
                 for entry in self._entries.values()
             ],
@@ -208,9 +243,13 @@ class AlertBook:
         """Continue from ``state_dict``."""
         for saved in state["entries"]:
             entry = _Entry(alert_from_plain(saved["alert"]), saved["last_step"], saved["updated_at"], saved["rewrites"])
+            still_open = [entry.alert.module] if entry.alert.state is not AlertState.RESOLVED else []
+            entry.members = dict.fromkeys(
+                saved.get("members", still_open)
+            )  # states written before alerts gathered modules have none
+            entry.others = dict.fromkeys(saved.get("others", ()))
             self._entries[entry.alert.id] = entry
-            if entry.alert.state is not AlertState.RESOLVED:
-                self._open[entry.alert.rule, entry.alert.module] = entry
+            self._open.update(dict.fromkeys(((entry.alert.rule, module) for module in entry.members), entry))
         self._changed = dict.fromkeys(state["changed"])
         self._stale, self._diagnosed_step = state["stale"], state["diagnosed_step"]
         self._lasting = {saved["name"]: Observation(**saved) for saved in state["lasting"]}

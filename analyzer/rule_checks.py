@@ -16,7 +16,7 @@ REDUCTIONS = ("max", "min", "mean")
 # key: (smallest allowed, default)
 _COUNTS = {"interval": (1, 1), "warmup": (0, 0), "persistence": (1, 1), "clear": (1, 10), "cooldown": (0, 200)}
 _TEXTS = ("title", "message", "remedy")
-_KEYS = (*_TEXTS, "detector", "signals", "severity", "reduce", "modules", *_COUNTS, "parameters", "links", "enabled")
+_KEYS = (*_TEXTS, "detector", "signals", "severity", "reduce", "modules", *_COUNTS, "parameters", "links", "gather", "enabled")
 
 
 class RuleError(ValueError):
@@ -83,9 +83,10 @@ def check_rule(name: str, table: Mapping[str, Any]) -> tuple[dict[str, Any], lis
     fields["reduce"] = table.get("reduce", "max")
     if fields["reduce"] not in REDUCTIONS:
         wrong("reduce", f"got {fields['reduce']!r}; allowed: {', '.join(REDUCTIONS)}")
-    fields["enabled"] = table.get("enabled", True)
-    if not isinstance(fields["enabled"], bool):
-        wrong("enabled", f"got {fields['enabled']!r}; allowed: true, false")
+    for key, usual in (("gather", False), ("enabled", True)):
+        fields[key] = table.get(key, usual)
+        if not isinstance(fields[key], bool):
+            wrong(key, f"got {fields[key]!r}; allowed: true, false")
     for key, default in (("modules", ["*"]), ("links", [])):
         value = table.get(key, default)
         if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):

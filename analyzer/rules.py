@@ -35,6 +35,7 @@ class Rule:
         message: template of the alert's message.
         remedy: what to do.
         reduce: how the heads and ranks of a module become one number: max, min or mean.
+        gather: modules at which it fires while an alert of it is open are counted in that alert, not given one each.
         modules: glob patterns; only matching modules are watched.
         interval: steps between two samples that are judged, at least; denser ones are passed over.
         warmup: steps after a series' first sample in which nothing is judged (nor learned).
@@ -62,6 +63,7 @@ class Rule:
     cooldown: int
     parameters: Mapping[str, Setting]
     links: tuple[str, ...] = ()
+    gather: bool = False
     enabled: bool = True
 
     def build(self) -> Detector:

@@ -296,3 +296,24 @@ def test_keys_that_are_equal_but_not_the_same_tuple_feed_the_same_watchers():
     fresh = [replace(record, keys=tuple(replace(key) for key in record.keys)) for record in RECORDS]
     engine, _ = fed(fresh)
     assert engine.alerts == WHOLE.alerts
+
+
+@pytest.mark.parametrize("cut", [90, 110, 130, 180])
+def test_an_alert_that_gathers_modules_carries_on_from_a_checkpoint(cut):
+    keys = tuple(SeriesKey("weight.spectral_norm", name) for name in "abcd")
+
+    def sigma(number, step):
+        return math.nan if 100 + 20 * number <= step < 300 + 10 * number else 2.0
+
+    records = [StepRecord(step, float(step), keys, [sigma(number, step) for number in range(4)]) for step in range(500)]
+    whole, _ = fed(records)
+    first = Engine("run", QUICK)
+    first.feed(Batch("a", "run", 0, tuple(records[:cut])))
+    second = Engine("run", QUICK)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    second.feed(Batch("b", "run", 0, tuple(records[cut:])))
+    second.finish(1e6)
+    assert second.alerts == whole.alerts
+    (alert,) = whole.alerts
+    assert alert.message.endswith("The same in 3 other modules: b, c and d.")
+    assert (alert.state, alert.last_step) == (AlertState.RESOLVED, 330 + 49)

@@ -4,6 +4,7 @@ import math
 import random
 
 import pytest
+from foreshock.analyzer.rules import RuleSet
 from foreshock.storage.records import AlertState, SeriesKey, Severity
 
 LOSS, RATE, GRADIENT = SeriesKey("loss"), SeriesKey("learning_rate"), SeriesKey("gradient.norm")
@@ -333,3 +334,39 @@ def test_a_loss_that_is_not_a_number_on_one_rank_is_critical_and_names_it(judge)
         series[SeriesKey("rank.loss", rank=rank)] = lambda step, rank=rank: math.nan if rank == 2 and step >= 400 else 2.0
     (alert,) = judge.fired(judge.run(series, 600), "non_finite")
     assert alert.message.startswith("rank.loss on rank 2 is NaN at step 400")
+
+
+def _broken(judge, layers, since=500):
+    """One NaN that reaches the loss, and at the next sample every layer's weights."""
+    series = {LOSS: lambda step: math.nan if step >= since else 0.5}
+    for number in range(layers):
+        series[SeriesKey("weight.spectral_norm", f"layer.{number}")] = lambda step: math.nan if step >= since else 2.0
+    return series
+
+
+@pytest.mark.parametrize("layers", [1, 3, 300])
+def test_one_nan_is_one_alert_however_many_layers_it_reaches(judge, layers):
+    (alert,) = judge.run(_broken(judge, layers), 700).alerts
+    assert (alert.rule, alert.module, alert.first_step) == ("non_finite", "", 500)
+    assert alert.message.startswith("Loss is NaN at step 500: ")
+    told = {1: "1 other module: layer.0.", 3: "3 other modules: layer.0, layer.1 and layer.2."}
+    assert alert.message.endswith(told.get(layers, f" {layers} other modules, such as layer.0, layer.1 and layer.2."))
+
+
+def test_the_first_module_is_named_and_those_that_follow_are_counted_until_all_are_well(judge):
+    series = {
+        SeriesKey("weight.spectral_norm", f"layer.{number}"): (
+            lambda step, number=number: math.nan if 400 + 40 * number <= step < 600 + 600 * (number == 2) else 2.0
+        )
+        for number in (3, 2, 1)
+    }
+    (alert,) = judge.run(series, 1600, every=5).alerts
+    assert (alert.module, alert.first_step) == ("layer.1", 440)
+    assert alert.message.endswith("The same in 2 other modules: layer.2 and layer.3.")
+    assert alert.state is AlertState.RESOLVED
+    assert alert.last_step == 1195 + 5 * 50
+
+
+def test_a_rule_that_does_not_gather_gives_each_module_its_alert(judge):
+    rules = RuleSet.load({"non_finite": {"gather": False}})
+    assert len(judge.run(_broken(judge, 4), 700, rules=rules).alerts) == 5
