@@ -22,7 +22,10 @@ from torch.optim import Optimizer
 from .analyzer.engine import Engine
 from .analyzer.rules import RuleSet
 from .disabled import DisabledMonitor
-from .distributed import FollowingMonitor, company_of, follow, lead, with_checksum
+from .distributed import FollowingMonitor, company_of, follow, lead, training_of, with_checksum
+from .interventions.base import Intervention
+from .interventions.ladder import Ladder
+from .interventions.registry import choose
 from .lifecycle import AlreadyWatchedError, monitor_of
 from .monitor import Monitor
 from .probes.base import Probe
@@ -52,7 +55,7 @@ def watch(
     rules: str | Path | Mapping[str, Any] | None = None,
     notify: str | Sequence[str] = (),
     on_alert: Callable[[Alert], object] | None = None,
-    interventions: Sequence[str] = (),
+    interventions: str | Sequence[str | Intervention] = (),
     resume: str | None = None,
     config: str | Path | None = None,
     tags: Sequence[str] = (),
@@ -81,7 +84,8 @@ def watch(
         rules: TOML file (or mapping) that overrides the built-in alert rules.
         notify: Apprise URLs that alerts are sent to.
         on_alert: called with each new alert on the training thread, at the next ``step``.
-        interventions: none are available in this version.
+        interventions: what may be done to the run: names, or objects of ``foreshock.interventions`` where something is to be set
+            (docs/interventions.md lists them). None by default: nothing is ever changed that was not asked for.
         resume: name or id of the run to continue in a new segment.
         config: a file to read instead of ``./foreshock.toml``.
         tags: labels of the run.
@@ -115,8 +119,7 @@ def watch(
     if settings.disable:
         return DisabledMonitor("FORESHOCK_DISABLE is set")
     log.setLevel(settings.log_level)
-    if interventions:
-        raise ValueError(f"interventions={list(interventions)!r}: this version offers none yet; leave the argument out")
+    ladder = Ladder(choose(interventions or settings.interventions))
     watched = WatchedModel(model, settings.compiled)
     for root in watched.roots.values():
         if (other := monitor_of(root)) is not None:
@@ -135,7 +138,7 @@ def watch(
     chosen = choose_probes(settings.probes if probes is None else probes)
     company = company_of(watched)
     if company is not None and company.rank > 0:
-        return follow(company, watched, optimizers, chosen, settings.budget)
+        return follow(company, watched, optimizers, chosen, settings.budget, ladder)
     if company is not None:
         chosen = with_checksum(chosen)
     governor = Governor(settings.every, settings.budget)
@@ -148,7 +151,9 @@ def watch(
     opened = store if isinstance(store, Store) else _open(settings.store)
     faults = Faults()
     collector = Collector(watched, optimizers, chosen, governor, faults)
+    training = training_of(watched, optimizers, collector, faults, company)
     try:
+        ladder.attach(training)
         labels = (tags,) if isinstance(tags, str) else tags
         record, segment, start_step = _begin(opened, run, settings.project, resume, labels, facts_about(watched))
         engine = Engine(record.id, rule_set)
@@ -156,6 +161,7 @@ def watch(
             engine.adopt(opened.alerts(record))
         if company is not None:
             collector.exchange = lead(company, watched, record, start_step, settings.every)
+        training.run = record
         return Monitor(
             watched,
             collector,
@@ -169,8 +175,11 @@ def watch(
             start_step=start_step,
             channels=settings.notify,
             on_alert=on_alert,
+            ladder=ladder,
+            training=training,
         )
     except BaseException:
+        ladder.close()
         collector.stop()
         if collector.exchange is not None:
             collector.exchange.close()

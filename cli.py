@@ -73,6 +73,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of the training run.")] = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads to train with.")] = None,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port of the page; else 8050, or a free one.")] = None,
+    intervene: Annotated[list[str] | None, typer.Option(metavar="NAME", help="What may be done: stabilized_attention.")] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -83,9 +84,8 @@ def demo(
         raise typer.BadParameter(f"{scenario!r} is none of {', '.join(scenarios())}.", param_hint="--scenario")
     from .zoo.demo import run_demo
 
-    raise typer.Exit(
-        run_demo(scenario=scenario, json=as_json, exit=exit_, browser=browser, store=store, seed=seed, threads=threads, port=port)
-    )
+    options: dict[str, Any] = {"json": as_json, "exit": exit_, "seed": seed, "threads": threads, "port": port}
+    raise typer.Exit(run_demo(scenario=scenario, browser=browser, store=store, intervene=tuple(intervene or ()), **options))
 
 
 @app.command(epilog="Example: foreshock dashboard --store sqlite:///foreshock.db --port 8050")

@@ -69,6 +69,8 @@ class Settings(BaseSettings):
     without compiling, in the whole process; or weights, loss and norms only."""
     notify: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = ()
     """Apprise URLs that alerts are sent to."""
+    interventions: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = ()
+    """Names of what may be done to a run (docs/interventions.md)."""
     disable: bool = False
     """Make ``watch()`` do nothing."""
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = "WARNING"

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -11,6 +11,8 @@ from torch.optim import Optimizer
 
 from . import lifecycle
 from .disabled import DisabledMonitor
+from .interventions.base import Training
+from .interventions.ladder import Ladder
 from .probes.base import Probe
 from .probes.distributed.company import JOIN_SECONDS, Company, Meeting
 from .probes.distributed.follower import Follower
@@ -43,6 +45,24 @@ def with_checksum(probes: Sequence[Probe]) -> list[Probe]:
     return [*probes] if any(isinstance(probe, RanksProbe) for probe in probes) else [*probes, RanksProbe()]
 
 
+def training_of(
+    model: WatchedModel, optimizers: Sequence[Optimizer], collector: Collector, faults: Faults, company: Company | None
+) -> Training:
+    """Return the run as interventions see it; whoever keeps or follows it fills in what it knows."""
+
+    def guard(source: str, work: Callable[[], None]) -> bool:
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 - the law: an intervention that fails never raises into training
+            faults.note(source, error)
+            return False
+        return True
+
+    rank, world = (0, 1) if company is None else (company.rank, company.world)
+    sampled, pause = (lambda: collector.sampling), collector.leave_out_pause
+    return Training(model.roots, optimizers, Run("", ""), rank, world, guard=guard, sampled=sampled, pause=pause)
+
+
 def lead(company: Company, model: WatchedModel, run: Run, start_step: int, every: int | None) -> Leader | None:
     """Invite the other ranks, without waiting for them; None where the process group's store is out of reach."""
     try:
@@ -56,7 +76,12 @@ def lead(company: Company, model: WatchedModel, run: Run, start_step: int, every
 
 
 def follow(
-    company: Company, model: WatchedModel, optimizers: Sequence[Optimizer], probes: Sequence[Probe], budget: float
+    company: Company,
+    model: WatchedModel,
+    optimizers: Sequence[Optimizer],
+    probes: Sequence[Probe],
+    budget: float,
+    ladder: Ladder,
 ) -> "FollowingMonitor | DisabledMonitor":
     """Accept the first rank's invitation; where none comes in time, watch nothing and say so."""
     invitation = None
@@ -79,10 +104,16 @@ def follow(
     every = facts["every"]
     governor = FollowingGovernor(budget) if every is None else Governor(every, budget)
     collector = Collector(model, optimizers, probes, governor, faults)
+    training = training_of(model, optimizers, collector, faults, company)
+    try:
+        ladder.attach(training)
+    except BaseException:
+        collector.stop()
+        raise
     exchange = Follower(company, room, planned=every is None)
     identity, name = facts["run"]
-    run = Run(identity, name, created_at=time.time())
-    return FollowingMonitor(model, collector, faults, exchange, run, facts["start_step"])
+    training.run = Run(identity, name, created_at=time.time())
+    return FollowingMonitor(model, collector, faults, exchange, facts["start_step"], ladder, training)
 
 
 class FollowingMonitor:
@@ -91,9 +122,16 @@ class FollowingMonitor:
     alerts: Sequence[Alert] = ()
 
     def __init__(
-        self, model: WatchedModel, collector: Collector, faults: Faults, exchange: Follower, run: Run, start_step: int
+        self,
+        model: WatchedModel,
+        collector: Collector,
+        faults: Faults,
+        exchange: Follower,
+        start_step: int,
+        ladder: Ladder,
+        training: Training,
     ) -> None:
-        self.run = run
+        self.run = training.run
         """The run that the first rank keeps."""
         self.collector = collector
         """What measures."""
@@ -101,6 +139,8 @@ class FollowingMonitor:
         """What went wrong inside the monitor so far."""
         self._exchange = collector.exchange = exchange
         self._step = start_step
+        self._ladder = ladder
+        training.step = lambda: self._step
         self._closed = False
         faults.report_to(exchange.note_fault)
         collector.begin(start_step)
@@ -116,6 +156,8 @@ class FollowingMonitor:
             self.collector.end_step(self._step, loss, {})
         except Exception as error:  # noqa: BLE001 - the law: never raise into training
             self.faults.note("step", error)
+        if self._ladder:
+            self._ladder.after_step(self._step, ())
         self._step += 1
 
     def log(self, **metrics: Metric) -> None:
@@ -140,6 +182,7 @@ class FollowingMonitor:
         """Remove every hook and send what is under way. May be called twice; waits at most some seconds."""
         if not self._closed:
             self._closed = True
+            self._ladder.close()
             self.collector.stop()
             self._exchange.close()
             lifecycle.release(self)

@@ -1,9 +1,7 @@
-"""Connects the rooms: probes -> writer thread -> store and analyzer -> alerts. What ``watch()`` returns."""
+"""Connects the rooms: probes -> writer thread -> store and analyzer -> alerts -> interventions. What ``watch()`` returns."""
 
 import logging
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -13,13 +11,15 @@ from torch import Tensor
 
 from . import lifecycle
 from .analyzer.engine import Engine
-from .analyzer.notify import ConsoleNotifier, Courier, Outbox
+from .analyzer.live import LiveAnalysis
+from .interventions.base import Training
+from .interventions.ladder import Ladder
 from .probes.model import WatchedModel
 from .probes.step.collector import Collector, Metric
 from .probes.step.faults import Faults
 from .probes.taps.attention import AttentionObserver
 from .storage import Store
-from .storage.records import Alert, AlertState, Batch, Event, Run, RunStatus, new_id
+from .storage.records import Alert, Batch, Event, Run, RunStatus, new_id
 from .storage.writer import Writer
 
 log = logging.getLogger("foreshock")
@@ -43,6 +43,8 @@ class Monitor:
         start_step: int,
         channels: Sequence[str],
         on_alert: Callable[[Alert], object] | None,
+        ladder: Ladder,
+        training: Training,
     ) -> None:
         self.run = run
         """The run as it was created: ``run.id`` is what the commands take."""
@@ -50,36 +52,29 @@ class Monitor:
         """What measures: its probes, its governor, whether the step now running is sampled."""
         self.faults = faults
         """What went wrong inside the monitor so far, and the time spent in hooks."""
-        self._engine = engine
+        self._analysis = LiveAnalysis(engine, channels, run.name)
+        self._ladder, self._acting = ladder, bool(ladder)
         self._step, self._segment = start_step, segment
         self._on_alert = on_alert
-        self._fresh: deque[Alert] = deque()
-        self._seen: set[str] = set()
         self._logged: dict[str, Metric] = {}
         self._closed = False
         self._told_closed = False
-        self._console = ConsoleNotifier()
         self._owns_store = owns_store
-        outbox = Outbox(channels, run_name=run.name)
         self._writer = Writer(
             store if store is not None else reopen,
             run,
             segment,
             analyze=self._analyze,
-            notifications=outbox.notifications,
+            notifications=self._analysis.notifications,
             on_trouble=_say_trouble,
         )
-        self._outbox = outbox
-        self._courier: Courier | None = None
-        # The writer thread feeds the engine; state is read and set from the training thread, or from a signal handler on it.
-        self._engine_lock = threading.RLock()
         collector.vitals = self._vitals
         collector.tell_cadence = lambda words: self._event("cadence", words)
         faults.report_to(lambda source, message: self._event("fault", message, source=source))
         if collector.exchange is not None:
             collector.exchange.report_to(self._event)
+        training.tell, training.step, training.alerts = self._event, lambda: self._step, lambda: self.alerts
         self._writer.start()
-        self._seen.update(alert.id for alert in engine.alerts)
         collector.begin(start_step)
         lifecycle.keep(self, model.roots.values())
 
@@ -102,12 +97,15 @@ class Monitor:
         try:
             if self._logged:
                 metrics, self._logged = self._logged | metrics, {}
+            if self._acting and self.collector.sampling:
+                self._ladder.before_end(self._step)
             self._writer.put(self.collector.end_step(self._step, loss, metrics))
         except Exception as error:  # noqa: BLE001 - the law: never raise into training
             self.faults.note("step", error)
+        fresh = self._hand_over_fresh() if self._analysis.fresh else ()
+        if self._acting:
+            self._ladder.after_step(self._step, fresh)
         self._step += 1
-        if self._fresh:
-            self._hand_over_fresh()
 
     def log(self, **metrics: Metric) -> None:
         """Record metrics with the step now running; the next ``step()`` takes them along."""
@@ -134,14 +132,12 @@ class Monitor:
     @property
     def alerts(self) -> list[Alert]:
         """Every alert of this run so far, oldest first."""
-        with self._engine_lock:
-            return self._engine.alerts
+        return self._analysis.alerts
 
     def state_dict(self) -> dict[str, Any]:
         """Return step and detector state, to be saved in the training checkpoint."""
         self._writer.flush(timeout=5.0)
-        with self._engine_lock:
-            return {"run": self.run.id, "step": self._step, "engine": self._engine.state_dict()}
+        return {"run": self.run.id, "step": self._step, "engine": self._analysis.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint's state: the next ``step()`` ends step number ``state["step"]``.
@@ -157,8 +153,7 @@ class Monitor:
         step = int(state["step"])
         if state["run"] == self.run.id:
             self._writer.flush(timeout=5.0)
-            with self._engine_lock:
-                self._engine.load_state_dict(state["engine"])
+            self._analysis.load_state_dict(state["engine"])
         else:
             log.warning("the state loaded is of another run: its step is taken, the detectors start anew")
         self._step = step
@@ -186,11 +181,10 @@ class Monitor:
                 self.collector.exchange.close()
             self.faults.run("last alerts", self._settle_alerts)
             self._hand_over_fresh()
+            self._ladder.close()
         finally:
             self._writer.close(timeout=10.0, status=status)
-            self._console.close()
-            if self._courier is not None:
-                self._courier.close(timeout=5.0)
+            self._analysis.close()
             if self._owns_store and self._writer.store is not None:
                 self._writer.store.close()
             lifecycle.release(self)
@@ -198,9 +192,7 @@ class Monitor:
     def _settle_alerts(self) -> None:
         """Save what open alerts have not reported yet; the engine is idle once everything put was written."""
         if self._writer.flush(timeout=5.0) and self._writer.store is not None:
-            with self._engine_lock:
-                last = self._engine.finish(time.time())
-            self._writer.store.save_alerts(last)
+            self._analysis.settle(self._writer.store)
 
     def abandon(self) -> None:
         """Forget the writer thread and the store's connections: a forked child must not touch its parent's."""
@@ -223,17 +215,12 @@ class Monitor:
     # -- on the writer thread ------------------------------------------------------------------------------------
 
     def _analyze(self, batch: Batch) -> Sequence[Alert]:
-        with self._engine_lock:
-            changed = self._engine.feed(batch)
-        for alert in changed:
-            if alert.state is AlertState.FIRING and alert.id not in self._seen:
-                self._seen.add(alert.id)
-                self._console.tell(alert)
-                self._fresh.append(alert)
+        changed = self._analysis.feed(batch)
+        if self._acting:
+            self._ladder.on_records(batch.steps)
         # Only now, for a store that was away at the start has no outbox to deliver from.
-        if self._courier is None and self._outbox.channels and self._writer.store is not None and not self._closed:
-            self._courier = Courier(self._outbox, self._writer.store)
-            self._courier.start()
+        if self._writer.store is not None and not self._closed:
+            self._analysis.deliver_from(self._writer.store)
         return changed
 
     def _vitals(self) -> dict[str, float]:
@@ -244,14 +231,14 @@ class Monitor:
             "monitor.errors": self.faults.total + stats.errors,
         }
 
-    def _hand_over_fresh(self) -> None:
-        while self._fresh:
-            alert = self._fresh.popleft()
-            if self._on_alert is not None:
-                try:
-                    self._on_alert(alert)
-                except Exception as error:  # noqa: BLE001 - the user's own callback must not end the user's own training
-                    self.faults.note("on_alert", error)
+    def _hand_over_fresh(self) -> list[Alert]:
+        fresh = self._analysis.take_fresh()
+        for alert in fresh if self._on_alert is not None else ():
+            try:
+                self._on_alert(alert)  # type: ignore[misc]
+            except Exception as error:  # noqa: BLE001 - the user's own callback must not end the user's own training
+                self.faults.note("on_alert", error)
+        return fresh
 
     def _event(self, kind: str, message: str, **data: Any) -> None:
         self._writer.put_event(Event(new_id(), self.run.id, self._segment, self._step, time.time(), kind, message, data))

@@ -6,8 +6,8 @@ import math
 import sys
 import threading
 import webbrowser
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from ..attach import watch
 from ..config import ConfigurationError, load_settings
 from ..monitor import Monitor
 from ..storage import open_store
-from ..storage.records import Alert
+from ..storage.records import Alert, Event
 from .page import LivePage
 from .scenario import Scenario
 from .scenario import scenario as scenario_named
@@ -45,6 +45,7 @@ class Summary:
     diagnosis: list[dict[str, Any]]
     overhead: float | None
     final_loss: float
+    interventions: list[dict[str, Any]] = field(default_factory=list)
 
 
 def run_demo(
@@ -57,6 +58,7 @@ def run_demo(
     seed: int = 0,
     threads: int | None = None,
     port: int | None = None,
+    intervene: Sequence[str] = (),
 ) -> int:
     """Train, show, sum up; return the exit status (0; 1 when the page could not be served).
 
@@ -69,6 +71,7 @@ def run_demo(
         seed: of initialisation and data order.
         threads: torch's CPU threads; 1 by default, which leaves a core to the page.
         port: of the page; a free one, 8050 if possible, by default.
+        intervene: names of what may be done to the run, as ``watch(interventions=...)`` takes them.
 
     Raises:
         ValueError: there is no such scenario.
@@ -87,7 +90,7 @@ def run_demo(
     with contextlib.ExitStack() as stack:
         page = stack.enter_context(LivePage(url, port))
         threading.Thread(target=_announce, args=(page, say, browser and not json), daemon=True).start()
-        summary = train(chosen, url, seed=seed, threads=threads or 1, say=say)
+        summary = train(chosen, url, seed=seed, threads=threads or 1, say=say, intervene=intervene)
         if json:
             print(json_module.dumps(_finite(asdict(summary)), indent=2, allow_nan=False), flush=True)
         else:
@@ -101,7 +104,15 @@ def run_demo(
         return 0 if page.served() else 1
 
 
-def train(chosen: Scenario, url: str, *, seed: int, threads: int = 1, say: Callable[[str], None] = lambda line: None) -> Summary:
+def train(
+    chosen: Scenario,
+    url: str,
+    *,
+    seed: int,
+    threads: int = 1,
+    say: Callable[[str], None] = lambda line: None,
+    intervene: Sequence[str] = (),
+) -> Summary:
     """Train a scenario under ``watch()`` to its end and sum up what was seen when."""
     torch.set_num_threads(threads)
     training = chosen.build(seed)
@@ -115,6 +126,7 @@ def train(chosen: Scenario, url: str, *, seed: int, threads: int = 1, say: Calla
         every=SAMPLE_EVERY,
         probes=PROBES,
         tags=["demo"],
+        interventions=intervene,
     ) as monitor:
         for number in range(chosen.steps):
             loss = training.step(number)
@@ -123,10 +135,13 @@ def train(chosen: Scenario, url: str, *, seed: int, threads: int = 1, say: Calla
             if (number + 1) % _REPORT_EVERY == 0:
                 say(f"  step {number + 1:5d}   loss {losses[-1]:.3f}")
     assert isinstance(monitor, Monitor)
-    return sum_up(chosen, monitor.run.id, losses, monitor.alerts, _mean_overhead(url, monitor.run.id))
+    overhead, done = _looked_up(url, monitor.run.id)
+    return sum_up(chosen, monitor.run.id, losses, monitor.alerts, overhead, done)
 
 
-def sum_up(chosen: Scenario, run: str, losses: list[float], alerts: list[Alert], overhead: float | None) -> Summary:
+def sum_up(
+    chosen: Scenario, run: str, losses: list[float], alerts: list[Alert], overhead: float | None, done: Sequence[Event] = ()
+) -> Summary:
     """Date the failure and set the alerts against it."""
     steps = list(range(len(losses)))
     failure = date_failure(steps, losses)
@@ -148,6 +163,7 @@ def sum_up(chosen: Scenario, run: str, losses: list[float], alerts: list[Alert],
         diagnosis=_diagnosis(warnings),
         overhead=overhead,
         final_loss=losses[-1],
+        interventions=[{"step": event.step, "message": event.message} for event in done],
     )
 
 
@@ -159,6 +175,7 @@ def described(summary: Summary) -> str:
         seen.append((summary.turning_step, "the loss was at its best; from here it rises"))
     if summary.divergence_step is not None:
         seen.append((summary.divergence_step, "the loss counts as failed"))
+    seen += [(each["step"], f"done: {each['message']}") for each in summary.interventions]
     lines += [f"  step {step:5d}   {text}" for step, text in sorted(seen)] or ["  nothing: no alert was raised"]
     lines += ["", f"Outcome: {summary.outcome}, final loss {summary.final_loss:.3f}."]
     if summary.lead_steps is not None and summary.turning_step is not None and summary.first_alert_step is not None:
@@ -203,14 +220,13 @@ def _turning_step(losses: list[float]) -> int:
     return max(0, lowest - MEDIAN_WINDOW // 2)
 
 
-def _mean_overhead(url: str, run: str) -> float | None:
-    store = open_store(url)
-    try:
+def _looked_up(url: str, run: str) -> tuple[float | None, list[Event]]:
+    """Return what the store holds of a run: the mean overhead, and what was done to it."""
+    with contextlib.closing(open_store(url)) as store:
         data = store.read(store.series(run, signal="monitor.overhead"))
-    finally:
-        store.close()
+        done = [event for event in store.events(run) if event.kind == "intervention"]
     values = [value for one in data for value in one.values if math.isfinite(value)]
-    return sum(values) / len(values) if values else None
+    return sum(values) / len(values) if values else None, done
 
 
 def _announce(page: LivePage, say: Callable[[str], None], browser: bool) -> None:

@@ -1,0 +1,85 @@
+"""The analyzer of a run that is training: judges what was written, on the writer thread, and hands new alerts over."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..storage.base import Store
+from ..storage.records import Alert, AlertState, Batch, Notification
+from .engine import Engine
+from .notify import ConsoleNotifier, Courier, Outbox
+
+
+class LiveAnalysis:
+    """Feeds the engine, tells the console and the outbox, and keeps alerts for the training thread until it asks.
+
+    Args:
+        engine: fed by the writer thread only; its state is read and set from the training thread, or a signal handler on it.
+        channels: Apprise URLs.
+        run_name: as notifications name the run.
+    """
+
+    def __init__(self, engine: Engine, channels: Sequence[str], run_name: str) -> None:
+        self._engine = engine
+        self._lock = threading.RLock()
+        self.fresh: deque[Alert] = deque()
+        """Alerts that nobody took yet; filled on the writer thread."""
+        self._seen = {alert.id for alert in engine.alerts}
+        self._console = ConsoleNotifier()
+        self._outbox = Outbox(channels, run_name=run_name)
+        self._courier: Courier | None = None
+
+    @property
+    def alerts(self) -> list[Alert]:
+        """Every alert so far, oldest first."""
+        with self._lock:
+            return self._engine.alerts
+
+    def feed(self, batch: Batch) -> Sequence[Alert]:
+        """Judge a batch; return the alerts that changed."""
+        with self._lock:
+            changed = self._engine.feed(batch)
+        for alert in changed:
+            if alert.state is AlertState.FIRING and alert.id not in self._seen:
+                self._seen.add(alert.id)
+                self._console.tell(alert)
+                self.fresh.append(alert)
+        return changed
+
+    def take_fresh(self) -> list[Alert]:
+        """Return the alerts that are new since this was last asked, oldest first."""
+        return [self.fresh.popleft() for _ in range(len(self.fresh))]
+
+    def notifications(self, alert: Alert) -> list[Notification]:
+        """Return the outbox entries of an alert."""
+        return self._outbox.notifications(alert)
+
+    def deliver_from(self, store: Store) -> None:
+        """Deliver notifications from this store's outbox from now on; called again it does nothing."""
+        if self._courier is None and self._outbox.channels:
+            self._courier = Courier(self._outbox, store)
+            self._courier.start()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the detectors."""
+        with self._lock:
+            return self._engine.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Set the state of the detectors."""
+        with self._lock:
+            self._engine.load_state_dict(state)
+
+    def settle(self, store: Store) -> None:
+        """Save what open alerts have not reported yet; call it once everything put was written."""
+        with self._lock:
+            last = self._engine.finish(time.time())
+        store.save_alerts(last)
+
+    def close(self) -> None:
+        """End the notifiers; waits at most some seconds."""
+        self._console.close()
+        if self._courier is not None:
+            self._courier.close(timeout=5.0)
