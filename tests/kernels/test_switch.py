@@ -265,15 +265,25 @@ def test_torchs_caches_keep_the_two_apart(compiler) -> None:
     assert torch.compiler.config.cache_key_tag == tag
 
 
-def test_is_not_switched_from_inside_a_compiled_model(compiler) -> None:
-    @torch.compile(backend="eager")
+@pytest.mark.parametrize("fullgraph", [False, True])
+def test_inside_a_compiled_model_the_switch_is_no_part_of_the_graph(fullgraph: bool, compiler) -> None:
+    """It breaks the graph and is switched there; where nothing may break it, nothing is switched."""
+
+    @torch.compile(backend="eager", fullgraph=fullgraph)
     def model(x: Tensor) -> Tensor:
         install()
         return x * 2
 
-    with contextlib.suppress(RuntimeError, torch._dynamo.exc.TorchDynamoException):
-        model(torch.ones(2))
-    uninstall()
+    try:
+        if fullgraph:
+            with pytest.raises(torch._dynamo.exc.Unsupported):
+                model(torch.ones(2))
+        else:
+            assert model(torch.ones(2)).tolist() == [2.0, 2.0]
+        assert installed() is not fullgraph
+    finally:
+        uninstall()
+    assert not installed()
 
 
 def test_says_what_exists() -> None:
