@@ -3,11 +3,22 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .base import InvalidRecordError, Store, StoreConfigurationError, StoreError, StoreUnavailableError, UnknownRunError
+    from .base import (
+        IllegalTransitionError,
+        InvalidRecordError,
+        LeaseHeldError,
+        Store,
+        StoreConfigurationError,
+        StoreError,
+        StoreUnavailableError,
+        UnknownRunError,
+    )
     from .opening import open_store
 
 _HOMES = {
+    "IllegalTransitionError": "base",
     "InvalidRecordError": "base",
+    "LeaseHeldError": "base",
     "Store": "base",
     "StoreConfigurationError": "base",
     "StoreError": "base",
@@ -16,7 +27,9 @@ _HOMES = {
     "open_store": "opening",
 }
 __all__ = [
+    "IllegalTransitionError",
     "InvalidRecordError",
+    "LeaseHeldError",
     "Store",
     "StoreConfigurationError",
     "StoreError",

@@ -1,4 +1,4 @@
-"""Alerts, events and the notification outbox. Every function works in the caller's transaction."""
+"""Alerts and events. Every function works in the caller's transaction."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,33 +6,53 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, and_, case, select, update
 
+from . import outboxes, silencing
+from .base import IllegalTransitionError
 from .codec import clean, diagnosis_from_json, diagnosis_to_json, evidence_from_json, evidence_to_json, join, split, to_json
-from .records import Alert, AlertState, Event, Notification, NotificationState, Severity, derived_id, new_id
+from .records import Alert, AlertState, Event, Notification, Severity, Silence, derived_id, new_id
 from .runs import key_of
-from .tables import alerts, events, outbox, runs
+from .tables import alerts, events, runs
 from .upserts import insert_new, upsert
 
 _DECIDED = (AlertState.ACKNOWLEDGED.value, AlertState.SILENCED.value)
 _SETTLED = ("id", "digest", "run_key", "rule", "module", "episode", "created_at")  # never change once an alert is there
 
 
-def save_alerts(connection: Connection, given: Sequence[Alert], notifications: Sequence[Notification]) -> None:
+def save_alerts(connection: Connection, given: Sequence[Alert], notifications: Sequence[Notification], now: float) -> None:
     """Insert or update alerts, then add notifications that are not there."""
     statement = upsert(connection.dialect.name, alerts, ["digest"], _updates)
     keys = {run_id: key_of(connection, run_id) for run_id in {alert.run_id for alert in given}}
+    active = silencing.listed(connection, now) if given else []
+    projects: dict[str, str] = {}
     stored_ids: dict[str, str] = {}
     for alert in given:
         row = _alert_row(alert, keys[alert.run_id])
+        there = select(alerts.c.id, alerts.c.state).where(alerts.c.digest == row["digest"])
+        before = connection.execute(there.with_for_update()).one_or_none()
+        telling = alert.state in (AlertState.PENDING, AlertState.FIRING)
+        silence = silencing.covering(connection, active, alert, projects) if telling else None
+        if silence is not None:
+            row["state"] = AlertState.SILENCED.value
         connection.execute(statement, row)
-        stored_ids[alert.id] = connection.execute(select(alerts.c.id).where(alerts.c.digest == row["digest"])).scalar_one()
+        after = connection.execute(there).one()
+        stored_ids[alert.id] = after.id
+        if silence is not None and after.state == AlertState.SILENCED.value != (before.state if before else ""):
+            _note(connection, after.id, before.state if before else "", AlertState.SILENCED, now, silence.created_by, silence)
+        if before is not None and before.state in _DECIDED and alert.state is AlertState.RESOLVED:
+            outboxes.cancel(connection, after.id)
     for notification in notifications:
-        add_notification(connection, notification, stored_ids.get(notification.alert_id, notification.alert_id))
+        outboxes.add(connection, notification, stored_ids.get(notification.alert_id, notification.alert_id))
 
 
 def _updates(incoming: Any) -> Mapping[str, Any]:
-    decided = and_(alerts.c.state.in_(_DECIDED), incoming["state"] != AlertState.RESOLVED.value)
-    fields = {column.name: incoming[column.name] for column in alerts.columns if column.name not in _SETTLED}
-    return fields | {"state": case((decided, alerts.c.state), else_=incoming["state"])}
+    resolving = incoming["state"] == AlertState.RESOLVED.value
+    decided = and_(alerts.c.state.in_(_DECIDED), ~resolving)
+    over = and_(alerts.c.state == AlertState.RESOLVED.value, incoming["segment"] <= alerts.c.segment)
+    firing = and_(alerts.c.state == AlertState.FIRING.value, incoming["state"] == AlertState.PENDING.value)
+    fields = {column.name: incoming[column.name] for column in alerts.columns if column.name not in (*_SETTLED, "state", "segment")}
+    # State and segment last: MySQL and MariaDB set columns one after the other, and the first decides by the second's old value.
+    state = case((decided, alerts.c.state), (over, alerts.c.state), (firing, alerts.c.state), else_=incoming["state"])
+    return fields | {"state": state, "segment": incoming["segment"]}
 
 
 def list_alerts(
@@ -49,15 +69,107 @@ def list_alerts(
     return [_alert(row) for row in connection.execute(query)]
 
 
-def decide(connection: Connection, alert_id: str, state: AlertState, *, at: float, by: str) -> None:
+def decide(
+    connection: Connection, alert_id: str, state: AlertState, *, at: float, by: str, comment: str, until: float | None
+) -> None:
     """Set an alert's state as a person decided, and note it as an event."""
-    query = select(alerts, runs.c.id.label("run_id")).join(runs, runs.c.key == alerts.c.run_key).where(alerts.c.id == alert_id)
-    row = connection.execute(query).one_or_none()
-    if row is None:
+    before = _state(connection, alert_id)
+    if before is state:
+        return
+    if state not in before.successors:
+        allowed = ", ".join(before.successors) or "nothing; a new episode makes a new alert"
+        raise IllegalTransitionError(f"This alert is {before} and cannot become {state}. It can become: {allowed}.")
+    silence = None
+    if state is AlertState.SILENCED:
+        silence = Silence(new_id(), alert_id, until=until, created_at=at, created_by=by, comment=comment)
+        silencing.add(connection, silence)
+    elif before is AlertState.SILENCED:
+        silencing.end_of_alert(connection, alert_id, at)
+    if state in (AlertState.ACKNOWLEDGED, AlertState.RESOLVED):
+        outboxes.cancel(connection, alert_id)
+    _move(connection, alert_id, before, state, at, by, silence, comment)
+
+
+def silence_open(connection: Connection, silence: Silence) -> int:
+    """Silence the pending and firing alerts that the silence covers; return how many."""
+    silencing.add(connection, silence)
+    projects: dict[str, str] = {}
+    count = 0
+    for alert in list_alerts(connection, None, states=[AlertState.PENDING, AlertState.FIRING], limit=None):
+        if silence.active(silence.created_at) and silencing.covering(connection, [silence], alert, projects):
+            before = _state(connection, alert.id)
+            if before in (AlertState.PENDING, AlertState.FIRING):
+                by = silence.created_by
+                _move(connection, alert.id, before, AlertState.SILENCED, silence.created_at, by, silence, silence.comment)
+                count += 1
+    return count
+
+
+def uncovered(connection: Connection, now: float) -> list[str]:
+    """Return the ids of silenced alerts that no silence covers any more."""
+    silenced = list_alerts(connection, None, states=[AlertState.SILENCED], limit=None)
+    if not silenced:
+        return []
+    active = silencing.listed(connection, now)
+    projects: dict[str, str] = {}
+    return [alert.id for alert in silenced if silencing.covering(connection, active, alert, projects) is None]
+
+
+def lift(connection: Connection, now: float, by: str = "") -> int:
+    """Let those alerts fire again; return how many."""
+    count = 0
+    for alert_id in uncovered(connection, now):
+        if _state(connection, alert_id) is AlertState.SILENCED:
+            _move(connection, alert_id, AlertState.SILENCED, AlertState.FIRING, now, by, None, "the silence has ended")
+            count += 1
+    return count
+
+
+def _state(connection: Connection, alert_id: str) -> AlertState:
+    """Return an alert's state, its row locked until the end of the transaction.
+
+    Raises:
+        KeyError: no such alert.
+    """
+    query = select(alerts.c.state).where(alerts.c.id == alert_id).with_for_update()
+    state: str | None = connection.execute(query).scalar_one_or_none()
+    if state is None:
         raise KeyError(f"No alert {alert_id!r}; `foreshock alerts` lists them.")
+    return AlertState(state)
+
+
+def _move(
+    connection: Connection,
+    alert_id: str,
+    before: AlertState,
+    state: AlertState,
+    at: float,
+    by: str,
+    silence: Silence | None,
+    comment: str,
+) -> None:
     connection.execute(update(alerts).where(alerts.c.id == alert_id).values(state=state.value, updated_at=at))
-    message = f"{row.rule}{f' in {row.module}' if row.module else ''}: {state.value}{f' by {by}' if by else ''}"
-    data = {"alert": alert_id, "from": row.state, "to": state.value, "by": by}
+    _note(connection, alert_id, before.value, state, at, by, silence, comment)
+
+
+def _note(
+    connection: Connection,
+    alert_id: str,
+    before: str,
+    state: AlertState,
+    at: float,
+    by: str,
+    silence: Silence | None,
+    comment: str = "",
+) -> None:
+    """Record a change of state as an event of the run: from where, to where, who, why, until when."""
+    query = select(alerts, runs.c.id.label("run_id")).join(runs, runs.c.key == alerts.c.run_key).where(alerts.c.id == alert_id)
+    row = connection.execute(query).one()
+    what = f"{row.rule}{f' in {row.module}' if row.module else ''}: {state.value}{f' by {by}' if by else ''}"
+    data: dict[str, Any] = {"alert": alert_id, "from": before, "to": state.value, "by": by, "comment": comment}
+    if silence is not None:
+        data |= {"silence": silence.id, "until": silence.until, "comment": comment or silence.comment}
+    message = f"{what}: {comment}" if comment else what
     add_event(connection, Event(new_id(), row.run_id, row.segment, row.last_step, at, "alert_state", message, data))
 
 
@@ -85,57 +197,6 @@ def list_events(connection: Connection, run_id: str, kind: str | None) -> list[E
         Event(row.id, run_id, row.segment, row.step, row.time, row.kind, row.message, json.loads(row.data))
         for row in connection.execute(query)
     ]
-
-
-def add_notification(connection: Connection, notification: Notification, alert_id: str) -> None:
-    """Add a notification, under the alert's stored id, unless it is there."""
-    row = {
-        "id": notification.id,
-        "alert_id": alert_id,
-        "channel": clean(notification.channel),
-        "title": clean(notification.title),
-        "body": clean(notification.body),
-        "state": notification.state.value,
-        "attempts": notification.attempts,
-        "next_attempt_at": notification.next_attempt_at,
-        "error": clean(notification.error),
-    }
-    connection.execute(insert_new(connection.dialect.name, outbox, "id"), row)
-
-
-def due(connection: Connection, now: float, limit: int) -> list[Notification]:
-    """Return waiting notifications that are due, longest waiting first."""
-    query = (
-        select(outbox)
-        .where(outbox.c.state == NotificationState.WAITING.value, outbox.c.next_attempt_at <= now)
-        .order_by(outbox.c.next_attempt_at, outbox.c.id)
-        .limit(limit)
-    )
-    return [
-        Notification(
-            row.id,
-            row.alert_id,
-            row.channel,
-            row.title,
-            row.body,
-            NotificationState(row.state),
-            row.attempts,
-            row.next_attempt_at,
-            row.error,
-        )
-        for row in connection.execute(query)
-    ]
-
-
-def settle(connection: Connection, notification: Notification) -> None:
-    """Store what became of a notification."""
-    fields = {
-        "state": notification.state.value,
-        "attempts": notification.attempts,
-        "next_attempt_at": notification.next_attempt_at,
-        "error": clean(notification.error),
-    }
-    connection.execute(update(outbox).where(outbox.c.id == notification.id).values(**fields))
 
 
 def _alert_row(alert: Alert, run_key: int) -> dict[str, Any]:

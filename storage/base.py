@@ -27,12 +27,15 @@ from .records import (
     Changes,
     Event,
     Histogram,
+    Lease,
     Notification,
+    NotificationState,
     Run,
     RunStatus,
     Segment,
     Series,
     SeriesKey,
+    Silence,
 )
 
 if TYPE_CHECKING:
@@ -60,6 +63,14 @@ class UnknownRunError(StoreError, KeyError):
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
+
+
+class LeaseHeldError(StoreError):
+    """Another process has the right that this write needs. Nothing was written."""
+
+
+class IllegalTransitionError(StoreError, ValueError):
+    """An alert cannot go from the state it is in to the one asked for; the message names those it can go to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,11 +221,20 @@ class Store(ABC):
     # -- alerts, events, outbox ----------------------------------------------------------------------------------
 
     @abstractmethod
-    def save_alerts(self, alerts: Sequence[Alert], notifications: Sequence[Notification] = ()) -> None:
+    def save_alerts(
+        self, alerts: Sequence[Alert], notifications: Sequence[Notification] = (), *, lease: Lease | None = None
+    ) -> None:
         """Insert or update alerts, and add notifications not yet there, in one transaction.
 
-        What a person decided stays: a stored ``acknowledged`` or ``silenced`` is overwritten by ``resolved`` only.
+        What a person decided stays: a stored ``acknowledged`` or ``silenced`` is overwritten by ``resolved`` only, and a resolved
+        alert opens again only in a later segment of its run. A new alert that a silence covers is kept as ``silenced``.
         An alert whose (run, rule, module, episode) is there under another id is not doubled.
+
+        Args:
+            lease: the caller's right to judge the run; taken or renewed in the same transaction.
+
+        Raises:
+            LeaseHeldError: another process judges the run.
         """
 
     @abstractmethod
@@ -224,12 +244,40 @@ class Store(ABC):
         """Return a run's alerts, oldest first (by segment and first step); those of all runs, newest ``created_at`` first."""
 
     @abstractmethod
-    def set_alert_state(self, alert_id: str, state: AlertState, *, at: float, by: str = "") -> None:
-        """A person's decision about an alert. Recorded as an event of the run.
+    def set_alert_state(
+        self, alert_id: str, state: AlertState, *, at: float, by: str = "", comment: str = "", until: float | None = None
+    ) -> None:
+        """A person's decision about an alert. Recorded as an event of the run. The state it is in already changes nothing.
+
+        Notifications of an alert that is acknowledged, or resolved by a person, are cancelled where they still wait.
+
+        Args:
+            until: for ``silenced``: when it ends; None: when the alert does.
 
         Raises:
             KeyError: no such alert.
+            IllegalTransitionError: the alert cannot go there from its state.
         """
+
+    @abstractmethod
+    def add_silence(self, silence: Silence) -> int:
+        """Silence what is open and covered, and what will be; return how many open alerts that was. Known by its id."""
+
+    @abstractmethod
+    def end_silence(self, silence_id: str, *, at: float, by: str = "") -> int:
+        """End a silence now and return how many alerts fire again. One that has ended stays as it is.
+
+        Raises:
+            KeyError: no such silence.
+        """
+
+    @abstractmethod
+    def silences(self, *, active_at: float | None = None) -> list[Silence]:
+        """Return silences, newest first; with ``active_at`` those that hold then."""
+
+    @abstractmethod
+    def lift_silences(self, now: float) -> int:
+        """Let silenced alerts fire again that no silence covers any more; return how many. Cheap when there are none."""
 
     @abstractmethod
     def add_event(self, event: Event) -> None:
@@ -241,11 +289,52 @@ class Store(ABC):
 
     @abstractmethod
     def due_notifications(self, now: float, *, limit: int = 20) -> list[Notification]:
-        """Return waiting notifications whose next attempt is due."""
+        """Return waiting notifications whose next attempt is due, those of critical alerts first.
+
+        Those of alerts that are acknowledged or silenced are not due.
+        """
+
+    @abstractmethod
+    def claim_notifications(self, wanted: Sequence[Notification], *, until: float) -> list[Notification]:
+        """Return those of ``wanted`` that are now the caller's to send, their attempts counted up. Others see them at ``until``."""
 
     @abstractmethod
     def settle_notification(self, notification: Notification) -> None:
-        """Store a notification's new state, attempts, next attempt and error."""
+        """Store a notification's new state, attempts, next attempt and error, unless somebody else has claimed it since."""
+
+    @abstractmethod
+    def notifications(self, *, states: Sequence[NotificationState] | None = None, limit: int | None = None) -> list[Notification]:
+        """Return outbox entries, those last due first."""
+
+    @abstractmethod
+    def note_delivery(self, channel: str, at: float, *, digest: bool) -> None:
+        """Note that a message went out, so that all couriers together keep to the rate that a channel bears."""
+
+    @abstractmethod
+    def deliveries(self, channel: str, *, since: float) -> list[tuple[float, bool]]:
+        """Return (time, whether it was a digest) of a channel's messages at ``since`` or later, in order of time."""
+
+    @abstractmethod
+    def set_channels(self, run_id: str, channels: Sequence[str]) -> None:
+        """Note where a run's alerts go, for a watchdog that has to speak for it.
+
+        Raises:
+            UnknownRunError: no such run.
+        """
+
+    @abstractmethod
+    def channels(self, run_id: str) -> list[str]:
+        """Return where a run's alerts go, as last noted."""
+
+    # -- leases --------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def take_lease(self, lease: Lease) -> bool:
+        """Take or renew a right; return False while another process has it."""
+
+    @abstractmethod
+    def release_lease(self, lease: Lease) -> None:
+        """Give a right back, if the caller has it."""
 
     # -- the store itself ----------------------------------------------------------------------------------------
 

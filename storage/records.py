@@ -53,7 +53,7 @@ class Severity(StrEnum):
 
 
 class AlertState(StrEnum):
-    """Lifecycle of an alert. Acknowledged and silenced alerts still count as open."""
+    """Lifecycle of an alert. Acknowledged and silenced alerts still count as open; both are told no more."""
 
     PENDING = "pending"
     FIRING = "firing"
@@ -61,13 +61,28 @@ class AlertState(StrEnum):
     SILENCED = "silenced"
     RESOLVED = "resolved"
 
+    @property
+    def successors(self) -> tuple["AlertState", ...]:
+        """The states that may follow this one. A resolved alert is over: what comes later is a new episode."""
+        return tuple(AlertState(name) for name in _SUCCESSORS[self.value].split())
+
+
+_SUCCESSORS = {
+    "pending": "firing silenced resolved",
+    "firing": "acknowledged silenced resolved",
+    "acknowledged": "firing silenced resolved",
+    "silenced": "firing acknowledged resolved",
+    "resolved": "",
+}
+
 
 class NotificationState(StrEnum):
-    """State of an outbox entry."""
+    """State of an outbox entry. ``failed`` ones are the dead letters; ``cancelled`` ones were overtaken by a person's decision."""
 
     WAITING = "waiting"
     SENT = "sent"
     FAILED = "failed"
+    CANCELLED = "cancelled"
 
 
 def new_id() -> str:
@@ -235,6 +250,67 @@ class Notification:
     attempts: int = 0
     next_attempt_at: float = 0.0
     error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """What is not to be told for a while. Each of the five scopes narrows it; ``''`` means any, and at least one must be given.
+
+    ``until`` is when it ends by itself, None: not at all; ``ended_at`` is when a person ended it before.
+
+    Raises:
+        ValueError: no scope is given.
+    """
+
+    id: str
+    alert_id: str = ""
+    rule: str = ""
+    module: str = ""
+    run_id: str = ""
+    project: str = ""
+    until: float | None = None
+    created_at: float = 0.0
+    created_by: str = ""
+    comment: str = ""
+    ended_at: float | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.alert_id or self.rule or self.module or self.run_id or self.project):
+            raise ValueError("a silence needs a scope: an alert, rule, module, run or project (disable=... turns everything off)")
+
+    def active(self, now: float) -> bool:
+        """Return whether it holds at ``now``, seconds since the epoch."""
+        return self.ended_at is None and (self.until is None or now < self.until)
+
+    def covers(self, alert: "Alert", project: str) -> bool:
+        """Return whether it is about this alert of a run of this project."""
+        scopes = (
+            (self.alert_id, alert.id),
+            (self.rule, alert.rule),
+            (self.module, alert.module),
+            (self.run_id, alert.run_id),
+            (self.project, project),
+        )
+        return all(wanted in ("", given) for wanted, given in scopes)
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A right that one process at a time has, for ``seconds`` from when it was last taken, by the store's clock.
+
+    Who has a higher ``precedence`` takes it from one with a lower: the training process from a re-analysis, a later segment of the
+    run from an earlier one.
+    """
+
+    name: str
+    owner: str
+    precedence: int = 0
+    seconds: float = 30.0
+
+
+def analyzer_lease(run_id: str, owner: str, segment: int = -1) -> Lease:
+    """Return the right to judge a run; ``segment`` is that of the training process, -1 for a re-analysis."""
+    return Lease(f"analyzer:{run_id}", owner, precedence=segment + 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from .base import InvalidRecordError, Store, StoreError
-from .records import Alert, Batch, Event, Notification, Run, RunStatus, Segment, new_id
+from .base import InvalidRecordError, LeaseHeldError, Store, StoreError
+from .records import Alert, Batch, Event, Notification, Run, RunStatus, Segment, analyzer_lease, new_id
 from .trouble import Reporter
 
 HEARTBEAT = 5.0
 """Seconds after which a run that writes nothing says that it is alive."""
 
+_RENEWAL = 10.0  # seconds between renewals of the right to judge the run, a third of what it lasts
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 10.0  # seconds between attempts while the store is away
 _SLICE = 1.0  # seconds of writing backlog at a stretch; then new steps are looked at
 _MOST_EVENTS = 10_000
@@ -30,10 +31,18 @@ class Saver:
         run, segment: what is made again in a store that lost it (a database file that was deleted, say).
         backlog_points: samples kept while the store is away; beyond, the oldest batches go and are counted in ``points_lost``.
         reporter: told of every change between a store that works and one that does not.
+        channels: where the run's alerts go; kept in the store for the watchdog.
     """
 
     def __init__(
-        self, store: Store | Callable[[], Store], run: Run, segment: Segment, *, backlog_points: int, reporter: Reporter
+        self,
+        store: Store | Callable[[], Store],
+        run: Run,
+        segment: Segment,
+        *,
+        backlog_points: int,
+        reporter: Reporter,
+        channels: Sequence[str] = (),
     ) -> None:
         self.store = store if isinstance(store, Store) else None
         self.steps_written = 0
@@ -62,6 +71,9 @@ class Saver:
         self._delay = 0.0
         self._next_attempt = 0.0
         self._last_contact = float("-inf")
+        self._lease = analyzer_lease(run.id, new_id(), segment.segment)
+        self._renew_at = float("-inf")
+        self._channels = tuple(channels)
         reporter.store = self.store.url if self.store else ""
 
     @property
@@ -153,6 +165,7 @@ class Saver:
         if not self._prepared:
             self.store.create_run(replace(self._run, heartbeat_at=time.time()))
             self.store.add_segment(self._segment)
+            self._taken(partial(self.store.set_channels, self._run.id, self._channels))
             if self._points_there and self.store.run(self._run.id).last_step < 0:
                 self._start_anew()
             self._prepared = True
@@ -185,7 +198,11 @@ class Saver:
     def _save_alerts(self, store: Store) -> None:
         if not self._alerts and not self._notifications:
             return
-        self._taken(partial(store.save_alerts, list(self._alerts.values()), list(self._notifications.values())))
+        alerts, notifications = list(self._alerts.values()), list(self._notifications.values())
+        try:
+            self._taken(partial(store.save_alerts, alerts, notifications, lease=self._lease))
+        except LeaseHeldError as error:  # the run was resumed elsewhere: its alerts are that process's to raise
+            self._reporter.tell_once("analyzer_replaced", f"{error} The alerts of this process are not kept.", error)
         self._alerts.clear()
         self._notifications.clear()
 
@@ -196,10 +213,14 @@ class Saver:
 
     def _beat(self, store: Store) -> None:
         now = time.time()
+        if time.monotonic() >= self._renew_at:
+            self._renew_at = time.monotonic() + _RENEWAL
+            store.take_lease(self._lease)
         if self._end is not None and not self._backlog:
             status, ended_at = self._end
             store.update_run(self._run.id, status=status, ended_at=ended_at, heartbeat_at=now)
             self._end = None
+            store.release_lease(self._lease)
         elif time.monotonic() - self._last_contact >= HEARTBEAT:
             store.update_run(self._run.id, heartbeat_at=now)
         else:

@@ -1,14 +1,29 @@
 """The Store over SQLAlchemy Core: SQLite (file and memory), PostgreSQL, MySQL and MariaDB."""
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from . import alerting, history, numbering, reading, runs, schema, writing
-from .base import SeriesData, StepHistogram, Store, StoreError
+from . import alerting, history, leasing, numbering, outboxes, reading, runs, schema, silencing, writing
+from .base import LeaseHeldError, SeriesData, StepHistogram, Store, StoreError
 from .database import Database
-from .records import Alert, AlertState, Batch, Changes, Event, Notification, Run, RunStatus, Segment, Series
+from .records import (
+    Alert,
+    AlertState,
+    Batch,
+    Changes,
+    Event,
+    Lease,
+    Notification,
+    NotificationState,
+    Run,
+    RunStatus,
+    Segment,
+    Series,
+    Silence,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -137,9 +152,13 @@ class SQLAlchemyStore(Store):
     # -- alerts, events, outbox ----------------------------------------------------------------------------------
 
     @override
-    def save_alerts(self, alerts: Sequence[Alert], notifications: Sequence[Notification] = ()) -> None:
+    def save_alerts(
+        self, alerts: Sequence[Alert], notifications: Sequence[Notification] = (), *, lease: Lease | None = None
+    ) -> None:
         with self._database.write() as connection:
-            alerting.save_alerts(connection, alerts, notifications)
+            if lease is not None and not leasing.take(connection, lease):
+                raise LeaseHeldError(f"Another process judges this run: it holds {lease.name!r} in {self.url}.")
+            alerting.save_alerts(connection, alerts, notifications, time.time())
 
     @override
     def alerts(
@@ -150,9 +169,35 @@ class SQLAlchemyStore(Store):
             return alerting.list_alerts(connection, run_id, states=states, limit=limit)
 
     @override
-    def set_alert_state(self, alert_id: str, state: AlertState, *, at: float, by: str = "") -> None:
+    def set_alert_state(
+        self, alert_id: str, state: AlertState, *, at: float, by: str = "", comment: str = "", until: float | None = None
+    ) -> None:
         with self._database.write() as connection:
-            alerting.decide(connection, alert_id, state, at=at, by=by)
+            alerting.decide(connection, alert_id, state, at=at, by=by, comment=comment, until=until)
+
+    @override
+    def add_silence(self, silence: Silence) -> int:
+        with self._database.write() as connection:
+            return alerting.silence_open(connection, silence)
+
+    @override
+    def end_silence(self, silence_id: str, *, at: float, by: str = "") -> int:
+        with self._database.write() as connection:
+            silencing.end(connection, silence_id, at)
+            return alerting.lift(connection, at, by)
+
+    @override
+    def silences(self, *, active_at: float | None = None) -> list[Silence]:
+        with self._database.read() as connection:
+            return silencing.listed(connection, active_at)
+
+    @override
+    def lift_silences(self, now: float) -> int:
+        with self._database.read() as connection:
+            if not alerting.uncovered(connection, now):
+                return 0
+        with self._database.write() as connection:
+            return alerting.lift(connection, now)
 
     @override
     def add_event(self, event: Event) -> None:
@@ -167,12 +212,54 @@ class SQLAlchemyStore(Store):
     @override
     def due_notifications(self, now: float, *, limit: int = 20) -> list[Notification]:
         with self._database.read() as connection:
-            return alerting.due(connection, now, limit)
+            return outboxes.due(connection, now, limit)
+
+    @override
+    def claim_notifications(self, wanted: Sequence[Notification], *, until: float) -> list[Notification]:
+        with self._database.write() as connection:
+            return outboxes.claim(connection, wanted, until)
 
     @override
     def settle_notification(self, notification: Notification) -> None:
         with self._database.write() as connection:
-            alerting.settle(connection, notification)
+            outboxes.settle(connection, notification)
+
+    @override
+    def notifications(self, *, states: Sequence[NotificationState] | None = None, limit: int | None = None) -> list[Notification]:
+        with self._database.read() as connection:
+            return outboxes.listed(connection, states, limit)
+
+    @override
+    def note_delivery(self, channel: str, at: float, *, digest: bool) -> None:
+        with self._database.write() as connection:
+            outboxes.note_delivery(connection, channel, at, digest)
+
+    @override
+    def deliveries(self, channel: str, *, since: float) -> list[tuple[float, bool]]:
+        with self._database.read() as connection:
+            return outboxes.deliveries_of(connection, channel, since)
+
+    @override
+    def set_channels(self, run_id: str, channels: Sequence[str]) -> None:
+        with self._database.write() as connection:
+            outboxes.set_channels(connection, run_id, channels)
+
+    @override
+    def channels(self, run_id: str) -> list[str]:
+        with self._database.read() as connection:
+            return outboxes.channels_of(connection, run_id)
+
+    # -- leases --------------------------------------------------------------------------------------------------
+
+    @override
+    def take_lease(self, lease: Lease) -> bool:
+        with self._database.write() as connection:
+            return leasing.take(connection, lease)
+
+    @override
+    def release_lease(self, lease: Lease) -> None:
+        with self._database.write() as connection:
+            leasing.release(connection, lease)
 
     # -- the store itself ----------------------------------------------------------------------------------------
 

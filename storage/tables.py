@@ -1,4 +1,4 @@
-"""The schema: ten tables, as SQLAlchemy Core sees them. ``migrations/`` builds the same; a test holds the two together.
+"""The schema: fourteen tables, as SQLAlchemy Core sees them. ``migrations/`` builds the same; a test holds the two together.
 
 Why it looks like this:
 
@@ -197,5 +197,54 @@ outbox = Table(
     Column("next_attempt_at", Double, nullable=False),
     Column("error", _TEXT, nullable=False),
     Index("outbox_due", "state", "next_attempt_at"),
+    **_OPTIONS,
+)
+
+silences = Table(
+    "silences",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("alert_id", _ID, nullable=False),
+    Column("rule", _TEXT, nullable=False),
+    Column("module", _TEXT, nullable=False),
+    Column("run_id", _ID, nullable=False),
+    Column("project", _TEXT, nullable=False),
+    Column("until", Double),
+    Column("created_at", Double, nullable=False),
+    Column("created_by", _TEXT, nullable=False),
+    Column("comment", _TEXT, nullable=False),
+    Column("ended_at", Double),
+    **_OPTIONS,
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", _ID, primary_key=True),
+    Column("owner", _ID, nullable=False),
+    Column("precedence", Integer, nullable=False),
+    Column("seconds", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    **_OPTIONS,
+)
+
+channels = Table(
+    "channels",
+    metadata,
+    _run_key(primary_key=True),
+    Column("place", Integer, primary_key=True, autoincrement=False),
+    Column("channel", _TEXT, nullable=False),
+    sqlite_with_rowid=False,
+    **_OPTIONS,
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("channel", String(32), nullable=False),  # its digest: a secret need not stand here twice
+    Column("sent_at", Double, nullable=False),
+    Column("digest", SmallInteger, nullable=False),
+    Index("deliveries_of_channel", "channel", "sent_at"),
     **_OPTIONS,
 )

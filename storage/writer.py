@@ -80,6 +80,7 @@ class Writer:
         segment: its number, or the segment itself, which then is created too when it is not there.
         analyze: called on the writer thread with each batch, exactly once, committed or not; returns alerts to save.
         notifications: the outbox entries of an alert.
+        channels: where alerts go; kept in the store for the watchdog, should this process die.
         flush_interval: seconds between batches.
         capacity: steps that may wait in the queue; more are dropped and counted.
         backlog_points: samples kept in memory while the store is away.
@@ -94,6 +95,7 @@ class Writer:
         *,
         analyze: Callable[[Batch], Sequence[Alert]],
         notifications: Callable[[Alert], Sequence[Notification]] = lambda alert: (),
+        channels: Sequence[str] = (),
         flush_interval: float = 0.5,
         capacity: int = 10_000,
         backlog_points: int = 2_000_000,
@@ -108,7 +110,7 @@ class Writer:
         self._flush_interval = flush_interval
         self._capacity = capacity
         self._reporter = Reporter(run, on_trouble)
-        self._saver = Saver(store, run, self._segment, backlog_points=backlog_points, reporter=self._reporter)
+        self._saver = Saver(store, run, self._segment, backlog_points=backlog_points, reporter=self._reporter, channels=channels)
         self._queue: deque[Pending | StepRecord | _Marker] = deque()
         self._events: deque[Event] = deque()
         self._refused = 0  # by put, on the training thread
