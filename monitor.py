@@ -66,6 +66,7 @@ class Monitor:
             segment,
             analyze=self._analyze,
             notifications=self._analysis.notifications,
+            channels=channels,
             on_trouble=_say_trouble,
         )
         collector.vitals = self._vitals
