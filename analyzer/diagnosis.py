@@ -7,21 +7,33 @@ from functools import cache
 from importlib.resources import files
 
 from ..storage.records import Cause
-from .facts import Observation
-from .wording import join
+from .facts import NAMES, Observation
+from .wording import fill, join, step_number
 
 _MOST_CAUSES = 4
 _LEAST_CONFIDENCE = 0.1
 _MATERIAL_CHANGE = 0.15
+_PAST_WARMUP = 2000
+_COURSE = "course"
 
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """What speaks for and against one cause. ``signs`` gives each observation's weight, negative where it speaks against."""
+    """What speaks for and against one cause.
+
+    Args:
+        name, title: of the cause.
+        requires: observations of which one must have been seen.
+        also: more of which one must have been seen; empty where ``requires`` is enough.
+        signs: each observation's weight, negative where it speaks against the cause.
+        remedy: what to do; a template, see ``wording.fill``, over ``Facts.known`` and ``first``, the first finding's step.
+        doc: name of its page in ``causes/``.
+    """
 
     name: str
     title: str
     requires: frozenset[str]
+    also: frozenset[str]
     signs: Mapping[str, float]
     remedy: str
     doc: str
@@ -32,26 +44,63 @@ def patterns() -> tuple[Pattern, ...]:
     """Return the patterns of ``causes.toml``."""
     tables = tomllib.loads(files(__package__).joinpath("causes.toml").read_text("utf-8"))
     return tuple(
-        Pattern(name, table["title"], frozenset(table["requires"]), table["signs"], table["remedy"], table["doc"])
+        Pattern(
+            name,
+            table["title"],
+            frozenset(table["requires"]),
+            frozenset(table.get("also", ())),
+            table["signs"],
+            table["remedy"],
+            table["doc"],
+        )
         for name, table in tables.items()
     )
 
 
+def page(doc: str) -> str:
+    """Return the page of a cause, as Markdown: what it is, how it looks, how to be sure, what to do.
+
+    Args:
+        doc: name of the page, as ``Cause.doc`` has it, or of the cause.
+
+    Raises:
+        ValueError: there is none; the message lists those there are.
+    """
+    known = {pattern.doc for pattern in patterns()}
+    name = doc.replace("_", "-")
+    if name not in known:
+        raise ValueError(f"there is no cause {doc!r}; there are: {', '.join(sorted(known))}")
+    return files(__package__).joinpath("causes", f"{name}.md").read_text("utf-8")
+
+
 def diagnose(observations: Iterable[Observation]) -> tuple[Cause, ...]:
-    """Rank causes, likeliest first. Nothing is named for which none of its required signs was seen.
+    """Rank causes, likeliest first. Nothing is named for which none of its required signs was seen: no cause may fit.
 
     Confidence is ``(1 - prod(1 - w)) * prod(1 - |v|)`` over the signs seen for (w) and against (v) the cause.
     """
     seen: dict[str, list[Observation]] = {}
     for observation in observations:
         seen.setdefault(observation.name, []).append(observation)
-    causes = [cause for pattern in patterns() if (cause := _weigh(pattern, seen))]
+    # What an observation knew when it was made, such as the rate at the first warning, goes before what is known now.
+    course = seen.pop(_COURSE, [])
+    known: dict[str, float | int] = {"first": _first_step(seen)}
+    for observation in (*course, *(item for items in seen.values() for item in items)):
+        known.update(observation.known)
+    if known["first"] > _PAST_WARMUP:
+        text = f"it began at step {step_number(int(known['first']))}, when any warm-up would have been over"
+        seen["past_warmup"] = [Observation("past_warmup", text, int(known["first"]))]
+    causes = [cause for pattern in patterns() if (cause := _weigh(pattern, seen, known))]
     causes.sort(key=lambda cause: -cause.confidence)
     return tuple(causes[:_MOST_CAUSES])
 
 
-def _weigh(pattern: Pattern, seen: Mapping[str, Sequence[Observation]]) -> Cause | None:
-    if not pattern.requires & seen.keys():
+def _first_step(seen: Mapping[str, Sequence[Observation]]) -> int:
+    """Return the step of the first finding; facts are dated otherwise."""
+    return min((item.step for name, items in seen.items() if name not in NAMES for item in items), default=0)
+
+
+def _weigh(pattern: Pattern, seen: Mapping[str, Sequence[Observation]], known: Mapping[str, float | int]) -> Cause | None:
+    if not pattern.requires & seen.keys() or (pattern.also and not pattern.also & seen.keys()):
         return None
     doubt, against = 1.0, 1.0
     reasons: list[str] = []
@@ -68,7 +117,7 @@ def _weigh(pattern: Pattern, seen: Mapping[str, Sequence[Observation]]) -> Cause
     confidence = round((1.0 - doubt) * against, 2)
     if confidence < _LEAST_CONFIDENCE:
         return None
-    return Cause(pattern.name, pattern.title, confidence, (*reasons, *counter), pattern.remedy, pattern.doc)
+    return Cause(pattern.name, pattern.title, confidence, (*reasons, *counter), fill(pattern.remedy, known), pattern.doc)
 
 
 def _reason(observations: Sequence[Observation]) -> str:

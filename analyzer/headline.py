@@ -12,6 +12,10 @@ _ENDINGS = {
     RunStatus.CRASHED: "Crashed",
     RunStatus.TERMINATED: "Terminated",
 }
+_LIKELY = 0.4
+"""Confidence from which a cause is called the likeliest, and not just a possible one."""
+_CLOSE = 0.1
+"""Causes no further behind the first than this are named beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +88,14 @@ def _more(count: int) -> str:
 
 
 def _detail(alert: Alert) -> str:
-    if alert.diagnosis:
-        cause = alert.diagnosis[0]
-        return f"Likeliest cause: {_uncapital(cause.title)}. {cause.remedy}"
-    return alert.remedy
+    if not alert.diagnosis:
+        return f"No known cause fits what was seen. {alert.remedy}".rstrip()
+    cause, *others = alert.diagnosis
+    title = _uncapital(cause.title)
+    near = [_uncapital(other.title) for other in others if cause.confidence - other.confidence <= _CLOSE]
+    if near:
+        return f"Likeliest causes, hard to tell apart: {title}, or {' or '.join(near)}. {cause.remedy}"
+    return f"{'Likeliest' if cause.confidence >= _LIKELY else 'A possible'} cause: {title}. {cause.remedy}"
 
 
 def _clause(message: str) -> str:

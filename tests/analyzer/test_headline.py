@@ -35,8 +35,20 @@ def test_the_worst_open_alert_speaks_with_its_likeliest_cause():
     assert said.level == "critical"
     assert said.text == "The loss is going up for good. One more alert is open."
     assert said.detail == "Likeliest cause: low-precision rounding bias in attention. Switch to stabilised attention."
-    assert headline([ALERT], step=950, loss=1.3).detail == "Lower the learning rate."
+    assert headline([ALERT], step=950, loss=1.3).detail == "No known cause fits what was seen. Lower the learning rate."
     assert headline([ALERT, ALERT, critical], step=950).text.endswith("2 more alerts are open.")
+
+
+def test_how_sure_a_diagnosis_is_shows_in_its_words():
+    def detail(*confidences):
+        causes = tuple(
+            Cause(name, f"Cause {name}", sure, (), f"Mend {name}.") for name, sure in zip("abc", confidences, strict=False)
+        )
+        return headline([replace(ALERT, diagnosis=causes)], step=950).detail
+
+    assert detail(0.7, 0.5) == "Likeliest cause: cause a. Mend a."
+    assert detail(0.3) == "A possible cause: cause a. Mend a."
+    assert detail(0.7, 0.65, 0.3) == "Likeliest causes, hard to tell apart: cause a, or cause b. Mend a."
 
 
 def test_resolved_pending_and_info_alerts_do_not_frighten():
