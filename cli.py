@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ._version import __version__
+from .alert_commands import add_commands as add_alert_commands
 from .benchmarks.commands import app as bench
 from .zoo.commands import app as zoo
 
@@ -99,7 +100,7 @@ def dashboard(
 
     try:
         # Given a way to open the store, the page is served while SQLAlchemy is still loading.
-        serve(lambda: _open(store), host=host, port=port)
+        serve(lambda: _open(store), host=host, port=port, channels=_channels)
     except AddressError as error:
         _note(f"Error: {error}")
         raise typer.Exit(2) from None
@@ -224,6 +225,9 @@ def reproduce(
     raise typer.Exit(run_reproduction(out=out, quick=quick, seeds=seeds, threads=threads, json=as_json))
 
 
+add_alert_commands(app)
+
+
 def main() -> int:
     """Run the command line; expected errors become one line on stderr."""
     try:
@@ -251,6 +255,12 @@ def _open(store: str | None) -> "Store":
     from .storage import open_store
 
     return open_store(load_settings(store=store).store, create=False)
+
+
+def _channels() -> Sequence[str]:
+    from .config import load_settings
+
+    return load_settings().notify
 
 
 def _console() -> "Console":

@@ -1,27 +1,19 @@
-"""Telling people: a line on the console, and an outbox delivered through Apprise off the training thread."""
+"""Telling people: a line on the console, and the messages that go into the outbox (``courier`` delivers them)."""
 
-import logging
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from queue import SimpleQueue
-from time import time as wall_clock
-from typing import TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from ..storage.base import Store, StoreError
-from ..storage.records import Alert, AlertState, Notification, NotificationState, Severity, derived_id
+from ..storage.records import Alert, AlertState, Notification, Severity, derived_id
 from .wording import step_number
 
-log = logging.getLogger("foreshock")
+if TYPE_CHECKING:
+    from .courier import Courier, deliver_due
 
-MOST_ATTEMPTS = 8
-FIRST_DELAY_S = 5.0
-LONGEST_DELAY_S = 900.0
-_MOST_PER_ROUND = 20
-_UNTIL_SAVED_S = 0.3
-"""Notifications are made just before they are saved, in one transaction with their alerts."""
+__all__ = ["ConsoleNotifier", "Courier", "Outbox", "console_line", "deliver_due", "notification_body"]
 
 
 class ConsoleNotifier:
@@ -91,7 +83,7 @@ class Outbox:
             return []
         made = [
             Notification(
-                id=derived_id("notification", alert.id, channel),
+                id=derived_id("notification", alert.id, channel, *([alert.segment] if alert.segment else [])),
                 alert_id=alert.id,
                 channel=channel,
                 title=self._title(alert),
@@ -119,116 +111,9 @@ def notification_body(alert: Alert) -> str:
     return "\n".join(lines)
 
 
-def deliver_due(store: Store, now: float, *, stop: Callable[[], bool] = lambda: False) -> int:
-    """Send what is due, at most 20 notifications, and store how each went; return how many were sent.
+def __getattr__(name: str) -> Any:
+    if name in ("Courier", "deliver_due"):  # which stood here before
+        from . import courier
 
-    A failure is tried again after 5 s, doubling up to 15 min; after 8 tries it is given up and marked failed, with the error.
-
-    Args:
-        store: where the outbox is.
-        now: the time to count from, seconds since the epoch.
-        stop: asked between two notifications.
-
-    Raises:
-        StoreError: the outbox cannot be read or written.
-    """
-    sent = 0
-    for entry in store.due_notifications(now, limit=_MOST_PER_ROUND):
-        if stop():
-            break
-        error = _send(entry)
-        attempts = entry.attempts + 1
-        if not error:
-            settled = replace(entry, state=NotificationState.SENT, attempts=attempts, error="")
-            sent += 1
-        elif attempts >= MOST_ATTEMPTS:
-            settled = replace(entry, state=NotificationState.FAILED, attempts=attempts, error=error)
-        else:
-            delay = min(FIRST_DELAY_S * 2 ** (attempts - 1), LONGEST_DELAY_S)
-            settled = replace(entry, attempts=attempts, next_attempt_at=now + delay, error=error)
-        store.settle_notification(settled)
-    return sent
-
-
-def _send(entry: Notification) -> str:
-    """Send one notification; return what went wrong, or nothing. A slow server costs Apprise's own timeout, a few seconds."""
-    try:
-        import apprise
-    except ImportError:
-        return "apprise is not installed: pip install apprise"
-    heard = _Heard()
-    logger = logging.getLogger("apprise")
-    logger.addHandler(heard)
-    try:
-        sender = apprise.Apprise()
-        if not sender.add(entry.channel):
-            return "not an Apprise URL; https://appriseit.com/services lists the forms it takes"
-        return "" if sender.notify(title=entry.title, body=entry.body) else (heard.last or "the channel did not take it")
-    except Exception as error:  # noqa: BLE001 - a plug-in of Apprise may raise anything; it must not stop the others
-        return f"{type(error).__name__}: {error}"
-    finally:
-        logger.removeHandler(heard)
-
-
-class _Heard(logging.Handler):
-    """Keeps Apprise's last complaint: its calls return no more than False."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.last = ""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep the message."""
-        self.last = record.getMessage()
-
-
-class Courier:
-    """Delivers a store's outbox from a thread of its own. Never raises; a store that is away is tried again.
-
-    Args:
-        outbox: wakes the courier when it has something new.
-        store: where the outbox is kept.
-        interval: seconds between two looks for retries.
-    """
-
-    def __init__(self, outbox: Outbox, store: Store, *, interval: float = 5.0) -> None:
-        self._filled = outbox.filled
-        self._store = store
-        self._interval = interval
-        self._closing = threading.Event()
-        self._abandoned = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="foreshock-courier", daemon=True)
-        self.error = ""
-        """Why the last look failed; empty when it did not."""
-
-    def start(self) -> None:
-        """Begin to deliver."""
-        self._thread.start()
-
-    def close(self, timeout: float = 5.0) -> None:
-        """Deliver what is due now and stop; may be called twice. What is not delivered in time stays in the outbox."""
-        self._closing.set()
-        self._filled.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout)
-        self._abandoned.set()
-
-    def _run(self) -> None:
-        while True:
-            if self._filled.wait(self._interval):
-                self._filled.clear()
-                self._closing.wait(_UNTIL_SAVED_S)
-            closing = self._closing.is_set()
-            self._look()
-            if closing:
-                return
-
-    def _look(self) -> None:
-        try:
-            deliver_due(self._store, wall_clock(), stop=self._abandoned.is_set)
-            self.error = ""
-        except StoreError as error:
-            self.error = str(error)
-        except Exception as error:  # noqa: BLE001 - a courier that dies takes every later warning with it
-            self.error = f"{type(error).__name__}: {error}"
-            log.warning("notifications could not be delivered: %s", self.error)
+        return getattr(courier, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,8 +2,8 @@
 
 import gc
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 
 from ..storage.base import Store
 from .security import LOOPBACK
@@ -17,9 +17,14 @@ class AddressError(ValueError):
 
 
 def serve(
-    store: Store | Callable[[], Store], host: str = "127.0.0.1", port: int = 8050, *, announce: Announce | None = None
+    store: Store | Callable[[], Store],
+    host: str = "127.0.0.1",
+    port: int = 8050,
+    *,
+    announce: Announce | None = None,
+    channels: Callable[[], Sequence[str]] = tuple,
 ) -> None:
-    """Serve the dashboard over a store until SIGINT or SIGTERM; blocks.
+    """Serve the dashboard over a store until SIGINT or SIGTERM, a watchdog beside it; blocks.
 
     Args:
         store: A store, which stays the caller's; or a function that opens one, which is called while the first page is served
@@ -27,19 +32,29 @@ def serve(
         host: A loopback address. Others are refused as long as the page has no log-in.
         port: 0 takes a free one.
         announce: Called with the page's URL once the page can be used; by default the URL is printed.
+        channels: Called once the store is open; returns Apprise URLs that the watchdog's alerts go to, besides the run's own.
 
     Raises:
         AddressError: not a loopback address, or the port is taken.
         StoreError: what the function that opens the store raised.
     """
     source = StoreSource(store)
-    with closing(_listen(host, port)) as listener, closing(source):
+    with closing(_listen(host, port)) as listener, closing(source), ExitStack() as ending:
         url = _url(listener)
+
+        def ready() -> None:
+            (announce or _print_url)(url)
+            from ..analyzer.watchdog import Watchdog  # not before: the first page needs none
+
+            watchdog = Watchdog(source(), channels=channels())
+            watchdog.start()
+            ending.callback(watchdog.close)
+
         with _no_collection():
             from .app import build_app
             from .listening import Listener
 
-            server = Listener(build_app(source).server, source, lambda: (announce or _print_url)(url))
+            server = Listener(build_app(source).server, source, ready)
         server.run(sockets=[listener])
         if server.failure is not None:
             raise server.failure

@@ -11,8 +11,9 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from foreshock.analyzer import notify
-from foreshock.analyzer.notify import MOST_ATTEMPTS, ConsoleNotifier, Courier, Outbox, deliver_due
+from foreshock.analyzer import courier as couriers
+from foreshock.analyzer.courier import JITTER, MOST_ATTEMPTS, Courier, deliver_due
+from foreshock.analyzer.notify import ConsoleNotifier, Outbox
 from foreshock.storage import Store, StoreUnavailableError, open_store
 from foreshock.storage.records import Alert, AlertState, Cause, NotificationState, Run, Severity
 
@@ -127,12 +128,12 @@ def test_a_server_that_fails_is_tried_again_later_and_later(store, server):
     posted(store, Outbox([server.url]), ALERT)
     assert deliver_due(store, now=100.0) == 0
     assert store.due_notifications(104.9) == []
-    (waiting,) = store.due_notifications(105.0)
+    (waiting,) = store.due_notifications(100.0 + 5.0 * (1 + JITTER))
     assert (waiting.attempts, waiting.state) == (1, NotificationState.WAITING)
     assert "500" in waiting.error
-    assert deliver_due(store, now=105.0) == 0
-    assert store.due_notifications(114.9) == []
-    assert deliver_due(store, now=115.0) == 1
+    assert deliver_due(store, now=107.0) == 0
+    assert store.due_notifications(116.9) == []
+    assert deliver_due(store, now=107.0 + 10.0 * (1 + JITTER)) == 1
     assert len(server.received) == 1
 
 
@@ -171,7 +172,7 @@ def test_the_courier_delivers_by_itself_and_what_comes_at_the_end(store, server)
 
 
 def test_the_courier_retries_a_server_that_fails_first(store, server, monkeypatch):
-    monkeypatch.setattr(notify, "FIRST_DELAY_S", 0.05)
+    monkeypatch.setattr(couriers, "FIRST_DELAY_S", 0.05)
     server.statuses = [500, 500]
     outbox = Outbox([server.url])
     courier = Courier(outbox, store, interval=0.05)
@@ -196,7 +197,7 @@ def test_a_slow_server_holds_up_neither_the_trainer_nor_the_end(store, server):
 
 
 def test_a_store_that_is_away_does_not_end_the_courier(store, server, monkeypatch):
-    monkeypatch.setattr(notify, "_UNTIL_SAVED_S", 0.0)
+    monkeypatch.setattr(couriers, "_UNTIL_SAVED_S", 0.0)
     outbox = Outbox([server.url])
     posted(store, outbox, ALERT)
     original, away = store.due_notifications, [StoreUnavailableError("the file is locked"), RuntimeError("odd")]

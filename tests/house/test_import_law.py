@@ -9,7 +9,19 @@ from pathlib import Path
 import pytest
 
 NOT_PACKAGE = {"tests", "docs", "examples"}
-WIRING = {"__init__", "__main__", "attach", "distributed", "monitor", "cli", "doctor", "integrations", "zoo", "benchmarks"}
+WIRING = {
+    "__init__",
+    "__main__",
+    "attach",
+    "distributed",
+    "monitor",
+    "alert_commands",
+    "cli",
+    "doctor",
+    "integrations",
+    "zoo",
+    "benchmarks",
+}
 """Who may import anything of ours. ``attach`` holds ``watch()``; the doctor is a part of the command line."""
 
 ALLOWED_ROOMS = {
