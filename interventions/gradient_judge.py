@@ -1,0 +1,80 @@
+"""Whether a step's gradients may be used: judged on their own device, so that nobody waits for it.
+
+Not finite: never. Wild: the logarithm of the norm lies more than ``threshold`` robust standard deviations above its own past,
+
+    z = (ln |g| - median) / max(1.4826 * MAD, floor)        over the last ``window`` norms that were accepted
+
+The past never learns from what it flags, and says nothing before it holds ``warmup`` norms. ``floor`` keeps a very even past from
+calling small changes wild: at the defaults (window 128, threshold 8, floor 0.2) a norm below e^1.6 = 5 times the median passes
+whatever its z. After ``limit`` bad steps in a row it gives way: the bad steps after them pass until a good one comes, and the past
+is learned anew, so that a lasting change of level costs ``limit`` steps and no more.
+
+Memory: ``window`` float32 numbers. Cost: one norm over the gradients, and two medians of ``window`` numbers.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+# Verdicts, as they travel to the host.
+FINE, NOT_FINITE, WILD, GIVEN_WAY = 0, 1, 2, 3
+_MAD_TO_SIGMA = 1.4826
+
+
+@torch.no_grad()
+def norm_of(gradients: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Return the 2-norm over all gradients, 0-d float32 on ``device``."""
+    values = [g.coalesce().values() if g.is_sparse else g for g in gradients]
+    values = [torch.view_as_real(g) if g.is_complex() else g for g in values]
+    # Half-precision norms overflow long before their elements do; double stays double, which the operator insists on.
+    wide = [torch.float64 if g.dtype == torch.float64 else torch.float32 for g in values]
+    norms = [torch.linalg.vector_norm(g, dtype=dtype).to(device, torch.float32) for g, dtype in zip(values, wide, strict=True)]
+    return torch.linalg.vector_norm(torch.stack(norms))
+
+
+class GradientJudge:
+    """Judges one optimizer's gradients step by step.
+
+    Args:
+        device: of the judgement.
+        window, warmup, threshold, floor, limit: see above.
+    """
+
+    def __init__(self, device: torch.device, *, window: int, warmup: int, threshold: float, floor: float, limit: int) -> None:
+        self.device = device
+        self._warmup, self._threshold, self._floor, self._limit = warmup, threshold, floor, limit
+        self._past = torch.full((window,), math.nan, device=device)  # NaN where nothing is yet
+        self._place = torch.zeros((), dtype=torch.long, device=device)
+        self._known = torch.zeros((), dtype=torch.long, device=device)
+        self._in_a_row = torch.zeros((), dtype=torch.long, device=device)
+
+    @torch.no_grad()
+    def judge(self, norm: Tensor, elsewhere: Tensor | None = None) -> Tensor:
+        """Return the verdict on a step, a 0-d tensor; costs no wait.
+
+        Args:
+            norm: 0-d float32.
+            elsewhere: 0-d, not 0 where this step is skipped anyway (by a GradScaler): then nothing is learned of it.
+        """
+        finite = torch.isfinite(norm)
+        log_norm = norm.clamp_min(torch.finfo(torch.float32).tiny).log()
+        median = torch.nanmedian(self._past)
+        sigma = (_MAD_TO_SIGMA * torch.nanmedian((self._past - median).abs())).clamp_min(self._floor)
+        wild = finite & (self._known >= self._warmup) & ((log_norm - median) / sigma > self._threshold)
+        bad = ~finite | wild
+        counts = torch.ones_like(finite) if elsewhere is None else elsewhere.to(self.device) == 0
+        given_way = bad & (self._in_a_row >= self._limit)
+        verdict = torch.where(given_way, GIVEN_WAY, torch.where(finite, torch.where(wild, WILD, FINE), NOT_FINITE))
+
+        self._in_a_row = torch.where(counts, torch.where(bad, self._in_a_row + 1, 0), self._in_a_row)
+        forget = counts & given_way
+        self._past = torch.where(forget, math.nan, self._past)
+        self._known = torch.where(forget, 0, self._known)
+        learned = counts & finite & (norm > 0) & (~bad | given_way)
+        at = self._place % len(self._past)
+        self._past.index_copy_(0, at[None], torch.where(learned, log_norm, self._past[at])[None])
+        self._place = self._place + learned
+        self._known = self._known + learned
+        return torch.where(counts, verdict, FINE)

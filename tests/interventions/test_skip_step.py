@@ -1,0 +1,246 @@
+"""No update that is not finite or wild reaches weights or moments: training is, bit by bit, as if the user had left it out."""
+
+import copy
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import foreshock
+import numpy as np
+import pytest
+import torch
+from foreshock.interventions.base import Training
+from foreshock.interventions.gradient_judge import FINE, GIVEN_WAY, NOT_FINITE, WILD, GradientJudge, norm_of
+from foreshock.interventions.skip_step import SkipStep
+from foreshock.storage.records import Run
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01),
+    "fused adamw": lambda p: torch.optim.AdamW(p, lr=0.01, fused=True),
+    "sgd momentum": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9, weight_decay=0.1),
+    "fused sgd momentum": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9, fused=True),
+    "muon": lambda p: torch.optim.Muon([w for w in p if w.dim() == 2], lr=0.01),
+    "adafactor": lambda p: torch.optim.Adafactor(p, lr=0.01),
+}
+STEPS = 80
+BAD = {0: math.nan, 5: math.inf, 50: math.nan, 60: 1e9, 61: -math.inf, 70: 1e9}
+
+
+def state_of(model: nn.Module, optimizer: Optimizer) -> list[Tensor]:
+    moments = [v for state in optimizer.state_dict()["state"].values() for v in state.values() if isinstance(v, Tensor)]
+    return [t.clone() for t in [*model.parameters(), *moments]]
+
+
+def train(
+    make: Callable[[Any], Optimizer], *, guard: bool, url: str = "", accumulate: int = 1, closure: bool = False
+) -> tuple[list[Tensor], int]:
+    """Train with bad gradients in BAD steps; unguarded, the user leaves these out by hand."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 3))
+    optimizer = make(model.parameters())
+    skipping = SkipStep()
+    monitor = foreshock.watch(model, optimizer, store=url, every=5, interventions=[skipping]) if guard else None
+    for step in range(STEPS):
+
+        def backward(step: int = step) -> Tensor:
+            optimizer.zero_grad()
+            for part in range(accumulate):
+                factor = BAD.get(step, 1.0) if part == 0 else 1.0
+                loss = model(torch.randn(8, 6)).square().mean() / accumulate
+                (loss * factor).backward()
+            return loss
+
+        if closure and (guard or step not in BAD):
+            optimizer.step(backward)
+        else:
+            backward()
+            if guard or step not in BAD:
+                optimizer.step()
+        if monitor is not None:
+            assert all(p.grad is not None for p in model.parameters()), "gradients are back after the step"
+            monitor.step()
+    if monitor is not None:
+        monitor.close()
+        assert monitor.faults.total == 0
+    return state_of(model, optimizer), skipping.skipped
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_weights_and_moments_are_as_if_the_bad_steps_had_not_been(kind: str, url: str) -> None:
+    guarded, skipped = train(OPTIMIZERS[kind], guard=True, url=url)
+    by_hand, _ = train(OPTIMIZERS[kind], guard=False)
+    assert skipped == len(BAD)
+    assert len(guarded) == len(by_hand)
+    for ours, theirs in zip(guarded, by_hand, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("options", [{"accumulate": 3}, {"closure": True}])
+def test_accumulated_gradients_and_closures_are_judged_too(options: dict[str, Any], url: str) -> None:
+    guarded, skipped = train(OPTIMIZERS["adamw"], guard=True, url=url, **options)
+    by_hand, _ = train(OPTIMIZERS["adamw"], guard=False, **options)
+    assert skipped == len(BAD)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(guarded, by_hand, strict=True))
+
+
+def test_every_skip_is_an_event_with_step_and_reason(url: str) -> None:
+    train(OPTIMIZERS["adamw"], guard=True, url=url)
+    store = foreshock.open_store(url)
+    events = [event for event in store.events(store.runs()[0].id) if event.kind == "intervention"]
+    assert [event.step for event in events] == list(BAD)
+    assert "not finite" in events[0].message
+    assert events[0].data["norm"] == "nan"
+    assert "is far above those before" in events[3].message
+    assert events[-1].message.endswith("6 skipped so far.")
+    store.close()
+
+
+def test_it_gives_way_after_so_many_in_a_row_and_says_so() -> None:
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    told: list[str] = []
+    skipping = SkipStep(limit=3)
+    skipping.attach(Training({}, [optimizer], Run("r", "r"), tell=lambda kind, message, **data: told.append(message)))
+    for _ in range(6):
+        weight.grad = torch.full((3,), math.nan)
+        before = weight.detach().clone()
+        optimizer.step()
+        assert torch.equal(weight, before) == (_ < 3)
+    assert len(told) == 4
+    assert "3 updates in a row were skipped" in told[-1]
+    skipping.close()
+    assert not optimizer._optimizer_step_pre_hooks
+
+
+def twin(norms: list[float], *, window: int, warmup: int, threshold: float, floor: float, limit: int) -> list[int]:
+    """The judge in plain numpy."""
+    past: list[float] = []
+    verdicts, row = [], 0
+    for norm in norms:
+        kept = sorted(past[-window:])
+        verdict = FINE
+        if not math.isfinite(norm):
+            verdict = NOT_FINITE
+        elif len(kept) >= warmup:
+            median = kept[(len(kept) - 1) // 2]  # torch's: the lower of two in the middle
+            deviations = sorted(abs(x - median) for x in kept)
+            sigma = max(1.4826 * deviations[(len(kept) - 1) // 2], floor)
+            verdict = WILD if (np.log(max(norm, 1.1754944e-38)) - median) / sigma > threshold else FINE
+        bad = verdict != FINE
+        if bad and row >= limit:
+            verdict, past = GIVEN_WAY, []
+        row = row + 1 if bad else 0
+        if math.isfinite(norm) and norm > 0 and verdict in (FINE, GIVEN_WAY):
+            past.append(float(np.log(np.float32(norm))))
+        verdicts.append(verdict)
+    return verdicts
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_judge_agrees_with_its_twin(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    norms = np.exp(random.normal(0, 0.4, 300)).tolist()
+    for at in random.integers(0, 300, 25):
+        norms[at] = float(random.choice([math.nan, math.inf, 0.0, 1e3, 1e30]))
+    norms[200:] = [norm * 1e4 for norm in norms[200:]]  # a lasting change of level
+    options: dict[str, Any] = {"window": 40, "warmup": 10, "threshold": 6.0, "floor": 0.1, "limit": 4}
+    judge = GradientJudge(torch.device("cpu"), **options)
+    verdicts = [int(judge.judge(torch.tensor(norm))) for norm in norms]
+    assert verdicts == twin(norms, **options)
+    assert {FINE, NOT_FINITE, WILD, GIVEN_WAY} == set(verdicts)
+    assert verdicts[-60:].count(FINE) > 45, "the new level was learned"
+
+
+def test_the_norm_is_that_over_all_gradients_in_any_dtype() -> None:
+    sparse = torch.sparse_coo_tensor(torch.tensor([[0, 0, 2]]), torch.tensor([1.0, 2.0, 3.0]), (4,), check_invariants=True)
+    gradients = [torch.full((3, 5), 300.0, dtype=torch.float16), torch.randn(7, dtype=torch.float64), sparse]
+    exact = math.sqrt(15 * 300.0**2 + float(gradients[1].square().sum()) + 9.0 + 9.0)
+    assert float(norm_of(gradients, torch.device("cpu"))) == pytest.approx(exact, rel=1e-6)
+
+
+class _Wrapper(torch.optim.SGD):
+    optim = None
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: torch.optim.LBFGS(p), "cannot work with LBFGS"),
+        (lambda p: _Wrapper(p, lr=0.1), "each rank holds a part"),
+        (lambda p: None, "must know it"),
+    ],
+)
+def test_it_refuses_clearly_where_it_cannot_be_done(make: Callable[[Any], Any], message: str, small: Any, url: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        foreshock.watch(small.model, make(small.model.parameters()), store=url, interventions=["skip_step"])
+    foreshock.watch(small.model, small.optimizer, store=url).close()
+
+
+def test_a_device_needs_a_fused_optimizer_or_leave_to_wait() -> None:
+    weight = nn.Parameter(torch.ones(3, device="meta"))
+    with pytest.raises(ValueError, match=r"needs a fused optimizer, such as AdamW\(\.\.\., fused=True\)"):
+        SkipStep().attach(Training({}, [torch.optim.AdamW([weight])], Run("r", "r")))
+    waiting = SkipStep(wait=True)
+    waiting.attach(Training({}, [torch.optim.AdamW([weight])], Run("r", "r")))
+    waiting.close()
+
+
+def test_without_a_bad_step_nothing_differs_in_any_bit(url: str) -> None:
+    def trained(interventions: list[str]) -> list[Tensor]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 3))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+        with foreshock.watch(model, optimizer, store=url, interventions=interventions) as monitor:
+            for _ in range(60):
+                loss = model(torch.randn(8, 6)).square().mean()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                monitor.step(loss)
+        return [*state_of(model, optimizer), torch.get_rng_state()]
+
+    assert all(torch.equal(a, b) for a, b in zip(trained([]), trained(["skip_step"]), strict=True))
+
+
+def test_a_scalers_own_skips_are_not_counted(url: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    skipping = SkipStep()
+    with foreshock.watch(model, optimizer, store=url, interventions=[skipping]) as monitor:
+        for step in range(6):
+            before = copy.deepcopy(model.state_dict())
+            optimizer.zero_grad()
+            loss = model(torch.randn(8, 4)).square().mean() * (math.inf if step == 3 else 1.0)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            monitor.step()
+            moved = not all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+            assert moved == (step != 3)
+    assert skipping.skipped == 0
+    assert not hasattr(optimizer, "found_inf")
+
+
+RANK = Path(__file__).with_name("skipping_rank.py")
+
+
+def test_ranks_decide_alike(tmp_path: Path) -> None:
+    """One rank's bad batch reaches all through the all-reduce: all skip the same steps, and keep the same bits."""
+    ranks = [
+        subprocess.Popen([sys.executable, "-P", str(RANK), str(tmp_path), str(rank)], stderr=subprocess.PIPE, text=True)
+        for rank in (0, 1)
+    ]
+    for process in ranks:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert first["skipped"] == second["skipped"] == 3
+    assert all(torch.equal(a, b) for a, b in zip(first["state"], second["state"], strict=True))
+    assert all(t.isfinite().all() for t in first["state"])
