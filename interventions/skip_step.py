@@ -182,7 +182,7 @@ class _Gate:
         scale, found = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
         verdict = self._judge.judge(norm if scale is None else norm / scale.to(device), found)
         travelling = _Travelling(self._training.step(), verdict, norm if scale is None else norm / scale.to(device))
-        if device.type == "cpu" or not _is_fused(optimizer) or _lacks_momentum(optimizer):
+        if _may_read(device) or not _is_fused(optimizer) or _lacks_momentum(optimizer):
             step, said, value = travelling.read()
             if said in (NOT_FINITE, WILD):
                 for p in trained:
@@ -241,6 +241,11 @@ class _Travelling:
         self.arrived(wait=True)
         verdict, norm = self._pair.tolist()
         return self._step, int(verdict), norm
+
+
+def _may_read(device: torch.device) -> bool:
+    """Tell whether values there are in host memory: nobody waits for them."""
+    return device.type == "cpu"
 
 
 def _is_fused(optimizer: Optimizer) -> bool:

@@ -39,7 +39,7 @@ ALLOWED_ROOMS = {
 ONLY_LIBRARIES = {
     "kernels": {"torch", "triton"},
     "probes": {"torch", "numpy", "typing_extensions"},
-    "interventions": {"torch"},
+    "interventions": {"torch", "typing_extensions"},
     "analyzer": {"numpy", "scipy", "pandas", "apprise"},
 }
 BANNED_LIBRARIES = {"storage": {"torch", "triton", "dash", "plotly"}, "dashboard": {"torch", "triton", "sqlalchemy", "alembic"}}

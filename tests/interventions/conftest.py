@@ -13,7 +13,9 @@ assert _spec is not None
 assert _spec.loader is not None
 _fixtures = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(_fixtures)
-_quiet_machine, url, small, eventually = _fixtures._quiet_machine, _fixtures.url, _fixtures.small, _fixtures.eventually
+_quiet_machine, url, small, fresh_small, eventually = (
+    getattr(_fixtures, name) for name in ("_quiet_machine", "url", "small", "fresh_small", "eventually")
+)
 
 
 @pytest.fixture

@@ -1,0 +1,151 @@
+"""``checkpoint``: the run's state is saved now and then, and the last state known to be good is protected.
+
+Good: no warning was open when it was saved, and none ``settle`` steps later. Such a checkpoint is kept until a later one proves
+good; candidates that a warning overtakes are never called good, so that trouble cannot push the last good state out.
+
+A file holds what ``torch.save`` makes of ``{"step", "models", "optimizers"}``: ``torch.load`` gives it back. It is written beside
+its place and moved there, so that a file of its name is whole; ``good.json`` names the good one. Space: ``keep`` files and the good
+one. Cost: the training thread waits while the state is written. Where weights are sharded give a ``save`` of your own.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from typing_extensions import override
+
+from ..storage.records import Severity
+from .base import Intervention, Training
+
+Save = Callable[[Path], object]
+
+
+class Checkpoint(Intervention):
+    """Saves the run's state and protects the last good one.
+
+    Args:
+        folder: where to; a folder of the run's id is made in it.
+        every: steps from one checkpoint to the next.
+        settle: steps without a warning after which a checkpoint counts as good; ``every`` by default.
+        keep: candidates kept beside the good one.
+        save: saves everything to a path; by default models and optimizers, by ``torch.save``.
+
+    Raises:
+        ValueError: a number is too small.
+    """
+
+    name: ClassVar[str] = "checkpoint"
+
+    def __init__(
+        self,
+        folder: str | Path = "foreshock-checkpoints",
+        every: int = 200,
+        settle: int | None = None,
+        keep: int = 2,
+        save: Save | None = None,
+    ) -> None:
+        if every < 1 or keep < 1 or (settle is not None and settle < 0):
+            raise ValueError(
+                f"Checkpoint(every={every}, settle={settle}, keep={keep}): every and keep at least 1, settle at least 0"
+            )
+        self._folder, self._every, self._keep = Path(folder), every, keep
+        self._settle = every if settle is None else settle
+        self._save = save
+        self._candidates: list[tuple[int, Path]] = []
+        self.good: Path | None = None
+        """The last checkpoint that proved good."""
+        self._full = False
+
+    @override
+    def attach(self, training: Training) -> None:
+        super().attach(training)
+        parameters = (p for model in training.models.values() for p in model.parameters())
+        sharded = any(hasattr(p, "device_mesh") for p in parameters) or any(hasattr(o, "optim") for o in training.optimizers)
+        if sharded and self._save is None:
+            raise ValueError(
+                "checkpoint cannot save sharded weights or optimizers from one rank; save them as you do now, or pass "
+                "Checkpoint(save=...) that saves this rank's part"
+            )
+
+    @override
+    def after_step(self, step: int) -> None:
+        waiting = [number for number, _ in self._candidates if step >= number + self._settle]
+        due = (step + 1) % self._every == 0
+        if not waiting and not due:
+            return
+        in_trouble = bool(self.training.open_alerts(Severity.WARNING))
+        if waiting:
+            self._judge(waiting[-1], good=not in_trouble)
+        if due and not in_trouble:
+            self._write(step)
+            self.training.pause()
+
+    def _judge(self, number: int, *, good: bool) -> None:
+        """Settle the fate of the candidates up to ``number``: without a warning the last of them is the good one now."""
+        ripe = [path for step, path in self._candidates if step <= number]
+        if not good:
+            # They stay on disk until newer candidates push them out, but are never called good.
+            self._candidates = [(step, path) for step, path in self._candidates if step > number]
+            self._prune()
+            return
+        former, self.good = self.good, ripe[-1]
+        self._candidates = [(step, path) for step, path in self._candidates if step > number]
+        self._replace(self._place / "good.json", lambda path: path.write_text(json.dumps({"file": ripe[-1].name, "step": number})))
+        self._prune()
+        if former is None:
+            self.tell(
+                f"The checkpoint of step {number:,} proved good and is protected: {self.good}", path=str(self.good), at=number
+            )
+
+    def _write(self, step: int) -> None:
+        path = self._place / f"step-{step:09d}.pt"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._replace(path, self._save or self._save_all)
+        except OSError as error:
+            if not self._full:
+                self.tell(f"No checkpoint of step {step:,} could be written, training goes on: {error}", path=str(path), at=step)
+            self._full = True
+            return
+        self._full = False
+        self._candidates.append((step, path))
+        self._prune()
+        self.tell(f"Saved a checkpoint of step {step:,}: {path}", path=str(path), at=step)
+
+    @property
+    def _place(self) -> Path:
+        return self._folder / self.training.run.id
+
+    def _replace(self, path: Path, write: Save) -> None:
+        """Write a file so that it is whole or not there."""
+        beside = path.with_name(path.name + ".part")
+        try:
+            write(beside)
+            os.replace(beside, path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+
+    def _save_all(self, path: Path) -> None:
+        state: dict[str, Any] = {
+            "step": self.training.step(),
+            "models": {name: model.state_dict() for name, model in self.training.models.items()},
+            "optimizers": [optimizer.state_dict() for optimizer in self.training.optimizers],
+        }
+        try:
+            torch.save(state, path)
+        except RuntimeError as error:  # torch's writer says so of a full disk
+            raise OSError(str(error)) from error
+
+    def _prune(self) -> None:
+        """Remove what is neither good nor among the newest."""
+        files = sorted(self._place.glob("step-*.pt"))
+        spared = {self.good, *files[-self._keep :]}
+        for path in files:
+            if path not in spared:
+                path.unlink(missing_ok=True)
+        kept = {path for path in files if path in spared}
+        self._candidates = [(step, path) for step, path in self._candidates if path in kept]
