@@ -199,13 +199,20 @@ class Engine:
         places: Mapping[tuple[str, str], list[int]],
         keys: tuple[SeriesKey, ...],
     ) -> Feed:
-        groups = tuple(tuple(place for signal in signals for place in places.get((signal, module), ())) for signals in inputs)
+        groups = [tuple(place for signal in signals for place in places.get((signal, module), ())) for signals in inputs]
+        for count, signals in enumerate(inputs[1:], 1):
+            if not groups[count]:  # beside a module's own signals stand those of the whole run: its loss, say
+                groups[count] = tuple(place for signal in signals for place in places.get((signal, ""), ()))
         tracks = tuple(tuple(self._track(keys[place]) for place in group) for group in groups)
         known = tuple(
-            self._related.setdefault((signals[0], module), []) if signals and not group else ()
-            for group, signals in zip(groups, inputs, strict=True)
+            self._known(signals[0], module) if signals and not group else () for group, signals in zip(groups, inputs, strict=True)
         )
-        return Feed(self._watcher(rule, module), groups, tracks, known)
+        return Feed(self._watcher(rule, module), tuple(groups), tracks, known)
+
+    def _known(self, signal: str, module: str) -> list[Track]:
+        """Return the list of tracks of a signal that is not in this tuple of keys: the module's, or the whole run's."""
+        at = (signal, "") if (signal, module) not in self._related and (signal, "") in self._related else (signal, module)
+        return self._related.setdefault(at, [])
 
     def _watcher(self, rule: str, module: str) -> Watcher:
         watcher = self._watchers.get((rule, module))

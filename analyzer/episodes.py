@@ -1,6 +1,7 @@
 """The life of an alert: warm-up, persistence, hysteresis, cooldown. The same for every detector, with the rule's numbers."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any
 
@@ -8,6 +9,8 @@ from .detectors import Finding
 from .rules import Rule
 
 _MOST_DOUBLINGS = 6
+
+log = logging.getLogger("foreshock")
 
 
 class Turn(Enum):
@@ -27,7 +30,7 @@ class Watcher:
         self.rule = rule
         self.module = module
         self.detector = rule.build()
-        self._detect = self.detector.feed
+        self._detect: Callable[..., Finding | None] = self.detector.feed
         self.open = False
         self.episode = -1
         self.finding: Finding | None = None
@@ -63,10 +66,27 @@ class Watcher:
         self.due = step + self._interval
         if step < self._start:
             return None
-        finding = self._detect(step, value, *others)
+        try:
+            finding = self._detect(step, value, *others)
+        except Exception as error:  # noqa: BLE001 - anybody's detector may run here, and one that fails must not end the others
+            self._give_up(step, error)
+            return None
         if finding is None and not self._hits and not self.open:
             return None
         return self._advance(step, finding)
+
+    def _give_up(self, step: int, error: Exception) -> None:
+        """The detector failed: say so once, and watch no more."""
+        place = f" on {self.module}" if self.module else ""
+        log.error(
+            "rule %s%s is off from step %d on: its detector %r failed",
+            self.rule.name,
+            place,
+            step,
+            self.rule.detector,
+            exc_info=error,
+        )
+        self._detect = _sees_nothing
 
     def _advance(self, step: int, finding: Finding | None) -> Turn | None:
         if finding is None:
@@ -135,3 +155,7 @@ class Watcher:
         if state["fingerprint"] == self.rule.fingerprint:
             self._hits, self._quiet = state["hits"], state["quiet"]
             self.detector.load_state_dict(state["detector"])
+
+
+def _sees_nothing(*sample: float) -> None:
+    """Stand in for a detector that failed."""

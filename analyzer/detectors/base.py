@@ -128,6 +128,9 @@ class Detector(ABC):
 
     def __init_subclass__(cls, name: str, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
+        known = Detector.registry.get(name)
+        if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ValueError(f"the detector name {name!r} is taken by {known.__module__}.{known.__qualname__}; choose another")
         cls.NAME = name
         Detector.registry[name] = cls
 

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from .base import Detector, Fact, Finding, Parameter
 from .rolling import Milestones, Trend
+from .theil_sen import Slope
 
 _FAR = 1e9
 """Steps beyond which no time to the limit is told."""
@@ -12,6 +13,9 @@ _FAR = 1e9
 
 class Growth(Detector, name="growth"):
     """Fits a line to log(value) over the last samples and sees a value above ``level`` whose growth is fast for the run's age.
+
+    Whether it grows steadily is asked of the least-squares line and its R squared; how fast, and when a limit is reached, of the
+    Theil-Sen line, which no single sample can turn.
 
     Fast is free of scale: ``exponent = growth rate per step * steps since the series began``, the local power of time by which it
     grows. Weights under a bounded update drift at most linearly, exponent 1 or below; in exponential growth it rises without bound.
@@ -34,6 +38,8 @@ class Growth(Detector, name="growth"):
         "exponent": "growth rate times age",
         "limit": "the limit",
         "limit_step": "step at which the limit is reached at this rate; n/a beyond it",
+        "limit_first": "earliest such step by the 95 % interval of the rate; n/a where it has no latest",
+        "limit_last": "latest such step by it",
     }
     STATE: ClassVar = ("trend", "past")
 
@@ -62,7 +68,10 @@ class Growth(Detector, name="growth"):
         exponent = rate * (trend.middle() - self.origin)
         if rate <= 0.0 or fit < self._min_fit or exponent < self._exponent:
             return self._band(value)
-        return Finding(value, self._level or None, self._start(value)[1], facts=self._facts(step, value, rate, exponent))
+        slope = trend.slope()
+        if slope.middle <= 0.0:  # one sample alone turned the other line upwards
+            return self._band(value)
+        return Finding(value, self._level or None, self._start(value)[1], facts=self._facts(step, value, slope, exponent))
 
     def _band(self, value: float) -> Finding | None:
         """Stay open while the value is still near or above its level, however slowly it moves now."""
@@ -73,8 +82,9 @@ class Growth(Detector, name="growth"):
     def _start(self, value: float) -> tuple[int, float]:
         return self.past.last_below(value / 8.0) or (self.origin, value)
 
-    def _facts(self, step: int, value: float, rate: float, exponent: float) -> dict[str, Fact]:
+    def _facts(self, step: int, value: float, slope: Slope, exponent: float) -> dict[str, Fact]:
         start_step, start_value = self._start(value)
+        rate = slope.middle
         facts: dict[str, Fact] = {
             "start_value": start_value,
             "start_step": start_step,
@@ -84,6 +94,10 @@ class Growth(Detector, name="growth"):
             "exponent": exponent,
             "limit": self._limit,
         }
-        if self._limit > value and (left := math.log(self._limit / value) / rate) < _FAR:
-            facts["limit_step"] = step + round(left)
+        if self._limit > value:
+            far = math.log(self._limit / value)
+            reached = {"limit_step": rate, "limit_first": slope.high, "limit_last": slope.low}
+            facts |= {name: step + round(far / rate) for name, rate in reached.items() if rate > far / _FAR}
+            if "limit_last" not in facts:
+                facts.pop("limit_first", None)
         return facts

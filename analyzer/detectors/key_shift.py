@@ -13,7 +13,12 @@ from .rolling import RollingMedian, Trend
 
 
 class KeyShift(Detector, name="key_shift"):
-    """Sees a running median of the excess above ``excess`` while the logits grow, or while the errors point the same way."""
+    """Sees a running median of the excess above ``excess`` while the logits grow, or while the errors point the same way.
+
+    Healthy logits grow too, and large errors of random sign do no harm. Logits are a product of two weights: under bounded updates
+    each drifts at most linearly, so the logits' ``exponent`` (growth rate times age) stays at or below 2. Driven by errors of one
+    sign it rises without bound.
+    """
 
     INPUTS: ClassVar = ("excess", "logit", "coherence")
     OPTIONAL: ClassVar = frozenset({"logit", "coherence"})
@@ -26,6 +31,7 @@ class KeyShift(Detector, name="key_shift"):
         "logit": Parameter(50.0, "max |logit|", "smaller logits are not judged as growing", 0.0),
         "min_rise": Parameter(0.1, "log units over the window", "the logits must rise at least this much", 0.0, 50.0),
         "min_fit": Parameter(0.3, "R squared", "and at least this steadily", 0.0, 1.0),
+        "exponent": Parameter(2.0, "growth rate times age", "and at least this fast for the run's age", 0.0),
     }
     FACTS: ClassVar = {
         "logit": "max attention logit now; n/a where not measured",
@@ -40,6 +46,7 @@ class KeyShift(Detector, name="key_shift"):
         self.trend = Trend(max(4, self.count("window")))
         self._excess, self._coherence, self._logit = self.number("excess"), self.number("coherence"), self.number("logit")
         self._min_rise, self._min_fit = self.number("min_rise"), self.number("min_fit")
+        self._exponent = self.number("exponent")
 
     def rewind(self, step: int) -> None:
         """Forget logits at or after ``step``."""
@@ -61,7 +68,7 @@ class KeyShift(Detector, name="key_shift"):
             return Finding(excess, self._excess, 1.0, facts=facts)
         if logit >= self._logit and self.trend.full and self.trend.rise() >= self._min_rise:
             rate, fit = self.trend.fit()
-            if rate > 0.0 and fit >= self._min_fit:
+            if rate > 0.0 and fit >= self._min_fit and rate * (self.trend.middle() - self.origin) >= self._exponent:
                 facts["growth"] = 100.0 * math.expm1(min(100.0 * rate, 50.0))
                 return Finding(excess, self._excess, 1.0, facts=facts)
         return Finding(excess, self._excess, 1.0, breach=False)

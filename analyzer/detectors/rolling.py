@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from .theil_sen import Slope, theil_sen
+
 MAD_TO_STD = 1.4826
 """For a normal distribution the standard deviation is this times the median absolute deviation."""
 
@@ -111,6 +113,10 @@ class Trend:
         if square == 0.0 or total == 0.0:
             return 0.0, 0.0
         return cross / square, cross * cross / (square * total)
+
+    def slope(self) -> Slope:
+        """Return the growth rate per step that outliers cannot turn, with its 95 % interval. O(min(window, 32) ** 2)."""
+        return theil_sen(tuple(self._steps), tuple(self._logs))
 
     def middle(self) -> float:
         """Return the mean step: where the fitted rate holds. O(window)."""

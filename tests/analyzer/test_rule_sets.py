@@ -1,5 +1,6 @@
 """Rules as data: defaults are complete, overrides merge, and nothing misspelt is merged silently."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from foreshock.analyzer.rules import RuleError, RuleSet
 from foreshock.analyzer.wording import placeholders
 from foreshock.storage.records import Severity
 
-DEFAULTS = tomllib.loads((Path(foreshock.analyzer.__file__).parent / "rules.toml").read_text("utf-8"))["rules"]
+ANALYZER = Path(foreshock.analyzer.__file__).parent
+DEFAULTS = tomllib.loads((ANALYZER / "rules.toml").read_text("utf-8"))["rules"]
 
 
 def test_every_default_rule_is_complete_and_explains_itself():
@@ -28,7 +30,8 @@ def test_every_default_rule_is_complete_and_explains_itself():
 
 
 def test_causes_name_rules_and_facts_that_exist():
-    facts = {"key_shift_healthy", "learning_rate_jump", "learning_rate_rising", "no_warmup", "loss_came_back"}
+    told = "".join((ANALYZER / file).read_text("utf-8") for file in ("facts.py", "traces.py", "alerts.py"))
+    facts = set(re.findall(r'"([a-z]+(?:_[a-z]+)+)"', told))
     for pattern in patterns():
         assert set(pattern.signs) <= set(RuleSet.default()) | facts, pattern.name
         assert pattern.requires <= set(pattern.signs), pattern.name
