@@ -155,6 +155,27 @@ def alerts(
         _note(f"No {'open ' if only_open else ''}alerts{f' in run {chosen.name}' if chosen else ''}.")
 
 
+@app.command(epilog="Example: foreshock explain low-precision-attention")
+def explain(
+    cause: Annotated[str | None, typer.Argument(metavar="[CAUSE]", help="As an alert names it; else all are listed.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Explain a cause that alerts name: how it looks, why it happens, how to be sure, what to do."""
+    from .analyzer.diagnosis import page, patterns
+
+    known = {pattern.doc: pattern.title for pattern in patterns()}
+    if cause is not None and cause.replace("_", "-") not in known:
+        raise typer.BadParameter(f"{cause!r} is none of {', '.join(known)}.", param_hint="CAUSE")
+    chosen = [cause.replace("_", "-")] if cause is not None else list(known)
+    if as_json:
+        _print_json([{"cause": doc, "title": known[doc], "page": page(doc)} for doc in chosen])
+    elif cause is not None:
+        typer.echo(page(cause), nl=False)
+    else:
+        width = max(map(len, known))
+        typer.echo("\n".join(f"{doc:{width}}  {title}" for doc, title in known.items()))
+
+
 @app.command(epilog="Example: foreshock doctor --store postgresql+psycopg://host/db")
 def doctor(
     store: StoreOption = None,
@@ -378,7 +399,10 @@ def _alert_text(alert: "Alert", run_name: str) -> "RenderableType":
     body = [alert.message]
     if alert.diagnosis:
         cause = alert.diagnosis[0]
-        body.append(f"Likely cause: {cause.title} ({cause.confidence:.0%}). {' '.join(cause.reasons)}")
+        more = f" More: foreshock explain {cause.doc}" if cause.doc else ""
+        body.append(
+            f"Likely cause: {cause.title} ({cause.confidence:.0%}). {'; '.join(each.rstrip('.') for each in cause.reasons)}.{more}"
+        )
     if alert.remedy:
         body.append(f"Remedy: {alert.remedy}")
     return Group(head, Padding(Text("\n".join(body)), (0, 0, 1, 2), expand=False))

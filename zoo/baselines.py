@@ -160,6 +160,33 @@ BASELINES: dict[str, Baseline] = {
 }
 """The limits of sigma_1 and of sign diversity stand for themselves: no source gives one. They may be set on the split ``train``."""
 
+Swept = Callable[[Recorded, float], list[int]]
+SWEEPS: dict[str, tuple[Swept, tuple[float, ...]]] = {
+    "loss 6 sigma": (lambda run, limit: six_sigma(run.loss, sigmas=limit), (4.0, 6.0, 9.0, 14.0, 20.0, 30.0, 50.0, 100.0)),
+    "gradient norm 6 sigma": (
+        lambda run, limit: six_sigma(run.gradient_norm, sigmas=limit),
+        (4.0, 6.0, 9.0, 14.0, 20.0, 30.0, 50.0, 100.0),
+    ),
+    "loss twice the mean": (lambda run, limit: twice_the_mean(run.loss, ratio=limit), (1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)),
+    "gradient norm ZClip": (
+        lambda run, limit: zclip(run.gradient_norm, threshold=limit),
+        (2.5, 4.0, 6.0, 10.0, 16.0, 25.0, 40.0, 80.0, 160.0),
+    ),
+    "max logit above 300": (
+        lambda run, limit: above(run.sampled.get("attention.max_logit", []), limit),
+        (30.0, 100.0, 200.0, 300.0, 500.0, 1e3, 3e3, 1e4, 1e5),
+    ),
+    "sigma_1 above 30": (
+        lambda run, limit: above(run.sampled.get("weight.spectral_norm", []), limit),
+        (5.0, 10.0, 20.0, 30.0, 50.0, 100.0, 300.0, 1e3, 1e4),
+    ),
+    "sign collapse": (
+        lambda run, limit: below(run.sampled.get("spectral_alignment.sign_diversity", []), limit),
+        (0.3, 0.1, 0.03, 0.01, 0.003, 1e-9),
+    ),
+}
+"""Baselines with a threshold that can be moved, from sensitive to dull, to compare all at one rate of false alarms."""
+
 
 def _finite(values: Iterable[float]) -> bool:
     return all(map(math.isfinite, values))

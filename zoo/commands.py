@@ -98,6 +98,33 @@ def check(
     raise typer.Exit(0 if all(each.expected for each in found) else 1)
 
 
+@app.command(epilog="Example: foreshock zoo score --recordings recordings --split train --json")
+def score(
+    recordings: Annotated[Path, typer.Option(file_okay=False, exists=True, help="Folder that `foreshock zoo record` made.")],
+    split: SplitOption = "all",
+    jobs: JobsOption = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Score the rules and the baselines on recorded runs: recall, lead, false alarms, the cause named first."""
+    from .recording import recordings as recorded
+    from .score import FAMILY_HEAD, HEAD, family_lines, lines, watch
+    from .score import score as scored
+
+    total = sum(split in ("all", each.split) for each in recorded(recordings))
+    if not total:
+        raise typer.BadParameter(f"{recordings} holds no recording; make some: foreshock zoo record", param_hint="--recordings")
+    found = scored(_with_progress(watch(recordings, split, jobs), total, "scoring"))
+    if as_json:
+        _print_json(found)
+        return
+    for name, told in found["splits"].items():
+        typer.echo(f"{name}: {told['failing']} failing, {told['healthy']} healthy")
+        _print_table(HEAD, lines(told))
+        _print_table(FAMILY_HEAD, family_lines(told))
+    if found["left_out"]:
+        typer.echo(f"Left out, as they did not end as their scenario says: {', '.join(found['left_out'])}")
+
+
 def _chosen(names: list[str] | None, split: str) -> "list[Scenario]":
     from .scenario import scenarios
 

@@ -1,5 +1,6 @@
 """From findings to ranked causes."""
 
+import json
 import re
 from pathlib import Path
 
@@ -111,6 +112,21 @@ def test_every_cause_has_its_page_and_every_page_its_cause(root):
     assert files == {pattern.doc for pattern in patterns()}
     with pytest.raises(ValueError, match=r"no cause 'nope'; there are: .*bad-batch"):
         page("nope")
+
+
+def test_a_page_is_shown_by_the_command_that_alerts_name():
+    from foreshock.cli import app
+    from typer.testing import CliRunner
+
+    def told(*arguments):
+        result = CliRunner().invoke(app, ["explain", *arguments])
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    assert told("bad_batch") == told("bad-batch") == page("bad-batch")
+    assert len(told().splitlines()) == len(patterns())
+    assert [each["cause"] for each in json.loads(told("--json"))] == [pattern.doc for pattern in patterns()]
+    assert CliRunner().invoke(app, ["explain", "nope"]).exit_code == 2
 
 
 def test_confidence_is_what_the_weights_say_and_causes_are_ranked_by_it():
