@@ -6,7 +6,7 @@ It stands between ``<!-- begin: NAME ... -->`` and ``<!-- end: NAME -->``. A new
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from foreshock.probes.base import Probe
 from foreshock.probes.registry import PRESETS, known_probes
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "probes.md", ROOT / "docs" / "zoo.md")
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "probes.md", ROOT / "docs" / "zoo.md", ROOT / "docs" / "causes.md")
 SECTIONS = ("Trouble it reveals", "Formula", "Cost", "Source")
 MARKERS = re.compile(r"(<!-- begin: (?P<name>\w+)[^>]*-->\n)(.*?)(<!-- end: (?P=name) -->)", re.DOTALL)
 
@@ -108,6 +108,18 @@ def preset_of(probe: type[Probe]) -> str:
     return smallest if smallest == PRESETS[-1] else f"{smallest} and larger"
 
 
+def causes() -> str:
+    """List the causes that alerts name, each with its page and the rules and facts that speak for it most."""
+    from foreshock.analyzer.diagnosis import patterns
+
+    def signs(weights: Mapping[str, float]) -> str:
+        strongest = sorted((name for name, weight in weights.items() if weight > 0), key=lambda name: -weights[name])
+        return ", ".join(f"`{name}`" for name in strongest[:4])
+
+    rows = ((f"[{each.title}](../analyzer/causes/{each.doc}.md)", f"`{each.name}`", signs(each.signs)) for each in patterns())
+    return table(("cause", "id", "speaks for it most"), rows)
+
+
 def zoo() -> str:
     """List the zoo's scenarios by split and family, with what was measured of them."""
     from foreshock.zoo.document import document
@@ -121,6 +133,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "probes": probes,
     "probe_pages": probe_pages,
     "zoo": zoo,
+    "causes": causes,
 }
 
 

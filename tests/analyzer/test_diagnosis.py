@@ -44,6 +44,17 @@ def test_each_pattern_puts_its_own_cause_first():
     assert first("gradient_spike", "no_warmup", "weights_start_small", "loss_never_fell") == "bad_initialisation"
     assert first("spectral_alignment_collapse", "spectral_norm_growth", "learning_rate_rising") == "learning_rate_too_high"
     assert first("non_finite") == "overflow"
+    assert first("fp16_range") == "overflow"
+    assert first("second_moment_lag", "gradient_creep", "learning_rate_constant", "loss_stays_high") == "second_moment_lag"
+    assert (
+        first("second_moment_lag", "learning_rate_rising", "loss_degradation", "spectral_norm_growth") == "learning_rate_too_high"
+    )
+    assert first("stale_updates", "no_warmup", "learning_rate_constant") == "stale_updates"
+    assert first("dead_units", "no_warmup", "learning_rate_constant", "loss_never_fell") == "dead_units"
+    assert first("gradient_creep", "learning_rate_constant", "loss_creep", "loss_degradation") == "input_drift"
+    assert first("gradient_creep", "learning_rate_rising", "loss_creep", "loss_degradation") == "learning_rate_too_high"
+    assert first("stuck_saturated", "weights_start_large", "no_warmup", "loss_never_fell") == "bad_initialisation"
+    assert first("stuck_attention", "no_warmup", "attention_logit_growth") == "missing_warmup"
     assert first("spectral_alignment_collapse", "spectral_norm_growth") == "spectral_alignment_collapse"
     assert first("spectral_norm_growth") == "runaway_weights"
 
