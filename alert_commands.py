@@ -39,7 +39,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def ack(alert: AlertArgument, comment: CommentOption = "", store: StoreOption = None) -> None:
-    """Acknowledge an alert: it stays open and is told no more."""
+    """Acknowledge an alert: it stays open, and nothing more is sent about it."""
     from .storage.records import AlertState
 
     _decide(alert, AlertState.ACKNOWLEDGED, comment, store)
