@@ -20,6 +20,7 @@ import typer
 
 from ._version import __version__
 from .alert_commands import add_commands as add_alert_commands
+from .analyzer.commands import backtest
 from .benchmarks.commands import app as bench
 from .zoo.commands import app as zoo
 
@@ -42,6 +43,7 @@ app = typer.Typer(
 )
 app.add_typer(bench, name="bench")
 app.add_typer(zoo, name="zoo")
+app.command(epilog="Example: foreshock backtest gpt2-bf16 --rules mine.toml")(backtest)
 
 StoreOption = Annotated[
     str | None, typer.Option("--store", metavar="URL", help="SQLAlchemy URL; else FORESHOCK_STORE, else foreshock.toml.")

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..storage.records import Severity
 from .detectors import COMMON_FACTS, Detector
+from .plugins import problems as problems_of_plugins
 from .wording import placeholders
 
 Problem = tuple[str, str, str]
@@ -62,8 +63,12 @@ def check_rule(name: str, table: Mapping[str, Any]) -> tuple[dict[str, Any], lis
     for key in sorted(set(table) - set(_KEYS)):
         wrong(key, f"unknown key{_meant(key, _KEYS)}; allowed: {', '.join(sorted(_KEYS))}")
     kind = table.get("detector")
-    if kind not in Detector.registry:
-        wrong("detector", f"got {kind!r}; allowed: {', '.join(sorted(Detector.registry))}")
+    if not isinstance(kind, str) or kind not in Detector.registry:
+        broken = "; ".join(f"{plugin}: {why}" for plugin, why in problems_of_plugins().items())
+        hint = f". Plug-ins that could not be loaded: {broken}" if broken else ""
+        wrong(
+            "detector", f"got {kind!r}{_meant(str(kind), Detector.registry)}; allowed: {', '.join(sorted(Detector.registry))}{hint}"
+        )
         return {}, problems
     detector = Detector.registry[str(kind)]
     fields: dict[str, Any] = {"detector": kind}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Union
 
 from ..storage.records import Severity, derived_id
+from . import plugins
 from .detectors import Detector
 from .detectors.base import Setting
 from .rule_checks import RuleError, check_rule
@@ -122,8 +123,15 @@ class RuleSet(Mapping[str, Rule]):
 
     @classmethod
     def default(cls) -> "RuleSet":
-        """Return the rules that come with the package."""
-        return cls(tomllib.loads(files(__package__).joinpath("rules.toml").read_text("utf-8"))["rules"])
+        """Return the rules that come with the package, and those that other distributions bring (see ``plugins``)."""
+        plugins.load()
+        rules = cls(tomllib.loads(files(__package__).joinpath("rules.toml").read_text("utf-8"))["rules"])
+        for name, tables in plugins.rule_tables():
+            try:
+                rules = rules.merged(tables)
+            except RuleError as error:
+                plugins.report(name, error)
+        return rules
 
     @classmethod
     def load(cls, source: RuleSource = None) -> "RuleSet":
