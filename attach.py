@@ -24,6 +24,7 @@ from .analyzer.rules import RuleSet
 from .disabled import DisabledMonitor
 from .distributed import FollowingMonitor, company_of, follow, lead, training_of, with_checksum
 from .interventions.base import Intervention
+from .interventions.capture import Capture
 from .interventions.ladder import Ladder
 from .interventions.registry import choose
 from .lifecycle import AlreadyWatchedError, monitor_of
@@ -35,6 +36,7 @@ from .probes.step.collector import Collector
 from .probes.step.faults import Faults
 from .probes.step.governor import Governor
 from .probes.taps.compiled import anything_compiled
+from .slices import SliceProbe
 from .storage import Store, StoreUnavailableError, open_store
 from .storage.records import Alert, Run, RunStatus, new_id
 
@@ -139,6 +141,9 @@ def watch(
     company = company_of(watched)
     if company is not None and company.rank > 0:
         return follow(company, watched, optimizers, chosen, settings.budget, ladder)
+    slices = SliceProbe() if any(isinstance(one, Capture) for one in ladder.interventions) else None
+    if slices is not None:
+        chosen = [*chosen, slices]
     if company is not None:
         chosen = with_checksum(chosen)
     governor = Governor(settings.every, settings.budget)
@@ -152,6 +157,8 @@ def watch(
     faults = Faults()
     collector = Collector(watched, optimizers, chosen, governor, faults)
     training = training_of(watched, optimizers, collector, faults, company)
+    if slices is not None:
+        training.attention = slices.slices
     try:
         ladder.attach(training)
         labels = (tags,) if isinstance(tags, str) else tags

@@ -8,6 +8,7 @@ from .base import Intervention
 
 # In the order in which they act: first what keeps evidence, then what is mild, then what is not.
 _WHERE = {
+    "capture": ("capture", "Capture"),
     "checkpoint": ("checkpoint", "Checkpoint"),
     "skip_step": ("skip_step", "SkipStep"),
     "stabilized_attention": ("attention", "StabilizedAttention"),

@@ -15,6 +15,7 @@ WIRING = {
     "attach",
     "distributed",
     "monitor",
+    "slices",
     "alert_commands",
     "cli",
     "doctor",

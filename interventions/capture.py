@@ -1,0 +1,163 @@
+"""``capture``: the flight recorder. A ring of the last sampled steps, written as a bundle when an alert comes.
+
+Of each sampled step it keeps the statistics, the state of the random generators before it, and slices of the attention calls
+(bundle.py says what a bundle holds, of the user's data too). ``foreshock inspect BUNDLE`` re-computes the captured attention.
+To find the batch again, give its hash or number as a metric: ``monitor.step(loss, batch=number)``.
+
+Memory: ``steps`` times ``megabytes``, on the model's device. Disk: the same a bundle, and at most ``most`` bundles a run. Alerts
+of one moment make one bundle; after it the next comes at the earliest when ``steps`` other sampled steps have been seen.
+"""
+
+import base64
+import json
+import random
+import threading
+from collections import deque
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from typing_extensions import override
+
+from ..storage.records import Alert, Severity, StepRecord
+from .base import Intervention, Training, Trigger
+from .bundle import AttentionSlice, CapturedStep, write_bundle
+
+_MOST_STATISTICS = 20_000
+"""Values kept of a step."""
+
+
+class Capture(Intervention):
+    """Writes the last sampled steps into a bundle when an alert comes.
+
+    Args:
+        folder: where to; a folder for each bundle is made in it.
+        steps: sampled steps kept.
+        megabytes: of attention kept of a step.
+        rules: whose alerts set it off; empty: any rule's.
+        severity: the least.
+        most: bundles written in a run.
+
+    Raises:
+        ValueError: a number is too small.
+    """
+
+    name: ClassVar[str] = "capture"
+
+    def __init__(
+        self,
+        folder: str | Path = "foreshock-captures",
+        steps: int = 8,
+        megabytes: float = 4.0,
+        rules: Iterable[str] = (),
+        severity: Severity | str = Severity.WARNING,
+        most: int = 10,
+    ) -> None:
+        if steps < 1 or megabytes < 0 or most < 1:
+            raise ValueError(f"Capture(steps={steps}, megabytes={megabytes}, most={most}): steps and most at least 1, megabytes 0")
+        self._folder, self._bytes, self._most = Path(folder), int(megabytes * 2**20), most
+        self._trigger = Trigger.of(rules, severity)
+        self._ring: deque[CapturedStep] = deque(maxlen=steps)
+        self._records: deque[StepRecord] = deque(maxlen=4 * steps)  # of other steps too, and they come late
+        self._lock = threading.Lock()
+        self._random_state: dict[str, str] = {}
+        self._asked_by: Alert | None = None
+        self._newer = steps
+        self.bundles: list[Path] = []
+        """Those written so far."""
+
+    @override
+    def attach(self, training: Training) -> None:
+        super().attach(training)
+        self._random_state = random_state(self._devices())
+
+    @override
+    def on_records(self, records: Sequence[StepRecord]) -> None:
+        with self._lock:
+            self._records.extend(record for record in records if len(record.keys) > _PLAIN_STEP)
+
+    @override
+    def before_end(self, step: int) -> None:
+        attention = list(bounded(self.training.attention(), self._bytes))
+        self._ring.append(CapturedStep(step, random_state=self._random_state, attention=attention))
+        self._newer += 1
+
+    @override
+    def on_alert(self, alert: Alert) -> None:
+        if self._trigger.matches(alert):
+            self._asked_by = self._asked_by or alert
+
+    @override
+    def after_step(self, step: int) -> None:
+        alert, self._asked_by = self._asked_by, None
+        if alert is not None and self._ring and self._newer >= (self._ring.maxlen or 0) and len(self.bundles) < self._most:
+            self._newer = 0
+            self._write(step, alert)
+            self.training.pause()
+        if self.training.sampled():  # the next step: what it will draw follows from the generators as they are now
+            self._random_state = random_state(self._devices())
+
+    def _devices(self) -> set[torch.device]:
+        return {p.device for model in self.training.models.values() for p in model.parameters()}
+
+    def _write(self, step: int, alert: Alert) -> None:
+        with self._lock:
+            records = {record.step: record for record in self._records}
+        for each in self._ring:
+            if (record := records.get(each.step)) is not None:
+                pairs = zip(record.keys[:_MOST_STATISTICS], record.values, strict=False)
+                each.statistics = [[key.signal, key.module, key.head, key.rank, float(value)] for key, value in pairs]
+        run = self.training.run
+        path = self._folder / f"{run.id[:8]}-step-{step:09d}-{alert.rule}"
+        about: dict[str, Any] = {
+            "run": {"id": run.id, "name": run.name, "project": run.project},
+            "alert": {
+                "rule": alert.rule,
+                "severity": str(alert.severity),
+                "module": alert.module,
+                "first_step": alert.first_step,
+                "message": alert.message,
+            },
+            "written_at_step": step,
+            "torch": torch.__version__,
+        }
+        try:
+            write_bundle(path, about, list(self._ring))
+        except OSError as error:
+            self.tell(f"The capture for {alert.rule} could not be written, training goes on: {error}", path=str(path))
+            return
+        self.bundles.append(path)
+        self.tell(
+            f"Captured the last {len(self._ring)} sampled steps for {alert.rule}: foreshock inspect {path}",
+            path=str(path),
+            rule=alert.rule,
+            alert=alert.id,
+        )
+
+
+# Loss, norms and learning rate are there of every step: a record of no more was no sample.
+_PLAIN_STEP = 8
+
+
+def bounded(calls: Sequence[AttentionSlice], most: int) -> Iterable[AttentionSlice]:
+    """Yield the calls that fit into ``most`` bytes, evenly scattered over the layers if not all do."""
+    if not calls:
+        return
+    largest = max(call.bytes for call in calls)
+    room = min(len(calls), most // max(1, largest))
+    yield from (calls[i * len(calls) // room] for i in range(room))
+
+
+def random_state(devices: Iterable[torch.device]) -> dict[str, str]:
+    """Return the state of Python's and torch's generators; of a GPU's it is seed and offset, which the host knows."""
+    version, numbers, gauss = random.getstate()
+    found = {"python": json.dumps([version, list(numbers), gauss]), "torch": _text(torch.get_rng_state())}
+    for device in devices:
+        if device.type == "cuda":
+            found[str(device)] = _text(torch.cuda.get_rng_state(device))
+    return found
+
+
+def _text(state: torch.Tensor) -> str:
+    return base64.b64encode(bytes(state.tolist())).decode()
