@@ -231,6 +231,27 @@ def _built(target: str) -> "tuple[nn.Module, Callable[[], object]]":
     return built
 
 
+@app.command(epilog="Example: foreshock inspect foreshock-captures/1a2b3c4d-step-000000260-key_shift_bias")
+def inspect(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The folder that an event named: the capture of an alert.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Re-compute captured attention exactly and in low precision, and judge whether rounding is the cause. Exit status 1 if so."""
+    from .interventions.bundle import BundleError, read_bundle
+    from .interventions.inspection import inspect_bundle
+
+    try:
+        found = inspect_bundle(read_bundle(bundle))
+    except BundleError as error:
+        _note(f"Error: {error}")
+        raise typer.Exit(2) from None
+    if as_json:
+        _print_json(_plain(found.to_plain()))
+    else:
+        _print(found.describe())
+    raise typer.Exit(1 if found.confirmed else 0)
+
+
 @app.command(epilog="Example: foreshock reproduce --quick --out reproduction")
 def reproduce(
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where report, results and store go.")] = Path("reproduction"),
