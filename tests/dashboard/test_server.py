@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -14,6 +15,7 @@ from foreshock.dashboard.security import is_local
 from foreshock.dashboard.server import AddressError, serve
 from foreshock.storage import open_store
 from foreshock.storage.base import Store
+from foreshock.storage.records import Lease
 
 
 @pytest.fixture
@@ -49,6 +51,25 @@ def test_it_answers_with_headers_that_keep_the_page_safe_and_ends_well(url: str,
         assert process.wait(timeout=10) == 0
         assert process.stderr is not None
         assert process.stderr.read() == ""
+
+
+def test_the_watchdog_runs_beside_the_page_and_makes_room_at_the_end(url: str, serve_store) -> None:
+    store, other = open_store(url), Lease("watchdog", "other")
+    try:
+        with serve_store(url) as (_, process):
+            until(lambda: not store.take_lease(other) or store.release_lease(other))
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=10) == 0
+        assert store.take_lease(other), "its right was given back, not left to run out"
+    finally:
+        store.close()
+
+
+def until(condition) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
 
 
 def test_ctrl_c_ends_it_well(url: str, serve_store) -> None:

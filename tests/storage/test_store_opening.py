@@ -200,6 +200,22 @@ def test_a_store_of_every_revision_opens_and_keeps_its_data(saved: Path, tmp_pat
     assert ASSETS.joinpath(f"revision_{schema.HEAD}.sqlite").exists(), "save a database of the newest revision as well"
 
 
+def test_what_was_silenced_before_silences_had_an_end_stays_silenced(tmp_path: Path) -> None:
+    copy = tmp_path / "old.db"
+    shutil.copy(ASSETS / "revision_0001.sqlite", copy)
+    with contextlib.closing(sqlite3.connect(copy)) as connection:
+        connection.execute("UPDATE alerts SET state = 'silenced'")
+        connection.commit()
+    with opened(copy, create=False) as store:
+        (alert,) = store.alerts("saved")
+        assert store.lift_silences(1e12) == 0
+        assert store.due_notifications(1e12) == []
+        (silence,) = store.silences(active_at=1e12)
+        assert silence.alert_id == alert.id
+        assert store.end_silence(silence.id, at=1e12) == 1
+        assert len(store.due_notifications(1e12)) == 1
+
+
 def test_a_schema_newer_than_this_program_is_refused(tmp_path: Path, file_store: Store) -> None:
     file_store.close()
     with contextlib.closing(sqlite3.connect(tmp_path / "runs.db")) as connection:
