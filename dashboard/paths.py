@@ -6,6 +6,7 @@ from urllib.parse import parse_qs, quote, unquote
 from .signals import FIRST_SIGNAL, SECOND_SIGNAL
 
 _RUN = "/run/"
+_CAUSE = "/cause/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,18 @@ def run_of(path: str | None) -> str | None:
     if not path or not path.startswith(_RUN):
         return None
     return unquote(path[len(_RUN) :]).rstrip("/") or None
+
+
+def cause_path(doc: str) -> str:
+    """Return the path of a cause's page. ``doc`` is the page's name, as ``Cause.doc`` has it."""
+    return _CAUSE + quote(doc, safe="")
+
+
+def cause_of(path: str | None) -> str | None:
+    """Return the name of the cause's page at a path, or None where it names none."""
+    if not path or not path.startswith(_CAUSE):
+        return None
+    return unquote(path[len(_CAUSE) :]).rstrip("/") or None
 
 
 def view_of(search: str | None) -> View:

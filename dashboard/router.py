@@ -7,8 +7,9 @@ import dash
 from dash import Input, Output, dcc, html
 from dash.development.base_component import Component
 
+from ..analyzer.diagnosis import page as cause_page
 from ..storage.base import Store, StoreError, UnknownRunError
-from .paths import order_of, run_of, view_of
+from .paths import cause_of, order_of, run_of, view_of
 from .source import StoreSource
 
 
@@ -24,7 +25,7 @@ def route(app: dash.Dash, source: StoreSource) -> None:
 
 
 def page_at(store: Store, path: str | None, search: str | None) -> Component:
-    """Return the page at a path: the list of runs, a run, or a page that says that there is nothing here."""
+    """Return the page at a path: the list of runs, a run, a cause, or a page that says that there is nothing here."""
     from .layers import usual_layer
     from .pages.overview import overview_page
     from .pages.parts import message
@@ -33,6 +34,13 @@ def page_at(store: Store, path: str | None, search: str | None) -> Component:
     from .sections.overview import Overview
 
     back = html.P(dcc.Link("See all runs", href="/", className="button"))
+    if (doc := cause_of(path)) is not None:
+        try:
+            text = cause_page(doc)
+        except ValueError as error:
+            return message("There is no such cause", html.P(str(error)), back)
+        # As it was written: the pages are made to be read as plain text too.
+        return html.Article([html.Pre(text, style={"whiteSpace": "pre-wrap"}), back])
     reference = run_of(path)
     if reference is None and path not in (None, "", "/"):
         return message("There is no such page", html.P([html.Code(path), " is not an address of this dashboard."]), back)

@@ -7,6 +7,7 @@ from dash import html
 from dash.development.base_component import Component
 
 from ...storage.records import Alert, AlertState, Cause
+from ..paths import cause_path
 from ..reading import is_open
 from .attributes import aria, data
 from .parts import severity_badge
@@ -81,6 +82,8 @@ def _cause(cause: Cause) -> list[Component]:
         parts.append(html.Ul([html.Li(reason) for reason in cause.reasons]))
     if cause.remedy:
         parts.append(html.P(cause.remedy, className="remedy"))
+    if cause.doc:
+        parts.append(html.P(html.A("How to be sure, and what to do next time", href=cause_path(cause.doc), target="_blank")))
     return parts
 
 

@@ -1,0 +1,38 @@
+"""Each cause that an alert names has a page in the dashboard."""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+from foreshock.analyzer.diagnosis import page, patterns
+from foreshock.dashboard.pages.alerts import alert_card
+from foreshock.dashboard.paths import cause_of, cause_path, run_of
+from foreshock.dashboard.router import page_at
+from foreshock.storage import Store
+from foreshock.storage.records import Alert, AlertState, Cause, Severity
+
+
+@dataclass
+class NoStore:
+    """The page of a cause needs none."""
+
+
+def links(component: Any) -> list[str]:
+    """The addresses a component links to, at any depth."""
+    return [found.href for found in component._traverse() if getattr(found, "href", None)]
+
+
+def test_every_cause_has_its_page() -> None:
+    for pattern in patterns():
+        shown = page_at(cast(Store, NoStore()), cause_path(pattern.doc), None)
+        assert page(pattern.doc) in [getattr(found, "children", None) for found in shown._traverse()]
+        assert run_of(cause_path(pattern.doc)) is None
+    assert "There is no such cause" in str(page_at(cast(Store, NoStore()), "/cause/nope", None))
+    assert [cause_of(path) for path in (None, "/", "/run/x", "/cause/", "/cause/a-b")] == [None, None, None, None, "a-b"]
+
+
+def test_an_alert_links_to_the_pages_of_its_causes() -> None:
+    causes = (Cause("bad_batch", "Bad batch", 0.6, ("It leapt.",), "Look.", "bad-batch"), Cause("other", "Other", 0.3, (), "Wait."))
+    alert = Alert(
+        "id", "run", "loss_spike", "", 0, Severity.INFO, AlertState.FIRING, 0, 7, 9, 0.0, 0.0, "It leapt.", diagnosis=causes
+    )  # fmt: skip
+    assert links(alert_card(alert)) == ["/cause/bad-batch"]
