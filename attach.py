@@ -139,6 +139,8 @@ def watch(
         )
     chosen = choose_probes(settings.probes if probes is None else probes)
     company = company_of(watched)
+    if company is not None:
+        ladder.refuse_distributed()
     if company is not None and company.rank > 0:
         return follow(company, watched, optimizers, chosen, settings.budget, ladder)
     slices = SliceProbe() if any(isinstance(one, Capture) for one in ladder.interventions) else None

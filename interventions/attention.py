@@ -31,6 +31,9 @@ class StabilizedAttention(Intervention):
     """
 
     name: ClassVar[str] = "stabilized_attention"
+    not_distributed: ClassVar[str] = (
+        "alerts are raised on the first rank, which alone would switch; call foreshock.kernels.install() on every rank beforehand"
+    )
 
     def __init__(self, rules: Iterable[str] = RULES, severity: Severity | str = Severity.WARNING) -> None:
         self._trigger = Trigger.of(rules, severity)

@@ -112,6 +112,9 @@ class Intervention(ABC):
     on_every_rank: ClassVar[bool] = False
     """Whether it runs on all ranks of a distributed job; otherwise on the first alone, which keeps run and alerts."""
 
+    not_distributed: ClassVar[str] = ""
+    """Why it cannot be done in a distributed job, and what to do instead; empty where it can."""
+
     training: Training
 
     def attach(self, training: Training) -> None:

@@ -31,7 +31,8 @@ def norm_of(gradients: Sequence[Tensor], device: torch.device) -> Tensor:
     # Half-precision norms overflow long before their elements do; double stays double, which the operator insists on.
     wide = [torch.float64 if g.dtype == torch.float64 else torch.float32 for g in values]
     norms = [torch.linalg.vector_norm(g, dtype=dtype).to(device, torch.float32) for g, dtype in zip(values, wide, strict=True)]
-    return torch.linalg.vector_norm(torch.stack(norms))
+    total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return total
 
 
 class GradientJudge:

@@ -160,8 +160,8 @@ def _recomputed(call: AttentionSlice, place: int) -> _Rows:
     low = reference_attention(*three, scale=call.scale, attn_mask=mask, precision=Precision.flash(output=bits))[:, 0]
     ds_BRS = p_BRS * (do.double() @ v.double().mT - exact[..., None])
     gradient = float((call.scale * ds_BRS @ k.double()).sum((0, 1)).norm())
-    deltas = (((do.double() * o.double()).sum(-1) - exact).flatten() for o in (out, o32, low))
-    return _Rows(*deltas, (call.scale * p_BRS @ k.double()).flatten(0, 1), gradient)
+    layer, float32, coarse = (((do.double() * o.double()).sum(-1) - exact).flatten() for o in (out, o32, low))
+    return _Rows(layer, float32, coarse, (call.scale * p_BRS @ k.double()).flatten(0, 1), gradient)
 
 
 def _attended(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,16 @@ class Ladder:
     def __bool__(self) -> bool:
         return bool(self.interventions)
 
+    def refuse_distributed(self) -> None:
+        """Raise, on every rank alike, if something asked for cannot be done in a distributed job.
+
+        Raises:
+            ValueError: the message says why, and what to do instead.
+        """
+        for one in self.interventions:
+            if one.not_distributed:
+                raise ValueError(f"{one.name} cannot be asked for in a distributed job yet: {one.not_distributed}")
+
     def attach(self, training: Training) -> None:
         """Introduce the interventions to the run; on ranks after the first only those that run on every rank.
 

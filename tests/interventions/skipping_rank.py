@@ -1,10 +1,11 @@
-"""What each rank of a test's job runs: ``python skipping_rank.py FOLDER RANK``."""
+"""What each rank of a test's job runs: ``python skipping_rank.py FOLDER RANK PORT``."""
 
 import math
 import sys
 from pathlib import Path
 
 import foreshock
+import pytest
 import torch
 import torch.distributed as dist
 from foreshock.interventions.skip_step import SkipStep
@@ -13,14 +14,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 folder, rank = Path(sys.argv[1]), int(sys.argv[2])
 torch.set_num_threads(1)
-dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=2)
+dist.init_process_group("gloo", store=dist.TCPStore("127.0.0.1", int(sys.argv[3]), 2, rank == 0), rank=rank, world_size=2)
 torch.manual_seed(0)
 model = DistributedDataParallel(nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 3)))
 optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
 skipping = SkipStep()
 own = torch.Generator().manual_seed(rank)
+with pytest.raises(ValueError, match=r"call foreshock\.kernels\.install\(\) on every rank"):
+    foreshock.watch(model, optimizer, store=f"sqlite:///{folder / 'refused.db'}", interventions=["stabilized_attention"])
 url = f"sqlite:///{folder / 'runs.db'}"
-with foreshock.watch(model, optimizer, store=url, every=10, interventions=[skipping, "stabilized_attention"]) as monitor:
+with foreshock.watch(model, optimizer, store=url, every=10, interventions=[skipping, "capture"]) as monitor:
     for step in range(60):
         factor = {(4, 0): math.nan, (20, 1): math.inf, (50, 1): 1e5}.get((step, rank), 1.0)
         loss = model(torch.randn(8, 6, generator=own)).square().mean() * factor
