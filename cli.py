@@ -20,7 +20,7 @@ import typer
 
 from ._version import __version__
 from .alert_commands import add_commands as add_alert_commands
-from .analyzer.commands import backtest
+from .backtest_command import backtest
 from .benchmarks.commands import app as bench
 from .zoo.commands import app as zoo
 
