@@ -17,6 +17,7 @@ WIRING = {
     "monitor",
     "slices",
     "alert_commands",
+    "backtest_command",
     "cli",
     "doctor",
     "integrations",
