@@ -134,7 +134,7 @@ def test_a_layer_that_was_never_diverse_cannot_collapse():
 
 
 def test_key_shift_needs_excess_and_growing_logits_or_coherence():
-    growing = [60 * math.exp(0.05 * count) for count in range(40)]
+    growing = [60 * math.exp(0.1 * count) for count in range(40)]
     cases = {
         (40.0, "growing", math.nan): True,
         (40.0, "flat", math.nan): False,
