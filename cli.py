@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ._version import __version__
-from .alert_commands import add_commands as add_alert_commands
-from .backtest_command import backtest
 from .benchmarks.commands import app as bench
+from .commands.alerts import add_commands as add_alert_commands
+from .commands.backtest import backtest
 from .zoo.commands import app as zoo
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ The same for delta re-computed in float32, which shows what is left without roun
 to the layer's format, which shows whether a bfloat16-like flash attention makes such an error from these q, k, v at all.
 Confirmed: |z| >= 4 (one in 16,000 by chance, and few heads are looked at) and a tenth of the gradient or more is error. One-signed
 but smaller: there, and not what moves the weights. Rejected: neither. Large without a common sign: undecided, for a bundle holds
-few rows, and a small bias of large errors takes many to show. Neither number was set by looking at runs.
+few rows, and a small bias of large errors takes many to show. Neither number was set by looking at runs; which
+statistics are held against them was changed after the first bundles of the demo had been seen.
 """
 
 import math

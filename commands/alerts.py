@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from .storage import Store
-    from .storage.records import Alert, AlertState
+    from ..storage import Store
+    from ..storage.records import Alert, AlertState
 
 StoreOption = Annotated[
     str | None, typer.Option("--store", metavar="URL", help="SQLAlchemy URL; else FORESHOCK_STORE, else foreshock.toml.")
@@ -40,14 +40,14 @@ def add_commands(app: typer.Typer) -> None:
 
 def ack(alert: AlertArgument, comment: CommentOption = "", store: StoreOption = None) -> None:
     """Acknowledge an alert: it stays open, and nothing more is sent about it."""
-    from .storage.records import AlertState
+    from ..storage.records import AlertState
 
     _decide(alert, AlertState.ACKNOWLEDGED, comment, store)
 
 
 def resolve(alert: AlertArgument, comment: CommentOption = "", store: StoreOption = None) -> None:
     """Resolve an alert: it is over. What comes after is a new alert."""
-    from .storage.records import AlertState
+    from ..storage.records import AlertState
 
     _decide(alert, AlertState.RESOLVED, comment, store)
 
@@ -66,7 +66,7 @@ def silence(
     as_json: JsonOption = False,
 ) -> None:
     """Silence alerts, open ones and those to come; scopes narrow each other. What still fires when it ends is told then."""
-    from .storage.records import Silence, new_id
+    from ..storage.records import Silence, new_id
 
     now = time.time()
     with closing(_open(store)) as opened:
@@ -116,8 +116,8 @@ def watchdog(
 
     `foreshock dashboard` does the same while it runs; of several, one acts and the others stand by.
     """
-    from .analyzer.watchdog import Watchdog
-    from .config import load_settings
+    from ..analyzer.watchdog import Watchdog
+    from ..config import load_settings
 
     settings = load_settings(store=store)
     over = threading.Event()
@@ -134,7 +134,7 @@ def watchdog(
 @notify.command("test", epilog="Example: foreshock notify test slack://tokenA/tokenB/tokenC")
 def test(url: Annotated[str, typer.Argument(help="An Apprise URL; https://appriseit.com/services lists them.")]) -> None:
     """Send a test message to a channel and say how it went."""
-    from .analyzer.sending import printable, send
+    from ..analyzer.sending import printable, send
 
     error = send(url, "foreshock: test", "This is a test message: alerts of your training runs will arrive here.")
     if error:
@@ -151,8 +151,8 @@ def failed(
     as_json: JsonOption = False,
 ) -> None:
     """List notifications that were given up, with the reason. Exit status 1 where there are any and they are left so."""
-    from .analyzer.sending import printable
-    from .storage.records import NotificationState
+    from ..analyzer.sending import printable
+    from ..storage.records import NotificationState
 
     with closing(_open(store)) as opened:
         found = opened.notifications(states=[NotificationState.FAILED], limit=limit)
@@ -215,7 +215,7 @@ def _user() -> str:
 
 
 def _open(store: str | None) -> "Store":
-    from .config import load_settings
-    from .storage import open_store
+    from ..config import load_settings
+    from ..storage import open_store
 
     return open_store(load_settings(store=store).store, create=False)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
 
-    from .analyzer.backtest import Backtest
+    from ..analyzer.backtest import Backtest
 
 
 def backtest(
@@ -25,10 +25,10 @@ def backtest(
     as_json: Annotated[bool, typer.Option("--json", help="Print data as JSON, and nothing else.")] = False,
 ) -> None:
     """Replay a stored run: the alerts its rules, or others, would give, beside those it gave, and the lead before the failure."""
-    from .analyzer.backtest import backtest as replayed
-    from .analyzer.rules import RuleError, RuleSet
-    from .config import load_settings
-    from .storage import open_store
+    from ..analyzer.backtest import backtest as replayed
+    from ..analyzer.rules import RuleError, RuleSet
+    from ..config import load_settings
+    from ..storage import open_store
 
     settings = load_settings(store=store)
     try:
