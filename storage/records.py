@@ -189,7 +189,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """A possible cause with its reasons. ``confidence`` (0 to 1) ranks causes; ``doc`` is the page is analyzer/causes/<doc>.md."""
+    """A possible cause with its reasons. ``confidence`` (0 to 1) ranks causes; ``doc`` names the page, analyzer/causes/<doc>.md."""
 
     name: str
     title: str
