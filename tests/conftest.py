@@ -6,11 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import pytest
+from hypothesis import settings
 from playwright.sync_api import Browser, sync_playwright
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Tests run side by side: one thread each, here and in the processes they start. Before torch is imported, or it is not heard.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# No test is timed: a busy machine is no defect of the code's.
+settings.register_profile("foreshock", deadline=None)
+settings.load_profile("foreshock")
 
 CHROMIUM = [
     "--no-sandbox",
