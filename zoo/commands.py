@@ -21,7 +21,8 @@ app = typer.Typer(help="Training runs that fail in known ways, and healthy ones 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print data as JSON, and nothing else.")]
 SplitOption = Annotated[Literal["train", "held_out", "all"], typer.Option(help="Which half: detectors are set on `train` only.")]
 JobsOption = Annotated[int, typer.Option(min=1, help="Runs at a time, one thread each.")]
-SeedsOption = Annotated[int, typer.Option(min=1, help="How many seeds of each, from 0 on.")]
+SeedsOption = Annotated[int, typer.Option(min=1, help="How many seeds of each.")]
+FirstSeedOption = Annotated[int, typer.Option(min=0, help="The first of them; rules are set on seeds from 100 on.")]
 
 
 @app.command("list", epilog="Example: foreshock zoo list --split held_out --json")
@@ -62,6 +63,7 @@ def record(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these scenarios.")] = None,
     split: SplitOption = "all",
     seeds: SeedsOption = 5,
+    first_seed: FirstSeedOption = 0,
     jobs: JobsOption = 1,
     as_json: JsonOption = False,
 ) -> None:
@@ -69,7 +71,8 @@ def record(
     chosen = _chosen(names, split)
     from .recording import record as record_all
 
-    found = list(_with_progress(record_all(chosen, seeds, out, jobs=jobs), len(chosen) * seeds, "recording"))
+    numbers = range(first_seed, first_seed + seeds)
+    found = list(_with_progress(record_all(chosen, numbers, out, jobs=jobs), len(chosen) * seeds, "recording"))
     size = sum(each.bytes for each in found)
     if as_json:
         _print_json([asdict(each) for each in found])

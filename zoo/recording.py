@@ -7,7 +7,7 @@ import contextlib
 import io
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -136,19 +136,21 @@ def monitored(
     )
 
 
-def record(chosen: Iterable[Scenario], seeds: int, folder: Path, *, jobs: int = 1, every: int = EVERY) -> Iterator[Recording]:
-    """Record scenarios over the seeds 0 to ``seeds`` - 1 with every probe, and yield each recording as it is done.
+def record(
+    chosen: Iterable[Scenario], seeds: Sequence[int], folder: Path, *, jobs: int = 1, every: int = EVERY
+) -> Iterator[Recording]:
+    """Record scenarios over some seeds with every probe, and yield each recording as it is done.
 
     What the folder holds already is yielded as it is, so an interrupted call goes on where it was.
 
     Args:
         chosen: what to record.
-        seeds: how many.
+        seeds: of initialisation and data order.
         folder: made if missing.
         jobs: processes at a time.
         every: steps from one sample to the next.
     """
-    wanted = {(each.name, seed): _place(folder, each, seed) for each in chosen for seed in range(seeds)}
+    wanted = {(each.name, seed): _place(folder, each, seed) for each in chosen for seed in seeds}
     yield from (load(file) for file in wanted.values() if file.exists())
     calls = [(name, seed, str(file), every) for (name, seed), file in wanted.items() if not file.exists()]
     yield from in_processes(_record_one, calls, jobs, _QUIET)
