@@ -166,11 +166,12 @@ def explain(
     from .analyzer.diagnosis import page, patterns
 
     known = {pattern.doc: pattern.title for pattern in patterns()}
+    asked = {pattern.doc: pattern.interventions for pattern in patterns()}
     if cause is not None and cause.replace("_", "-") not in known:
         raise typer.BadParameter(f"{cause!r} is none of {', '.join(known)}.", param_hint="CAUSE")
     chosen = [cause.replace("_", "-")] if cause is not None else list(known)
     if as_json:
-        _print_json([{"cause": doc, "title": known[doc], "page": page(doc)} for doc in chosen])
+        _print_json([{"cause": doc, "title": known[doc], "interventions": asked[doc], "page": page(doc)} for doc in chosen])
     elif cause is not None:
         typer.echo(page(cause), nl=False)
     else:

@@ -15,6 +15,8 @@ _LEAST_CONFIDENCE = 0.1
 _MATERIAL_CHANGE = 0.15
 _PAST_WARMUP = 2000
 _COURSE = "course"
+INTERVENTIONS = ("capture", "checkpoint", "skip_step", "lower_learning_rate", "stabilized_attention", "rollback", "stop")
+"""What a cause may recommend: the names that ``watch(interventions=...)`` takes, the mildest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class Pattern:
         also: more of which one must have been seen; empty where ``requires`` is enough.
         signs: each observation's weight, negative where it speaks against the cause.
         remedy: what to do; a template, see ``wording.fill``, over ``Facts.known`` and ``first``, the first finding's step.
+        interventions: what foreshock can do about it when asked to, of INTERVENTIONS; what is best first.
         doc: name of its page in ``causes/``.
     """
 
@@ -36,12 +39,22 @@ class Pattern:
     also: frozenset[str]
     signs: Mapping[str, float]
     remedy: str
+    interventions: tuple[str, ...]
     doc: str
+
+    def __post_init__(self) -> None:
+        strangers = [name for name in self.interventions if name not in INTERVENTIONS]
+        if strangers or not self.interventions:
+            raise ValueError(f"[{self.name}] interventions: got {strangers or 'none'}; allowed: {', '.join(INTERVENTIONS)}")
 
 
 @cache
 def patterns() -> tuple[Pattern, ...]:
-    """Return the patterns of ``causes.toml``."""
+    """Return the patterns of ``causes.toml``.
+
+    Raises:
+        ValueError: a cause recommends an intervention that there is not.
+    """
     tables = tomllib.loads(files(__package__).joinpath("causes.toml").read_text("utf-8"))
     return tuple(
         Pattern(
@@ -51,6 +64,7 @@ def patterns() -> tuple[Pattern, ...]:
             frozenset(table.get("also", ())),
             table["signs"],
             table["remedy"],
+            tuple(table["interventions"]),
             table["doc"],
         )
         for name, table in tables.items()

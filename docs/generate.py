@@ -116,8 +116,16 @@ def causes() -> str:
         strongest = sorted((name for name, weight in weights.items() if weight > 0), key=lambda name: -weights[name])
         return ", ".join(f"`{name}`" for name in strongest[:4])
 
-    rows = ((f"[{each.title}](../analyzer/causes/{each.doc}.md)", f"`{each.name}`", signs(each.signs)) for each in patterns())
-    return table(("cause", "id", "speaks for it most"), rows)
+    rows = (
+        (
+            f"[{each.title}](../analyzer/causes/{each.doc}.md)",
+            f"`{each.name}`",
+            signs(each.signs),
+            ", ".join(f"`{name}`" for name in each.interventions),
+        )
+        for each in patterns()
+    )
+    return table(("cause", "id", "speaks for it most", "what foreshock can do, if asked to"), rows)
 
 
 def zoo() -> str:

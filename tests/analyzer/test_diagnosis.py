@@ -2,10 +2,11 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from foreshock.analyzer.diagnosis import changed_materially, diagnose, page, patterns
+from foreshock.analyzer.diagnosis import INTERVENTIONS, changed_materially, diagnose, page, patterns
 from foreshock.analyzer.facts import NAMES, Facts, Observation
 from foreshock.analyzer.rules import RuleSet
 from foreshock.analyzer.tracks import Track
@@ -136,8 +137,20 @@ def test_a_page_is_shown_by_the_command_that_alerts_name():
 
     assert told("bad_batch") == told("bad-batch") == page("bad-batch")
     assert len(told().splitlines()) == len(patterns())
-    assert [each["cause"] for each in json.loads(told("--json"))] == [pattern.doc for pattern in patterns()]
+    listed = json.loads(told("--json"))
+    assert [(each["cause"], tuple(each["interventions"])) for each in listed] == [(p.doc, p.interventions) for p in patterns()]
     assert CliRunner().invoke(app, ["explain", "nope"]).exit_code == 2
+
+
+def test_each_cause_recommends_interventions_and_its_page_says_which():
+    from foreshock.interventions.registry import NAMES as DONE
+
+    assert set(DONE) <= set(INTERVENTIONS)
+    for pattern in patterns():
+        named = ", then ".join(f"`{name}`" for name in pattern.interventions)
+        assert f"(`watch(interventions=...)`): {named}.\n" in page(pattern.doc), pattern.name
+    with pytest.raises(ValueError, match=r"\[bad_batch\] interventions: got \['pray'\]; allowed: capture, .*stop"):
+        replace(next(pattern for pattern in patterns() if pattern.name == "bad_batch"), interventions=("pray",))
 
 
 def test_confidence_is_what_the_weights_say_and_causes_are_ranked_by_it():
