@@ -23,7 +23,7 @@ DEGRADATION_WINDOW = 50
 SPIKE_RATIO = 2.0
 DEGRADATION_RATIO = 1.25
 DEGRADATION_RISE = 0.05
-_LEAST_MEDIAN = 10
+LEAST_MEDIAN = 10
 """Samples before there is a running median: a run can fail before it has 50."""
 
 Floats = NDArray[np.float64]
@@ -56,7 +56,7 @@ def running_median(losses: Floats) -> Floats:
     for place, loss in enumerate(losses.tolist()):
         if math.isfinite(loss):
             window.push(loss)
-        if len(window) >= _LEAST_MEDIAN:
+        if len(window) >= LEAST_MEDIAN:
             medians[place] = window.median()
     return medians
 
