@@ -12,6 +12,8 @@ from ..storage.records import Alert, AlertState, Batch, SeriesKey, StepRecord
 from .alerts import AlertBook
 from .episodes import Turn, Watcher
 from .facts import Facts
+from .risk import SIGNAL, RiskModel
+from .risk_course import RiskCourse
 from .rules import RuleSet
 from .tracks import Feed, Plan, Track, matches, positions
 
@@ -25,11 +27,13 @@ class Engine:
     Args:
         run_id: the run; batches of another are refused.
         rules: the rules; the package's defaults when None.
+        risk: the model behind ``risk``; the package's own when None.
     """
 
-    def __init__(self, run_id: str, rules: RuleSet | None = None) -> None:
+    def __init__(self, run_id: str, rules: RuleSet | None = None, *, risk: RiskModel | None = None) -> None:
         self.run_id = run_id
         self.rules = rules if rules is not None else RuleSet.default()
+        self._risk_model = risk
         self.reset()
 
     def reset(self) -> None:
@@ -43,6 +47,7 @@ class Engine:
         self._guarding: set[Watcher] = set()
         self._facts = Facts()
         self._book = AlertBook(self.run_id)
+        self.risk = RiskCourse(self._risk_model)
 
     @property
     def alerts(self) -> list[Alert]:
@@ -87,7 +92,10 @@ class Engine:
         active = {rule.name for rule in self.rules.active}
         for alert in alerts:
             if self._book.adopt(alert) and alert.rule in active:
-                self._watcher(alert.rule, alert.module).adopt(alert.episode, still_open=alert.state is not AlertState.RESOLVED)
+                still_open = alert.state is not AlertState.RESOLVED
+                self._watcher(alert.rule, alert.module).adopt(alert.episode, still_open=still_open)
+                if still_open:
+                    self.risk.turned(alert.rule, alert.module, alert.severity, alert.last_step, fired=True)
 
     @classmethod
     def replay(cls, run_id: str, batches: Iterable[Batch], rules: RuleSet | None = None) -> "Engine":
@@ -128,6 +136,7 @@ class Engine:
         if not clean or self._guarding:
             self._guard(plan, record)
         self._book.advance(record, self._watchers, self._facts, self._tracks.values())
+        self.risk.feed(step, values[plan.loss] if plan.loss >= 0 else None)
 
     def _guard(self, plan: Plan, record: StepRecord) -> None:
         """Feed the rules that look for non-finite values: only where there is one, or one was seen lately."""
@@ -140,6 +149,8 @@ class Engine:
                 self._turned(turn, feed, record)
 
     def _turned(self, turn: Turn, feed: Feed, record: StepRecord) -> None:
+        rule, module = feed.watcher.rule, feed.watcher.module
+        self.risk.turned(rule.name, module, rule.severity, record.step, fired=turn is Turn.FIRED)
         if turn is Turn.FIRED:
             self._book.open(feed, self._segment, record)
         else:
@@ -153,6 +164,7 @@ class Engine:
             track.rewind(step)
         self._facts.rewind(step)
         self._book.rewind(step)
+        self.risk.rewind(step)
 
     # -- plans ---------------------------------------------------------------------------------------------------
 
@@ -174,6 +186,7 @@ class Engine:
     def _make_plan(self, keys: tuple[SeriesKey, ...]) -> Plan:
         plan = Plan()
         places = positions(keys)
+        places.pop((SIGNAL, ""), None)  # ours: a live run is judged before it is there, so a replayed one must not see it
         plan.loss = places.get(("loss", ""), [-1])[0]
         plan.learning_rate = places.get(("learning_rate", ""), [-1])[0]
         watched: set[int] = set()
@@ -238,6 +251,7 @@ class Engine:
             "tracks": [track.state_dict() for track in self._tracks.values()],
             "facts": self._facts.state_dict(),
             "book": self._book.state_dict(),
+            "risk": self.risk.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -266,3 +280,5 @@ class Engine:
                     self._guarding.add(watcher)
         self._facts.load_state_dict(state["facts"])
         self._book.load_state_dict(state["book"])
+        if "risk" in state:  # else it was written before there was a risk, which then begins anew
+            self.risk.load_state_dict(state["risk"], active)
