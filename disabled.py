@@ -16,6 +16,7 @@ class DisabledMonitor:
     """Has a monitor's methods and does nothing: ``FORESHOCK_DISABLE=1``, or a rank whose first rank keeps no run."""
 
     alerts: Sequence[Alert] = ()
+    risk: float | None = None
     run = Run("", "")
     """A run without a name; nothing of it is stored."""
 

@@ -120,6 +120,7 @@ class FollowingMonitor:
     """Has a monitor's methods; made by ``watch()``. Alerts, events and the run itself are the first rank's."""
 
     alerts: Sequence[Alert] = ()
+    risk: float | None = None
 
     def __init__(
         self,

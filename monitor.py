@@ -65,6 +65,7 @@ class Monitor:
             run,
             segment,
             analyze=self._analyze,
+            complete=self._analysis.completed,
             notifications=self._analysis.notifications,
             channels=channels,
             on_trouble=_say_trouble,
@@ -134,6 +135,11 @@ class Monitor:
     def alerts(self) -> list[Alert]:
         """Every alert of this run so far, oldest first."""
         return self._analysis.alerts
+
+    @property
+    def risk(self) -> float | None:
+        """How likely this run is to fail soon, 0 to 100 (docs/risk.md); None while nothing is measured."""
+        return self._analysis.risk
 
     def state_dict(self) -> dict[str, Any]:
         """Return step and detector state, to be saved in the training checkpoint."""

@@ -10,6 +10,7 @@ from ..storage.base import Store
 from ..storage.records import Alert, AlertState, Batch, Notification
 from .engine import Engine
 from .notify import ConsoleNotifier, Courier, Outbox
+from .risk_course import RiskPoints
 
 
 class LiveAnalysis:
@@ -30,12 +31,18 @@ class LiveAnalysis:
         self._console = ConsoleNotifier()
         self._outbox = Outbox(channels, run_name=run_name)
         self._courier: Courier | None = None
+        self._points = RiskPoints()
 
     @property
     def alerts(self) -> list[Alert]:
         """Every alert so far, oldest first."""
         with self._lock:
             return self._engine.alerts
+
+    @property
+    def risk(self) -> float | None:
+        """The risk now, 0 to 100 (see ``risk.words``); None while nothing is measured."""
+        return self._engine.risk.value
 
     def feed(self, batch: Batch) -> Sequence[Alert]:
         """Judge a batch; return the alerts that changed."""
@@ -47,6 +54,12 @@ class LiveAnalysis:
                 self._console.tell(alert)
                 self.fresh.append(alert)
         return changed
+
+    def completed(self, batch: Batch) -> Batch:
+        """Return a batch that was just fed with the run's risk as a series of its own."""
+        with self._lock:
+            points = dict(self._engine.risk.take_points())
+        return self._points.added(batch, points) if points else batch
 
     def take_fresh(self) -> list[Alert]:
         """Return the alerts that are new since this was last asked, oldest first."""

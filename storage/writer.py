@@ -79,6 +79,7 @@ class Writer:
         run: created in the store when it is not there.
         segment: its number, or the segment itself, which then is created too when it is not there.
         analyze: called on the writer thread with each batch, exactly once, committed or not; returns alerts to save.
+        complete: called after it; returns the batch to save, to which the analysis may have added series of its own.
         notifications: the outbox entries of an alert.
         channels: where alerts go; kept in the store for the watchdog, should this process die.
         flush_interval: seconds between batches.
@@ -94,6 +95,7 @@ class Writer:
         segment: int | Segment,
         *,
         analyze: Callable[[Batch], Sequence[Alert]],
+        complete: Callable[[Batch], Batch] = lambda batch: batch,
         notifications: Callable[[Alert], Sequence[Notification]] = lambda alert: (),
         channels: Sequence[str] = (),
         flush_interval: float = 0.5,
@@ -106,6 +108,7 @@ class Writer:
             segment = Segment(run.id, segment, run.last_step + 1, time.time())
         self._segment = segment
         self._analyze = analyze
+        self._complete = complete
         self._notifications = notifications
         self._flush_interval = flush_interval
         self._capacity = capacity
@@ -248,8 +251,9 @@ class Writer:
             self._queue.popleft()
         if records:
             batch = Batch(new_id(), self._run.id, self._segment.segment, tuple(records))
-            self._saver.add_batch(batch)
-            self._judge(batch)
+            alerts, notifications = self._judge(batch)
+            self._saver.add_batch(self._completed(batch))
+            self._saver.add_alerts(alerts, notifications)
         while self._events:
             self._saver.add_event(self._events.popleft())
         if self._refused:
@@ -257,14 +261,20 @@ class Writer:
             self._reporter.tell_once("queue_full", message)
         return points >= _MOST_POINTS
 
-    def _judge(self, batch: Batch) -> None:
+    def _judge(self, batch: Batch) -> tuple[list[Alert], list[Notification]]:
         try:
             alerts = list(self._analyze(batch))
-            notifications = [notification for alert in alerts for notification in self._notifications(alert)]
+            return alerts, [notification for alert in alerts for notification in self._notifications(alert)]
         except Exception as error:  # noqa: BLE001 - a failing detector must not cost the samples
             self._failed("analysis_failed", "The analysis of new samples failed; they are kept all the same", error)
-        else:
-            self._saver.add_alerts(alerts, notifications)
+            return [], []
+
+    def _completed(self, batch: Batch) -> Batch:
+        try:
+            return self._complete(batch)
+        except Exception as error:  # noqa: BLE001 - nor must what is derived from them
+            self._failed("derived_failed", "What is derived from new samples could not be told; they are kept all the same", error)
+            return batch
 
     def _answer(self, saved: bool) -> None:
         """Tell those who wait in ``flush``, unless the store is still at work on the backlog."""
