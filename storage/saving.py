@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 
 from .base import InvalidRecordError, LeaseHeldError, Store, StoreError
-from .records import Alert, Batch, Event, Notification, Run, RunStatus, Segment, analyzer_lease, new_id
+from .records import Alert, Batch, Event, Lease, Notification, Run, RunStatus, Segment, analyzer_lease, new_id
 from .trouble import Reporter
 
 HEARTBEAT = 5.0
@@ -52,7 +52,7 @@ class Saver:
         self.last_error = ""
         self._open = store
         self._run = run
-        self._segment = segment
+        self._segments = [segment]
         self._reporter = reporter
         self._backlog: deque[Batch] = deque()
         self._backlog_points = 0
@@ -77,6 +77,11 @@ class Saver:
         reporter.store = self.store.url if self.store else ""
 
     @property
+    def lease(self) -> Lease:
+        """The right to judge the run, renewed with every save."""
+        return self._lease
+
+    @property
     def store_ok(self) -> bool:
         """Whether the last attempt to reach the store went well."""
         return self._ok
@@ -90,6 +95,11 @@ class Saver:
     def nothing_waiting(self) -> bool:
         """Whether everything given was saved."""
         return not (self._backlog or self._alerts or self._notifications or self._events or self._end)
+
+    def begin_segment(self, segment: Segment) -> None:
+        """Take over a segment that begins now; batches of those before it may still wait."""
+        self._segments.append(segment)
+        self._prepared = False
 
     def add_batch(self, batch: Batch) -> None:
         """Take over a batch."""
@@ -164,7 +174,8 @@ class Saver:
             self._reporter.store = self.store.url
         if not self._prepared:
             self.store.create_run(replace(self._run, heartbeat_at=time.time()))
-            self.store.add_segment(self._segment)
+            for segment in self._segments:
+                self.store.add_segment(segment)
             self._taken(partial(self.store.set_channels, self._run.id, self._channels))
             if self._points_there and self.store.run(self._run.id).last_step < 0:
                 self._start_anew()
@@ -265,4 +276,4 @@ class Saver:
         self.points_lost += batch.points
 
     def _event(self, kind: str, message: str, data: dict[str, object]) -> Event:
-        return Event(new_id(), self._run.id, self._segment.segment, self._last_step, time.time(), kind, message, data)
+        return Event(new_id(), self._run.id, self._segments[-1].segment, self._last_step, time.time(), kind, message, data)

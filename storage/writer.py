@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from .base import Store
-from .records import Alert, Batch, Event, Notification, Run, RunStatus, Segment, StepRecord, new_id
+from .records import Alert, Batch, Event, Lease, Notification, Run, RunStatus, Segment, StepRecord, new_id
 from .saving import Saver
 from .trouble import Reporter
 
@@ -114,7 +114,7 @@ class Writer:
         self._capacity = capacity
         self._reporter = Reporter(run, on_trouble)
         self._saver = Saver(store, run, self._segment, backlog_points=backlog_points, reporter=self._reporter, channels=channels)
-        self._queue: deque[Pending | StepRecord | _Marker] = deque()
+        self._queue: deque[Pending | StepRecord | _Marker | Segment] = deque()
         self._events: deque[Event] = deque()
         self._refused = 0  # by put, on the training thread
         self._unresolved = 0  # on the writer thread
@@ -135,6 +135,11 @@ class Writer:
     def store(self) -> Store | None:
         """The store; None until one that was given as a callable could be opened. The writer never closes it."""
         return self._saver.store
+
+    @property
+    def lease(self) -> Lease:
+        """The right to judge the run, as this writer holds it."""
+        return self._saver.lease
 
     @property
     def stats(self) -> WriterStats:
@@ -168,6 +173,11 @@ class Writer:
             return False
         self._queue.append(item)
         return True
+
+    def begin_segment(self, segment: Segment) -> None:
+        """Count what is put from now on to a new segment of the run. Never blocks."""
+        if self._accepting:
+            self._queue.append(segment)
 
     def put_event(self, event: Event) -> None:
         """Hand over an event. In a forked child, nothing."""
@@ -235,7 +245,12 @@ class Writer:
         points = 0
         while self._queue and points < _MOST_POINTS:
             item = self._queue[0]
-            if isinstance(item, _Marker):
+            if isinstance(item, Segment):
+                if records:  # first those of the segment before, in a batch of their own
+                    break
+                self._segment = item
+                self._saver.begin_segment(item)
+            elif isinstance(item, _Marker):
                 self._waiting.append(item)
             else:
                 try:
@@ -259,7 +274,7 @@ class Writer:
         if self._refused:
             message = f"The writer cannot keep up: {self._capacity:,} steps wait, and newer ones are being dropped."
             self._reporter.tell_once("queue_full", message)
-        return points >= _MOST_POINTS
+        return points >= _MOST_POINTS or (bool(self._queue) and isinstance(self._queue[0], Segment))
 
     def _judge(self, batch: Batch) -> tuple[list[Alert], list[Notification]]:
         try:
@@ -291,7 +306,7 @@ class Writer:
         self._reporter.tell_once(kind, f"{message}: {self._last_error}", error)
 
     def _end(self) -> None:
-        unread = sum(not isinstance(item, _Marker) for item in self._queue)
+        unread = sum(not isinstance(item, (_Marker, Segment)) for item in self._queue)
         if unread:
             self._unresolved += unread
             self._reporter.tell(
