@@ -199,7 +199,7 @@ class Monitor:
     def _settle_alerts(self) -> None:
         """Save what open alerts have not reported yet; the engine is idle once everything put was written."""
         if self._writer.flush(timeout=5.0) and self._writer.store is not None:
-            self._analysis.settle(self._writer.store)
+            self._analysis.settle(self._writer.store, self._writer.lease)
 
     def abandon(self) -> None:
         """Forget the writer thread and the store's connections: a forked child must not touch its parent's."""
