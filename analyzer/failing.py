@@ -35,7 +35,8 @@ class Failing:
 
     Attributes:
         stage: ``WELL``; ``MET`` from the step at which a window of the rule is full (a loss that is not finite: at once) until the
-            loss is finite, not high, and its running median near the best again; ``OVER`` where it was not finite 20 times in a row.
+            loss is finite, not high, and its running median near the best again; ``OVER`` where it was not finite 20 times in a
+            row.
     """
 
     def __init__(self) -> None:

@@ -1,9 +1,9 @@
 """Risk: how likely a run is to fail soon, as a number from 0 to 100 with a stated meaning.
 
-Of the moments in the zoo's training runs that are scored near 80, about 80 % were followed by a failure before the run was half as
-long again. The number comes from what is alarmed now and what was lately: a logistic regression with one weight a rule, none of them
-negative, so that more alarm never lowers it. ``foreshock zoo calibrate`` fits it and writes ``risk.toml``; docs/risk.md shows how well
-it holds.
+Of the moments in the zoo's training runs that are scored near 80, about 80 % were followed by a failure before the run was half
+as long again. The number comes from what is alarmed now and what was lately: a logistic regression with one weight a rule, none
+of them negative, so that more alarm never lowers it. ``foreshock zoo calibrate`` fits it and writes ``risk.toml``; docs/risk.md
+shows how well it holds.
 """
 
 import math
@@ -44,8 +44,8 @@ class RiskModel:
         weights: by rule, 0 or more; what an open alert of it adds.
         severities: the same for rules that have no weight, by severity.
         failing: chance that a run which meets the rule of failure now does not come back from it.
-        memory_share, memory_least: an alert that is over counts half after this share of the run's steps at its end, and at least so
-            many steps.
+        memory_share, memory_least: an alert that is over counts half after this share of the run's steps at its end, and at
+            least so many steps.
         calibrated: False where nothing was fitted yet and the numbers were set by hand.
         measured: how well it holds, as docs/risk.md shows it.
     """
@@ -64,7 +64,7 @@ class RiskModel:
         if wrong:
             raise RiskError(f"weights must be 0 or more, so that more alarm never lowers the risk; not so: {', '.join(wrong)}")
         if not (math.isfinite(self.base) and 0.0 <= self.failing <= 1.0 and self.memory_share >= 0.0 and self.memory_least > 0.0):
-            raise RiskError("base must be finite, failing between 0 and 1, the memory's share 0 or more and its least steps above 0")
+            raise RiskError("base must be finite, failing 0 to 1, the memory's share 0 or more and its least steps above 0")
 
     def weight(self, rule: str, severity: Severity) -> float:
         """Return what an open alert adds to the log odds."""

@@ -1,7 +1,7 @@
 """The course of one run's risk: follows its alerts and its loss, and gives the points of the series ``risk``.
 
-O(1) memory and, while nothing changes, one comparison a step beside the rule of failure. Everything counts in the run's own steps, so
-live and replayed runs, in batches of any size, have the same course.
+O(1) memory and, while nothing changes, some comparisons a step beside the rule of failure. Everything counts in the run's own
+steps, so live and replayed runs, in batches of any size, have the same course.
 """
 
 import logging
@@ -27,7 +27,8 @@ log = logging.getLogger("foreshock")
 class RiskCourse:
     """Follows one run. Not thread-safe, but for ``value``. Never raises: what fails is logged once, and the risk is None from then.
 
-    Points come where the value changes with an alert, and else at most every 10 steps, in long runs every hundredth of their length.
+    Points come where an alert or the rule of failure turns, and else every 10 steps, in long runs every hundredth of their length.
+    At the latter alone what is over comes to count less: between them alerts can only raise the value.
 
     Args:
         model: the fitted model; the package's own when None.
@@ -43,6 +44,7 @@ class RiskCourse:
         self._severities: dict[str, Severity] = {}
         self._last = -1
         self._due = 0
+        self._clock = 0
         self._stale = False
         self._stage = WELL
         self._points: list[tuple[int, float]] = []
@@ -80,15 +82,21 @@ class RiskCourse:
         try:
             if loss is not None:
                 self._failing.feed(step, loss)
-            if self._stale or step >= self._due or self._failing.stage != self._stage:
+            if step >= self._due:
+                self._clock, self._due, self._stale = step, step + max(_LEAST_PAUSE, step // _PAUSES), True
+            if self._stale or self._failing.stage != self._stage:
                 self._move(step)
         except Exception as error:  # noqa: BLE001 - the risk must cost neither samples nor alerts
             self._give_up(error)
 
-    def evidence(self, step: int) -> dict[str, float]:
-        """Return how much each rule counts at ``step``: 1 where an alert of it is open, less the longer the last one is over."""
-        found = {rule: left for rule, (ended, half) in self._over.items() if (left := 0.5 ** (max(0, step - ended) / half)) > 0.0}
-        return found | dict.fromkeys(self._open, 1.0)
+    def evidence(self) -> dict[str, float]:
+        """Return how much each rule counts now: 1 where an alert of it is open, less the longer the last one is over."""
+        found = dict.fromkeys(self._open, 1.0)
+        for rule, (ended, half) in self._over.items():
+            left = 0.5 ** (max(0, self._clock - ended) / half)
+            if rule not in found and left >= _FORGOTTEN:
+                found[rule] = left
+        return found
 
     @property
     def met(self) -> bool:
@@ -104,10 +112,11 @@ class RiskCourse:
         """Tell the value anew and note it as a point."""
         model = self._model
         assert model is not None
-        self._over = {rule: kept for rule, kept in self._over.items() if 0.5 ** ((step - kept[0]) / kept[1]) >= _FORGOTTEN}
-        odds = model.base + sum(
-            share * model.weight(rule, self._severities[rule]) for rule, share in sorted(self.evidence(step).items())
-        )
+        evidence = self.evidence()
+        self._over = {rule: ended for rule, ended in self._over.items() if rule in evidence}
+        odds = model.base
+        for rule, share in sorted(evidence.items()):  # in order, so that the sum is the same to the last bit
+            odds += share * model.weight(rule, self._severities[rule])
         value = model.reading(odds)
         self._stage, self._stale = self._failing.stage, False
         if self._stage == MET:
@@ -115,7 +124,6 @@ class RiskCourse:
         elif self._stage == OVER:
             value = 100.0
         self.value = round(value, _DIGITS)
-        self._due = step + max(_LEAST_PAUSE, step // _PAUSES)
         self._points.append((step, self.value))
 
     def rewind(self, step: int) -> None:
@@ -136,6 +144,7 @@ class RiskCourse:
             "severities": {rule: str(severity) for rule, severity in self._severities.items()},
             "last": self._last,
             "due": self._due,
+            "clock": self._clock,
             "stale": self._stale,
             "stage": self._stage,
         }
@@ -146,7 +155,7 @@ class RiskCourse:
         self._open = {rule: set(modules) for rule, modules in state["open"].items() if rule in rules}
         self._over = {rule: (ended, half) for rule, (ended, half) in state["over"].items()}
         self._severities = {rule: Severity(severity) for rule, severity in state["severities"].items()}
-        self._last, self._due = state["last"], state["due"]
+        self._last, self._due, self._clock = state["last"], state["due"], state["clock"]
         self._stale, self._stage = state["stale"], state["stage"]
         self.value = None if self._given_up else state["value"]
 

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -126,6 +126,45 @@ def score(
         _print_table(FAMILY_HEAD, family_lines(told))
     if found["left_out"]:
         typer.echo(f"Left out, as they did not end as their scenario says: {', '.join(found['left_out'])}")
+
+
+@app.command(epilog="Example: foreshock zoo calibrate --recordings recordings --out analyzer/risk.toml --jobs 2")
+def calibrate(
+    recordings: Annotated[Path, typer.Option(file_okay=False, exists=True, help="Folder that `foreshock zoo record` made.")],
+    out: Annotated[Path, typer.Option(dir_okay=False, help="The fitted model; overwritten.")] = Path("risk.toml"),
+    jobs: JobsOption = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit the risk on recorded runs of the split train, seeds from 100 on, and tell how well it holds on families left out."""
+    from .calibration import FIRST_SEED, SPLIT, courses, fitted, toml, usable
+
+    total = len(usable(recordings))
+    if not total:
+        example = f"foreshock zoo record --split {SPLIT} --first-seed {FIRST_SEED} --seeds 3 --out {recordings}"
+        missing = f"{recordings} holds no recording of the split {SPLIT} with a seed from {FIRST_SEED} on; make some: {example}"
+        raise typer.BadParameter(missing, param_hint="--recordings")
+    try:
+        found = fitted(_with_progress(courses(recordings, jobs), total, "replaying"))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--recordings") from None
+    out.write_text(toml(found), "utf-8")
+    measured = found["measured"]
+    if as_json:
+        _print_json(measured)
+        return
+    head = ("said", "came of it", "95 %", "runs", "scenarios")
+    _print_table(head, [_reliable(line) for line in measured["reliability"]])
+    typer.echo(
+        f"{measured['runs']} runs, {measured['moments']} moments, {measured['soon_share']:.0%} followed by a failure. Brier score "
+        f"{measured['brier']:.3f} (the mean alone: {measured['brier_base']:.3f}), log loss {measured['log_loss']:.3f} "
+        f"({measured['log_loss_base']:.3f}), calibration error {measured['calibration_error']:.3f}. Written to {out}."
+    )
+
+
+def _reliable(line: "Mapping[str, Any]") -> tuple[str, ...]:
+    """Return a line of the reliability table."""
+    interval = f"{line['came_low']:.0f} to {line['came_high']:.0f}"
+    return f"{line['said']:.0f}", f"{line['came']:.0f} %", interval, str(line["runs"]), str(line["scenarios"])
 
 
 def _chosen(names: list[str] | None, split: str) -> "list[Scenario]":
