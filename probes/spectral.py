@@ -175,7 +175,7 @@ class SpectralProbe(Probe):
                 return None
             with without_autocast(rows[0].weight.device):
                 pairs = sharded_pairs(rows, bases, iterations, reduction_over(weight))
-            self._followed.keep(names, pairs)
+            self._followed.share(step, names, pairs)
         except Exception:
             # Bases must be the same on all ranks: every one begins anew.
             self.rebind()

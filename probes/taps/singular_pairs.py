@@ -35,9 +35,7 @@ class SingularPairs:
     @torch.no_grad()
     def measure(self, step: int, layers: Sequence[LinearLayer]) -> LeadingPairs:
         """Return the pairs of whole weights on one device as they are before this step; measured when first asked for."""
-        if step != self._step:
-            self.release()
-            self._step = step
+        self._begin(step)
         names = tuple(layer.name for layer in layers)
         if names not in self._measured:
             weights = [layer.view() for layer in layers]
@@ -47,6 +45,27 @@ class SingularPairs:
             self.keep(names, pairs)
             self._measured[names] = pairs
         return self._measured[names]
+
+    def share(self, step: int, names: Sequence[str], pairs: LeadingPairs) -> None:
+        """Take the pairs of sharded layers, which ranks have measured together before this step."""
+        self._begin(step)
+        self.keep(names, pairs)
+        self._measured[tuple(names)] = pairs
+
+    def largest(self, step: int) -> dict[str, Tensor]:
+        """Return sigma_1, of shape (), of each layer measured before this step; NaN where ranks could not measure together."""
+        if step != self._step:
+            return {}
+        return {
+            name: sigma if pairs.valid is None else torch.where(pairs.valid, sigma, torch.nan)
+            for names, pairs in self._measured.items()
+            for name, sigma in zip(names, pairs.sigma[:, 0].unbind(), strict=True)
+        }
+
+    def _begin(self, step: int) -> None:
+        if step != self._step:
+            self.release()
+            self._step = step
 
     def iterations(self, names: Sequence[str]) -> int:
         """Return how many passes these layers need: the more, the fewer samples there were of any of them."""

@@ -30,7 +30,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 TOKENS = 8
 """Rows of the whole batch; each rank trains on its share of them."""
-PROBES = ["spectral", "activations", "gradients", "adam", "updates"]
+PROBES = ["spectral", "activations", "gradients", "adam", "updates", "weights"]
 FOLDER = Path()
 
 
