@@ -17,7 +17,13 @@ from foreshock.probes.base import Probe
 from foreshock.probes.registry import PRESETS, known_probes
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "probes.md", ROOT / "docs" / "zoo.md", ROOT / "docs" / "causes.md")
+DOCUMENTS = (
+    ROOT / "README.md",
+    ROOT / "docs" / "probes.md",
+    ROOT / "docs" / "zoo.md",
+    ROOT / "docs" / "causes.md",
+    ROOT / "docs" / "risk.md",
+)
 SECTIONS = ("Trouble it reveals", "Formula", "Cost", "Source")
 MARKERS = re.compile(r"(<!-- begin: (?P<name>\w+)[^>]*-->\n)(.*?)(<!-- end: (?P=name) -->)", re.DOTALL)
 
@@ -135,6 +141,13 @@ def zoo() -> str:
     return document(table)
 
 
+def risk() -> str:
+    """Tell of the fitted risk what was measured, and its weights."""
+    from foreshock.zoo.risk_page import document
+
+    return document(table)
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "rules": rules,
     "commands": commands,
@@ -142,6 +155,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "probe_pages": probe_pages,
     "zoo": zoo,
     "causes": causes,
+    "risk": risk,
 }
 
 

@@ -60,23 +60,31 @@ class Course:
         return [failure is not None and failure <= step + horizon(step) for step in self.steps]
 
 
-def usable(folder: Path) -> list[Recording]:
-    """Return the recordings that the risk may be fitted on: of the split ``train``, with seeds from 100 on."""
-    return [run for run in recordings(folder) if run.split == SPLIT and run.seed >= FIRST_SEED]
+def usable(folders: Iterable[Path]) -> list[tuple[Path, Recording]]:
+    """Return the recordings that the risk may be fitted on, and where they are: of the split ``train``, with seeds from 100 on.
+
+    A scenario's seed that is there twice is taken once.
+    """
+    found: dict[tuple[str, int], tuple[Path, Recording]] = {}
+    for folder in folders:
+        for run in recordings(folder):
+            if run.split == SPLIT and run.seed >= FIRST_SEED:
+                found.setdefault((run.scenario, run.seed), (folder, run))
+    return list(found.values())
 
 
-def courses(folder: Path, jobs: int = 1) -> Iterator[Course]:
-    """Run every usable recording of a folder through the engine; yield them as they are done.
+def courses(folders: Iterable[Path], jobs: int = 1) -> Iterator[Course]:
+    """Run every usable recording of some folders through the engine; yield them as they are done.
 
     Args:
-        folder: as ``zoo record`` makes it.
+        folders: as ``zoo record`` makes them.
         jobs: processes at a time; with 1 none is started.
     """
-    chosen = usable(folder)
+    chosen = usable(folders)
     if jobs == 1:
-        yield from (course(folder, run) for run in chosen)
+        yield from (course(folder, run) for folder, run in chosen)
     else:
-        yield from in_processes(course, [(folder, run) for run in chosen], jobs)
+        yield from in_processes(course, chosen, jobs)
 
 
 def course(folder: Path, run: Recording) -> Course:

@@ -130,7 +130,9 @@ def score(
 
 @app.command(epilog="Example: foreshock zoo calibrate --recordings recordings --out analyzer/risk.toml --jobs 2")
 def calibrate(
-    recordings: Annotated[Path, typer.Option(file_okay=False, exists=True, help="Folder that `foreshock zoo record` made.")],
+    recordings: Annotated[
+        list[Path], typer.Option(file_okay=False, exists=True, help="Folder that `foreshock zoo record` made; may be given again.")
+    ],
     out: Annotated[Path, typer.Option(dir_okay=False, help="The fitted model; overwritten.")] = Path("risk.toml"),
     jobs: JobsOption = 1,
     as_json: JsonOption = False,
@@ -140,8 +142,9 @@ def calibrate(
 
     total = len(usable(recordings))
     if not total:
-        example = f"foreshock zoo record --split {SPLIT} --first-seed {FIRST_SEED} --seeds 3 --out {recordings}"
-        missing = f"{recordings} holds no recording of the split {SPLIT} with a seed from {FIRST_SEED} on; make some: {example}"
+        example = f"foreshock zoo record --split {SPLIT} --first-seed {FIRST_SEED} --seeds 3 --out {recordings[0]}"
+        folders = ", ".join(map(str, recordings))
+        missing = f"no recording of the split {SPLIT} with a seed from {FIRST_SEED} on in {folders}; make some: {example}"
         raise typer.BadParameter(missing, param_hint="--recordings")
     try:
         found = fitted(_with_progress(courses(recordings, jobs), total, "replaying"))

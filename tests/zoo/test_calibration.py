@@ -205,7 +205,7 @@ def test_moments_lie_before_the_failure_and_know_what_follows() -> None:
 
 
 def test_only_runs_of_the_training_split_with_seeds_set_apart_are_used(folder: Path) -> None:
-    found = usable(folder)
+    found = [run for _, run in usable([folder, folder])]
     assert {run.split for run in found} == {"train"}
     assert {run.seed for run in found} == {100, 101}
     assert len(found) == 10
@@ -239,7 +239,7 @@ def test_the_command_writes_a_model_that_the_engine_reads(folder: Path, tmp_path
 
 
 def test_the_order_in_which_runs_are_done_changes_nothing(folder: Path) -> None:
-    many = list(courses(folder))
+    many = list(courses([folder]))
     assert toml(fitted(many)) == toml(fitted(reversed(many)))
 
 
@@ -252,11 +252,11 @@ def test_a_folder_without_such_runs_is_refused_with_the_command_that_makes_them(
 
 
 def test_too_few_families_are_refused(folder: Path) -> None:
-    few = [each for each in courses(folder) if each.run.family in ("quiet", "ramps")]
+    few = [each for each in courses([folder]) if each.run.family in ("quiet", "ramps")]
     with pytest.raises(ValueError, match="4 runs of 2 families are given, 2 of which fail"):
         fitted(few)
 
 
 def test_severities_have_a_weight_each(folder: Path) -> None:
-    found = fitted(courses(folder))
+    found = fitted(courses([folder]))
     assert set(found["severities"]) == {str(severity) for severity in Severity}
