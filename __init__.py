@@ -6,14 +6,21 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from .attach import watch
+    from .interventions.stop import StopTraining
     from .monitor import Monitor
     from .probes.estimate import estimate
     from .storage import open_store
 
-__all__ = ["Monitor", "__version__", "estimate", "open_store", "watch"]
+__all__ = ["Monitor", "StopTraining", "__version__", "estimate", "open_store", "watch"]
 
 # Everything heavy loads on first use (PEP 562): torch with watch, SQLAlchemy with open_store.
-_HOMES = {"watch": "attach", "Monitor": "monitor", "open_store": "storage", "estimate": "probes.estimate"}
+_HOMES = {
+    "watch": "attach",
+    "Monitor": "monitor",
+    "StopTraining": "interventions.stop",
+    "open_store": "storage",
+    "estimate": "probes.estimate",
+}
 
 
 def __getattr__(name: str) -> Any:

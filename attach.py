@@ -139,8 +139,6 @@ def watch(
         )
     chosen = choose_probes(settings.probes if probes is None else probes)
     company = company_of(watched)
-    if company is not None:
-        ladder.refuse_distributed()
     if company is not None and company.rank > 0:
         return follow(company, watched, optimizers, chosen, settings.budget, ladder)
     slices = SliceProbe() if any(isinstance(one, Capture) for one in ladder.interventions) else None
@@ -169,7 +167,7 @@ def watch(
         if resume is not None and opened is not None:
             engine.adopt(opened.alerts(record))
         if company is not None:
-            collector.exchange = lead(company, watched, record, start_step, settings.every)
+            collector.exchange = lead(company, watched, record, start_step, settings.every, ladder)
         training.run = record
         return Monitor(
             watched,

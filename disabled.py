@@ -16,6 +16,7 @@ class DisabledMonitor:
     """Has a monitor's methods and does nothing: ``FORESHOCK_DISABLE=1``, or a rank whose first rank keeps no run."""
 
     alerts: Sequence[Alert] = ()
+    should_stop = False
     risk: float | None = None
     run = Run("", "")
     """A run without a name; nothing of it is stored."""
@@ -38,6 +39,10 @@ class DisabledMonitor:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Do nothing."""
+
+    def flush(self, timeout: float = 5.0) -> bool:
+        """Do nothing."""
+        return True
 
     def close(self, status: RunStatus | str = RunStatus.FINISHED) -> None:
         """Do nothing."""

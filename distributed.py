@@ -13,8 +13,10 @@ from . import lifecycle
 from .disabled import DisabledMonitor
 from .interventions.base import Training
 from .interventions.ladder import Ladder
+from .interventions.stop import Ending
 from .probes.base import Probe
 from .probes.distributed.company import JOIN_SECONDS, Company, Meeting
+from .probes.distributed.council import Council
 from .probes.distributed.follower import Follower
 from .probes.distributed.leader import Leader
 from .probes.distributed.sharded import refuse_unknown_sharding
@@ -63,13 +65,16 @@ def training_of(
     return Training(model.roots, optimizers, Run("", ""), rank, world, guard=guard, sampled=sampled, pause=pause)
 
 
-def lead(company: Company, model: WatchedModel, run: Run, start_step: int, every: int | None) -> Leader | None:
+def lead(company: Company, model: WatchedModel, run: Run, start_step: int, every: int | None, ladder: Ladder) -> Leader | None:
     """Invite the other ranks, without waiting for them; None where the process group's store is out of reach."""
     try:
         facts = {"run": [run.id, run.name], "start_step": start_step, "every": every}
         room = company.invite(model, facts)
         model.meeting = Meeting(company, room)
-        return Leader(company, room, planned=every is None)
+        leader = Leader(company, room, planned=every is None)
+        if ladder:
+            ladder.council = Council(company, room, leader)
+        return leader
     except RuntimeError as error:
         log.warning("the other ranks cannot be reached, this one is watched alone: %s", error)
         return None
@@ -110,7 +115,9 @@ def follow(
     except BaseException:
         collector.stop()
         raise
-    exchange = Follower(company, room, planned=every is None)
+    exchange = Follower(company, room, planned=every is None, acts=bool(ladder))
+    if ladder:
+        ladder.council = Council(company, room, exchange)
     identity, name = facts["run"]
     training.run = Run(identity, name, created_at=time.time())
     return FollowingMonitor(model, collector, faults, exchange, facts["start_step"], ladder, training)
@@ -141,7 +148,8 @@ class FollowingMonitor:
         self._exchange = collector.exchange = exchange
         self._step = start_step
         self._ladder = ladder
-        training.step = lambda: self._step
+        self._ending = Ending()
+        training.step, training.rewind, training.stop = lambda: self._step, self._rewind, self._ending.ask
         self._closed = False
         faults.report_to(exchange.note_fault)
         collector.begin(start_step)
@@ -150,6 +158,7 @@ class FollowingMonitor:
     def step(self, loss: Metric | None = None, **metrics: Metric) -> None:
         """End a training step, as on the first rank. Never waits."""
         if self._closed:
+            self._ending.check(self.run.id)
             return
         try:
             while self._exchange.plans:
@@ -160,6 +169,18 @@ class FollowingMonitor:
         if self._ladder:
             self._ladder.after_step(self._step, ())
         self._step += 1
+        if self._ending.raises:
+            self.close()
+            self._ending.check(self.run.id)
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether training is to end; on every rank from the same step on."""
+        return self._ending.reason is not None
+
+    def flush(self, timeout: float = 5.0) -> bool:
+        """Do nothing: the first rank keeps the run."""
+        return True
 
     def log(self, **metrics: Metric) -> None:
         """Do nothing: metrics are the first rank's."""
@@ -197,8 +218,9 @@ class FollowingMonitor:
     def __enter__(self) -> "FollowingMonitor":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
         self.close()
+        return self._ending.takes(error, self.run.id)
 
     def _follow(self) -> None:
         plan = self._exchange.plans.popleft()
@@ -215,6 +237,14 @@ class FollowingMonitor:
     def _load(self, state: Mapping[str, Any]) -> None:
         if state:
             self._step = int(state["step"])
-            for probe in self.collector.probes:
-                probe.rebind()
-            self.collector.begin(self._step)
+            self._weights_replaced(self._step)
+
+    def _rewind(self, step: int) -> None:
+        """The weights are those after ``step`` again."""
+        self._step = step  # whose end is about to be counted
+        self._weights_replaced(step + 1)
+
+    def _weights_replaced(self, step: int) -> None:
+        for probe in self.collector.probes:
+            probe.rebind()
+        self.collector.begin(step)

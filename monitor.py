@@ -14,19 +14,26 @@ from .analyzer.engine import Engine
 from .analyzer.live import LiveAnalysis
 from .interventions.base import Training
 from .interventions.ladder import Ladder
+from .interventions.stop import Ending
 from .probes.model import WatchedModel
 from .probes.step.collector import Collector, Metric
 from .probes.step.faults import Faults
 from .probes.taps.attention import AttentionObserver
 from .storage import Store
-from .storage.records import Alert, Batch, Event, Run, RunStatus, new_id
+from .storage.records import Alert, Batch, Event, Run, RunStatus, Segment, new_id
 from .storage.writer import Writer
 
 log = logging.getLogger("foreshock")
 
+# Seconds between batches: who acts on alerts should hear of them soon.
+_FLUSH_ACTING, _FLUSH = 0.1, 0.5
+
 
 class Monitor:
-    """A live monitor; made by ``watch()``, used as a context manager. Its methods never raise into training."""
+    """A live monitor; made by ``watch()``, used as a context manager. Its methods never raise into training.
+
+    The one exception is asked for: ``interventions=["stop"]`` ends training by ``foreshock.StopTraining``, raised by ``step()``.
+    """
 
     def __init__(
         self,
@@ -59,6 +66,8 @@ class Monitor:
         self._logged: dict[str, Metric] = {}
         self._closed = False
         self._told_closed = False
+        self._ending = Ending()
+        self._judged = segment, start_step - 1
         self._owns_store = owns_store
         self._writer = Writer(
             store if store is not None else reopen,
@@ -68,6 +77,7 @@ class Monitor:
             complete=self._analysis.completed,
             notifications=self._analysis.notifications,
             channels=channels,
+            flush_interval=_FLUSH_ACTING if ladder else _FLUSH,
             on_trouble=_say_trouble,
         )
         collector.vitals = self._vitals
@@ -76,6 +86,8 @@ class Monitor:
         if collector.exchange is not None:
             collector.exchange.report_to(self._event)
         training.tell, training.step, training.alerts = self._event, lambda: self._step, lambda: self.alerts
+        training.judged, training.segment = self._last_judged, lambda: self._segment
+        training.log, training.rewind, training.stop = self.log, self._rewind, self._ending.ask
         self._writer.start()
         collector.begin(start_step)
         lifecycle.keep(self, model.roots.values())
@@ -92,6 +104,7 @@ class Monitor:
             metrics: more of the same, each kept under its own name.
         """
         if self._closed:
+            self._ending.check(self.run.id)
             if not self._told_closed:
                 self._told_closed = True
                 log.warning("this monitor is closed: step() records nothing any more; call watch() again to go on")
@@ -108,6 +121,9 @@ class Monitor:
         if self._acting:
             self._ladder.after_step(self._step, fresh)
         self._step += 1
+        if self._ending.raises:
+            self.close(RunStatus.TERMINATED)
+            self._ending.check(self.run.id)
 
     def log(self, **metrics: Metric) -> None:
         """Record metrics with the step now running; the next ``step()`` takes them along."""
@@ -128,6 +144,18 @@ class Monitor:
             if isinstance(probe, AttentionObserver):  # which shares what it is told with the others
                 probe.guard(lambda probe=probe: probe.tell(q, k, v, out, name=name, **options))  # type: ignore[misc]
                 return
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether the intervention ``stop`` wants training to end; with ``Stop(how="flag")`` the loop looks here."""
+        return self._ending.reason is not None
+
+    def flush(self, timeout: float = 5.0) -> bool:
+        """Wait until every step so far is judged and stored; return whether it is. What alerts set off comes in the next ``step``.
+
+        Training needs no such call: it waits. It makes a run repeatable, whatever the machine does meanwhile.
+        """
+        return self._writer.flush(timeout)
 
     # -- looking at it -------------------------------------------------------------------------------------------
 
@@ -164,6 +192,16 @@ class Monitor:
         else:
             log.warning("the state loaded is of another run: its step is taken, the detectors start anew")
         self._step = step
+        self._weights_replaced(step)
+
+    def _rewind(self, step: int) -> None:
+        """The weights are those after ``step`` again: go on in a new segment, with the step after it."""
+        self._segment += 1
+        self._writer.begin_segment(Segment(self.run.id, self._segment, step + 1, time.time()))
+        self._step = step  # whose end is about to be counted
+        self._weights_replaced(step + 1)
+
+    def _weights_replaced(self, step: int) -> None:
         for probe in self.collector.probes:
             probe.rebind()
         self.collector.begin(step)
@@ -177,6 +215,8 @@ class Monitor:
             ValueError: there is no such status.
         """
         status = RunStatus(status)
+        if status is RunStatus.FINISHED and self.should_stop:
+            status = RunStatus.TERMINATED
         if self._closed:
             # Perhaps from a signal that came in the midst of closing: what is left to do is to let the writer end.
             self._writer.close(timeout=10.0, status=status)
@@ -212,23 +252,30 @@ class Monitor:
     def __enter__(self) -> "Monitor":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if error is None or (isinstance(error, SystemExit) and not error.code):
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+        ours = self._ending.takes(error, self.run.id)
+        if error is None or ours or (isinstance(error, SystemExit) and not error.code):
             self.close(RunStatus.FINISHED)
-            return
+            return ours
         self._event("crashed", f"{type(error).__name__}: {error}")
         self.close(RunStatus.TERMINATED if isinstance(error, KeyboardInterrupt) else RunStatus.CRASHED)
+        return False
 
     # -- on the writer thread ------------------------------------------------------------------------------------
 
     def _analyze(self, batch: Batch) -> Sequence[Alert]:
         changed = self._analysis.feed(batch)
+        self._judged = batch.segment, batch.steps[-1].step
         if self._acting:
             self._ladder.on_records(batch.steps)
         # Only now, for a store that was away at the start has no outbox to deliver from.
         if self._writer.store is not None and not self._closed:
             self._analysis.deliver_from(self._writer.store)
         return changed
+
+    def _last_judged(self) -> int:
+        segment, step = self._judged
+        return step if segment == self._segment else -1
 
     def _vitals(self) -> dict[str, float]:
         stats = self._writer.stats

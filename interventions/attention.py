@@ -5,8 +5,8 @@ What it ends is one known cause: the one-signed rounding error of delta = rowsum
 Healthy attention is computed a little more exactly by it and a little slower, so a false alarm costs time and no more.
 """
 
-from collections.abc import Iterable
-from typing import ClassVar
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
 from typing_extensions import override
 
@@ -31,29 +31,34 @@ class StabilizedAttention(Intervention):
     """
 
     name: ClassVar[str] = "stabilized_attention"
-    not_distributed: ClassVar[str] = (
-        "alerts are raised on the first rank, which alone would switch; call foreshock.kernels.install() on every rank beforehand"
-    )
+    on_every_rank: ClassVar[bool] = True
 
     def __init__(self, rules: Iterable[str] = RULES, severity: Severity | str = Severity.WARNING) -> None:
         self._trigger = Trigger.of(rules, severity)
-        self._ours = False
+        self._ours = self._decided = False
 
     @override
     def on_alert(self, alert: Alert) -> None:
-        if self._ours or not self._trigger.matches(alert):
+        if self._decided or installed() or not self._trigger.matches(alert):
             return
-        if installed():
-            self._ours = False
-            return
-        install()
-        self._ours = True
-        self.tell(
-            f"Switched to stabilised attention, because {alert.rule} gave a {alert.severity} at step {alert.first_step:,}"
-            + (f" in {alert.module}." if alert.module else "."),
+        self._decided = True
+        self.decide(
+            why=f"{alert.rule} gave a {alert.severity} at step {alert.first_step:,}" + (f" in {alert.module}" * bool(alert.module)),
             rule=alert.rule,
             alert=alert.id,
         )
+
+    @override
+    def act(self, step: int, facts: Mapping[str, Any]) -> None:
+        if installed():
+            return
+        install()
+        self._ours = True
+        self.tell(f"Switched to stabilised attention, because {facts['why']}.", rule=facts["rule"], alert=facts["alert"])
+
+    @override
+    def called_off(self) -> None:
+        self._decided = False
 
     @override
     def close(self) -> None:

@@ -9,13 +9,19 @@
     │                             ... the step is measured and handed to the writer thread, where alerts are raised ...
     │                             on_alert(alert), for each new alert: mostly of some steps ago
     │                             after_step(step)
+    │                             act(step, facts), for what was decided: on every rank at the same step; after a roll back
+    │                             on_rollback(step)
     └──────────────────────────────────────────────────────────────────────────────────────────────────────────────────
     monitor.close()               close(): what was switched is switched back, hooks are removed
 
 All of it runs on the training thread and may change the training; that was asked for. What fails is counted as a fault of the
 monitor and never raises into training; the others go on. Whatever is done becomes an event of the run, of kind "intervention".
+
+Alerts are known to the first rank of a distributed job alone. So on_alert and after_step only *decide*; what changes training is
+done in act, which all ranks run at the same step or none does (ladder.py). A process that is alone acts at once.
 """
 
+import sys
 from abc import ABC
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +38,14 @@ CLOSED = frozenset({AlertState.RESOLVED, AlertState.SILENCED})
 
 def _tells_nobody(kind: str, message: str, **data: Any) -> None:
     pass
+
+
+def _does_nothing(*_: Any, **__: Any) -> None:
+    pass
+
+
+def _acts(one: "Intervention", facts: Mapping[str, Any]) -> None:
+    one.act(one.training.step(), facts)
 
 
 def _runs(source: str, work: Callable[[], None]) -> bool:
@@ -54,6 +68,14 @@ class Training:
         sampled: whether that is a sampled one.
         pause: leaves the time since the step ended out of what the monitor says its steps take: something long was done.
         alerts: every alert of the run so far; empty on other ranks than the first.
+        judged: the last step whose alerts are known: judging lags behind training.
+        segment: the stretch of the run, since it began, resumed or was rolled back, that is now running.
+        log: records metrics with the step that comes next.
+        asked: every intervention asked for, in order; also those that run on the first rank alone.
+        decide: has an intervention act, with these facts (plain data), on every rank.
+        rewind: the monitor's part of a roll back: the weights are those after this step again.
+        rolled_back: the same, and tells the interventions.
+        stop: ends training, for a reason; by raising, or by a flag alone.
         attention: what the probes saw of attention in the sampled step that is about to end.
     """
 
@@ -69,6 +91,20 @@ class Training:
     pause: Callable[[], None] = lambda: None
     alerts: Callable[[], Sequence[Alert]] = tuple
     attention: Callable[[], Sequence[Any]] = tuple
+
+    judged: Callable[[], int] = lambda: sys.maxsize
+    segment: Callable[[], int] = lambda: 0
+    log: Callable[..., None] = _does_nothing
+    asked: Sequence["Intervention"] = ()
+    decide: Callable[["Intervention", Mapping[str, Any]], None] = _acts
+    rewind: Callable[[int], None] = _does_nothing
+    rolled_back: Callable[[int], None] = _does_nothing
+    stop: Callable[[str, bool], None] = _does_nothing
+
+    def sharded(self) -> bool:
+        """Tell whether this rank holds a part of weights or optimizer states, and not the whole."""
+        parameters = (p for model in self.models.values() for p in model.parameters())
+        return any(hasattr(p, "device_mesh") for p in parameters) or any(hasattr(o, "optim") for o in self.optimizers)
 
     def open_alerts(self, least: Severity = Severity.WARNING) -> list[Alert]:
         """Return the open alerts of this severity and worse."""
@@ -112,9 +148,6 @@ class Intervention(ABC):
     on_every_rank: ClassVar[bool] = False
     """Whether it runs on all ranks of a distributed job; otherwise on the first alone, which keeps run and alerts."""
 
-    not_distributed: ClassVar[str] = ""
-    """Why it cannot be done in a distributed job, and what to do instead; empty where it can."""
-
     training: Training
 
     def attach(self, training: Training) -> None:
@@ -137,8 +170,21 @@ class Intervention(ABC):
     def after_step(self, step: int) -> None:  # noqa: B027
         """A step has ended. Its alerts are yet to come."""
 
+    def act(self, step: int, facts: Mapping[str, Any]) -> None:  # noqa: B027
+        """Do what was decided; every rank does at the end of the same step."""
+
+    def called_off(self) -> None:  # noqa: B027
+        """What was decided is not done after all: the ranks could not be brought together."""
+
+    def on_rollback(self, step: int) -> None:  # noqa: B027
+        """The weights are those after ``step`` again, the next step is the one after it; on every rank."""
+
     def close(self) -> None:  # noqa: B027
         """Undo what lasts beyond the run; called once, also where ``attach`` raised."""
+
+    def decide(self, **facts: Any) -> None:
+        """Have ``act`` run on every rank, soon; ``facts`` are plain data."""
+        self.training.decide(self, facts)
 
     def tell(self, message: str, **data: Any) -> None:
         """Record what was done."""

@@ -1,20 +1,23 @@
 """``checkpoint``: the run's state is saved now and then, and the last state known to be good is protected.
 
-Good: no warning was open when it was saved, and none ``settle`` steps later. Such a checkpoint is kept until a later one proves
-good; candidates that a warning overtakes are never called good, so that trouble cannot push the last good state out.
+Good: no warning was open when it was saved, and none ``settle`` steps later, once these steps have been judged. Such a checkpoint
+is kept until a later one proves good; candidates that a warning overtakes are never called good, so that trouble cannot push the
+last good state out. Weights that are not finite are never saved.
 
-A file holds what ``torch.save`` makes of ``{"step", "models", "optimizers"}``: ``torch.load`` gives it back. It is written beside
-its place and moved there, so that a file of its name is whole; ``good.json`` names the good one. Space: ``keep`` files and the good
-one. Cost: the training thread waits while the state is written. Where weights are sharded give a ``save`` of your own.
+A file holds what ``torch.save`` makes of ``{"step", "models", "optimizers", "extra"}``: ``torch.load`` gives it back.
+It is written beside its place and moved there, so that a file of its name is whole; ``good.json`` names the good one. Space:
+``keep`` files and the good one. Cost: the training thread waits while the state is written. Where weights are sharded give a
+``save`` of your own.
 """
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from torch.nn import UninitializedParameter
 from typing_extensions import override
 
 from ..storage.records import Severity
@@ -32,8 +35,11 @@ class Checkpoint(Intervention):
         settle: steps without a warning after which a checkpoint counts as good; ``every`` by default.
         keep: candidates kept beside the good one.
         save: saves everything to a path; by default models and optimizers, by ``torch.save``.
+        extra: what else is saved, by name, and goes back with a roll back: anything with ``state_dict`` and ``load_state_dict``,
+            such as a learning-rate scheduler or a GradScaler.
 
     Raises:
+        TypeError: something extra has no state.
         ValueError: a number is too small.
     """
 
@@ -46,6 +52,7 @@ class Checkpoint(Intervention):
         settle: int | None = None,
         keep: int = 2,
         save: Save | None = None,
+        extra: Mapping[str, Any] | None = None,
     ) -> None:
         if every < 1 or keep < 1 or (settle is not None and settle < 0):
             raise ValueError(
@@ -54,17 +61,28 @@ class Checkpoint(Intervention):
         self._folder, self._every, self._keep = Path(folder), every, keep
         self._settle = every if settle is None else settle
         self._save = save
+        self.extra = dict(extra or {})
+        for name, thing in self.extra.items():
+            if not (hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict")):
+                raise TypeError(
+                    f"Checkpoint(extra=...) takes what has state_dict() and load_state_dict(); {name!r} is {type(thing).__name__}"
+                )
         self._candidates: list[tuple[int, Path]] = []
         self.good: Path | None = None
         """The last checkpoint that proved good."""
+        self.good_step = -1
+        """The step it was saved at the end of."""
         self._full = False
+
+    @property
+    def saves_otherwise(self) -> bool:
+        """Whether the user's own function writes the files."""
+        return self._save is not None
 
     @override
     def attach(self, training: Training) -> None:
         super().attach(training)
-        parameters = (p for model in training.models.values() for p in model.parameters())
-        sharded = any(hasattr(p, "device_mesh") for p in parameters) or any(hasattr(o, "optim") for o in training.optimizers)
-        if sharded and self._save is None:
+        if training.sharded() and self._save is None:
             raise ValueError(
                 "checkpoint cannot save sharded weights or optimizers from one rank; save them as you do now, or pass "
                 "Checkpoint(save=...) that saves this rank's part"
@@ -72,14 +90,15 @@ class Checkpoint(Intervention):
 
     @override
     def after_step(self, step: int) -> None:
-        waiting = [number for number, _ in self._candidates if step >= number + self._settle]
+        known = min(step, self.training.judged())
+        waiting = [number for number, _ in self._candidates if known >= number + self._settle]
         due = (step + 1) % self._every == 0
         if not waiting and not due:
             return
         in_trouble = bool(self.training.open_alerts(Severity.WARNING))
         if waiting:
             self._judge(waiting[-1], good=not in_trouble)
-        if due and not in_trouble:
+        if due and not in_trouble and self._finite():
             self._write(step)
             self.training.pause()
 
@@ -91,7 +110,7 @@ class Checkpoint(Intervention):
             self._candidates = [(step, path) for step, path in self._candidates if step > number]
             self._prune()
             return
-        former, self.good = self.good, ripe[-1]
+        former, self.good, self.good_step = self.good, ripe[-1], number
         self._candidates = [(step, path) for step, path in self._candidates if step > number]
         self._replace(self._place / "good.json", lambda path: path.write_text(json.dumps({"file": ripe[-1].name, "step": number})))
         self._prune()
@@ -99,6 +118,22 @@ class Checkpoint(Intervention):
             self.tell(
                 f"The checkpoint of step {number:,} proved good and is protected: {self.good}", path=str(self.good), at=number
             )
+
+    @override
+    def on_rollback(self, step: int) -> None:
+        # Those of the undone course: their numbers come again, and older ones must not be pushed out by them.
+        for path in self._place.glob("step-*.pt"):
+            if path != self.good and int(path.stem.removeprefix("step-")) > step:
+                path.unlink(missing_ok=True)
+        self._candidates = [(number, path) for number, path in self._candidates if number <= step]
+
+    def _finite(self) -> bool:
+        """Tell whether every weight is finite; the host waits, as it does for the saving."""
+        weights: list[Any] = [p for model in self.training.models.values() for p in model.parameters()]
+        # Of sharded weights this rank's part: it is alone here. All are looked at before the first is waited for.
+        parts = [p.to_local() if hasattr(p, "to_local") else p for p in weights if not isinstance(p, UninitializedParameter)]
+        broken = [(~torch.isfinite(part.detach())).any() for part in parts]
+        return not any(map(bool, broken))
 
     def _write(self, step: int) -> None:
         path = self._place / f"step-{step:09d}.pt"
@@ -134,6 +169,7 @@ class Checkpoint(Intervention):
             "step": self.training.step(),
             "models": {name: model.state_dict() for name, model in self.training.models.items()},
             "optimizers": [optimizer.state_dict() for optimizer in self.training.optimizers],
+            "extra": {name: thing.state_dict() for name, thing in self.extra.items()},
         }
         try:
             torch.save(state, path)

@@ -11,7 +11,10 @@ _WHERE = {
     "capture": ("capture", "Capture"),
     "checkpoint": ("checkpoint", "Checkpoint"),
     "skip_step": ("skip_step", "SkipStep"),
+    "lower_learning_rate": ("learning_rate", "LowerLearningRate"),
     "stabilized_attention": ("attention", "StabilizedAttention"),
+    "rollback": ("rollback", "Rollback"),
+    "stop": ("stop", "Stop"),
 }
 NAMES = tuple(_WHERE)
 

@@ -97,11 +97,17 @@ class Meeting:
     """Brings ranks together before a collective of ours: all of them run it, or none does.
 
     Whoever comes last says "go"; whoever has waited too long says "off". The store takes the first word, and all obey it, so that
-    no rank runs it alone. Used by the training thread, between two steps, on sampled steps of sharded models only.
+    no rank runs it alone. Used by the training thread, between two steps: on sampled steps of sharded models, and where an
+    intervention was decided.
+
+    Args:
+        company: this rank among the others.
+        room: where the keys lie.
+        lost: what a meeting that fails costs.
     """
 
-    def __init__(self, company: Company, room: str) -> None:
-        self._world = company.world
+    def __init__(self, company: Company, room: str, lost: str = "sharded weights were not measured") -> None:
+        self._world, self._lost = company.world, lost
         self._store = company.keys(f"{room}/meet")
         self._entrance, self._accepted = company.keys(""), f"accepted {room}"
         self._beginnings = 0
@@ -149,7 +155,7 @@ class Meeting:
             # Whoever comes yet would find the sampled steps of the others long gone.
             self._failed = _MOST_FAILED_MEETINGS
             why = f"only {others + 1} of {self._world} ranks called watch()"
-        raise TimeoutError(f"sharded weights were not measured: {why}. Every rank must call watch() and its monitor's step()")
+        raise TimeoutError(f"{self._lost}: {why}. Every rank must call watch() and its monitor's step()")
 
 
 def _fingerprint(model: WatchedModel) -> str:

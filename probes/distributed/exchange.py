@@ -112,6 +112,8 @@ class Exchange(ABC):
         self._company, self._room = company, room
         self._store = company.keys(room)
         self.beginnings = 0
+        self.proposals: deque[Any] = deque()
+        """What the first rank proposed (council.py), for the training thread of another."""
         self._queue: deque[Any] = deque()
         self._wake = threading.Event()
         self.closing_until = float("inf")
@@ -141,6 +143,9 @@ class Exchange(ABC):
 
     def call(self, step: int) -> None:  # noqa: B027 - only the first rank calls
         """Call all ranks to sample ``step`` too, with all probes; those who hear of it in time come. Never blocks."""
+
+    def propose(self, proposal: Any) -> None:  # noqa: B027 - only the first rank proposes
+        """Let the other ranks hear a proposal. Never blocks."""
 
     def close(self, timeout: float = 2.0) -> None:
         """End the thread; what is under way has a second to arrive. May be called twice."""
@@ -189,8 +194,9 @@ class Exchange(ABC):
     def _say_once(self, kind: str, message: str) -> None:
         if kind not in self._told:
             self._told.add(kind)
-            self._say(kind, message)
+            self.say(kind, message)
 
-    def _say(self, kind: str, message: str) -> None:
+    def say(self, kind: str, message: str) -> None:
+        """Log what must be said, and record it as an event where that is possible."""
         log.warning("%s", message)
         self._tell(kind, message)

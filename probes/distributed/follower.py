@@ -1,4 +1,4 @@
-"""Another rank's end of the exchange: sends what it measured and what failed, and hears which step is next."""
+"""Another rank's end of the exchange: sends what it measured and what failed, and hears which step is next and what is proposed."""
 
 import hashlib
 import json
@@ -8,6 +8,7 @@ from typing_extensions import override
 
 from ..step.buffer import PendingStep
 from .company import Company
+from .council import Proposal
 from .exchange import SLOTS, Exchange, Message, Plan
 
 # The store of torch.distributed refuses values of 8 MiB.
@@ -15,9 +16,15 @@ _MOST_BYTES = 8_000_000
 
 
 class Follower(Exchange):
-    """``plans`` is read by the training thread."""
+    """``plans`` and ``proposals`` are read by the training thread.
 
-    def __init__(self, company: Company, room: str, *, planned: bool) -> None:
+    Args:
+        company, room, planned: as for ``Exchange``.
+        acts: the first rank may propose something.
+    """
+
+    def __init__(self, company: Company, room: str, *, planned: bool, acts: bool = False) -> None:
+        self._acts, self._proposed = acts, 0
         self.plans: deque[Plan] = deque()
         self._heard: dict[str, tuple[int, int]] = {}
         self._faults: deque[str] = deque()
@@ -33,6 +40,10 @@ class Follower(Exchange):
     @override
     def _turn(self) -> bool:
         busy = self._planned and self._listen()
+        while self._acts and self._store.check([key := f"proposal {self._proposed + 1}"]):
+            self.proposals.append(Proposal.from_text(self._store.get(key)))
+            self._proposed += 1
+            busy = True
         while self._queue:
             key, pending = self._queue[0]
             if not pending.ready():

@@ -11,6 +11,7 @@ from typing_extensions import override
 from ..step.buffer import PendingStep
 from ..step.parts import Finish, Part, join
 from .company import Company
+from .council import Proposal
 from .exchange import Exchange, JointStep, Message
 
 PATIENCE_SECONDS = 10.0
@@ -66,6 +67,11 @@ class Leader(Exchange):
     def call(self, step: int) -> None:
         self._calls += 1
         self._plans.append((f"{self.beginnings} call", json.dumps([self._calls, step])))
+        self._wake.set()
+
+    @override
+    def propose(self, proposal: Proposal) -> None:
+        self._plans.append((f"proposal {proposal.number}", proposal.to_text()))
         self._wake.set()
 
     @override
@@ -138,14 +144,14 @@ class Leader(Exchange):
         self._expected = set(self._others - missing)
         if strangers := gone & self._never_came:
             who, mend = f"{_named(strangers)} of {self.world}", "call watch() and step() on every rank"
-            self._say("ranks_missing", f"{who} did not take part in step {step:,}: the numbers are those of the others; {mend}")
+            self.say("ranks_missing", f"{who} did not take part in step {step:,}: the numbers are those of the others; {mend}")
         if lost := gone - self._never_came:
-            self._say(
+            self.say(
                 "ranks_missing",
                 f"{_named(lost)} of {self.world} sent nothing for step {step:,}: the numbers are those of the others",
             )
         if back:
-            self._say("ranks_back", f"{_named(back)} of {self.world} took part in step {step:,} again")
+            self.say("ranks_back", f"{_named(back)} of {self.world} took part in step {step:,} again")
 
     @override
     def _end(self) -> None:

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import foreshock
-import pytest
 import torch
 import torch.distributed as dist
 from foreshock.interventions.skip_step import SkipStep
@@ -20,8 +19,6 @@ model = DistributedDataParallel(nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Li
 optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
 skipping = SkipStep()
 own = torch.Generator().manual_seed(rank)
-with pytest.raises(ValueError, match=r"call foreshock\.kernels\.install\(\) on every rank"):
-    foreshock.watch(model, optimizer, store=f"sqlite:///{folder / 'refused.db'}", interventions=["stabilized_attention"])
 url = f"sqlite:///{folder / 'runs.db'}"
 with foreshock.watch(model, optimizer, store=url, every=10, interventions=[skipping, "capture"]) as monitor:
     for step in range(60):
