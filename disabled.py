@@ -24,7 +24,7 @@ class DisabledMonitor:
     def __init__(self, reason: str) -> None:
         log.info("foreshock does nothing here: %s", reason)
 
-    def step(self, loss: Metric | None = None, **metrics: Metric) -> None:
+    def step(self, loss: Metric | None = None, *, batch: object = None, **metrics: Metric) -> None:
         """Do nothing."""
 
     def log(self, **metrics: Metric) -> None:

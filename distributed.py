@@ -155,8 +155,8 @@ class FollowingMonitor:
         collector.begin(start_step)
         lifecycle.keep(self, model.roots.values())
 
-    def step(self, loss: Metric | None = None, **metrics: Metric) -> None:
-        """End a training step, as on the first rank. Never waits."""
+    def step(self, loss: Metric | None = None, *, batch: object = None, **metrics: Metric) -> None:
+        """End a training step, as on the first rank. Never waits. What ``batch`` says is kept on the first rank alone."""
         if self._closed:
             self._ending.check(self.run.id)
             return

@@ -94,13 +94,14 @@ class Monitor:
 
     # -- in the training loop ------------------------------------------------------------------------------------
 
-    def step(self, loss: Metric | None = None, **metrics: Metric) -> None:
+    def step(self, loss: Metric | None = None, *, batch: object = None, **metrics: Metric) -> None:
         """End a training step: call it once per optimizer step, after ``optimizer.step()``.
 
         Costs some microseconds on a step that is not sampled, and never waits for a device or the store.
 
         Args:
             loss: a number or a tensor of one element; it is kept at every step.
+            batch: what it was trained on: the samples' indices, a number, or a hash. Kept by ``capture`` alone, in its bundles.
             metrics: more of the same, each kept under its own name.
         """
         if self._closed:
@@ -112,6 +113,8 @@ class Monitor:
         try:
             if self._logged:
                 metrics, self._logged = self._logged | metrics, {}
+            if self._acting and batch is not None:
+                self._ladder.on_batch(self._step, batch)
             if self._acting and self.collector.sampling:
                 self._ladder.before_end(self._step)
             self._writer.put(self.collector.end_step(self._step, loss, metrics))

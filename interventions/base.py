@@ -5,7 +5,8 @@
     ┌─ one training step ──────────────────────────────────────────────────────────────────────────────────────────────
     │ forward, backward, clip
     │ optimizer.step              pre-hooks of skip_step and lower_learning_rate, placed by attach()
-    │ monitor.step(loss)          before_end(step): the probes still hold what they saw
+    │ monitor.step(loss)          on_batch(step, batch), if it is given
+    │                             before_end(step), of a sampled step: the probes still hold what they saw
     │                             ... the step is measured and handed to the writer thread, where alerts are raised ...
     │                             on_alert(alert), for each new alert: mostly of some steps ago
     │                             after_step(step)
@@ -76,7 +77,7 @@ class Training:
         rewind: the monitor's part of a roll back: the weights are those after this step again.
         rolled_back: the same, and tells the interventions.
         stop: ends training, for a reason; by raising, or by a flag alone.
-        attention: what the probes saw of attention in the sampled step that is about to end.
+        attention: what the probes saw of attention in the sampled step that is about to end, cut to so many bytes.
     """
 
     models: Mapping[str, nn.Module]
@@ -90,7 +91,7 @@ class Training:
     sampled: Callable[[], bool] = lambda: False
     pause: Callable[[], None] = lambda: None
     alerts: Callable[[], Sequence[Alert]] = tuple
-    attention: Callable[[], Sequence[Any]] = tuple
+    attention: Callable[[int], Sequence[Any]] = lambda most_bytes: ()
 
     judged: Callable[[], int] = lambda: sys.maxsize
     segment: Callable[[], int] = lambda: 0
@@ -163,6 +164,9 @@ class Intervention(ABC):
 
     def on_records(self, records: Sequence[StepRecord]) -> None:  # noqa: B027
         """Take what was measured, on the writer thread."""
+
+    def on_batch(self, step: int, batch: object) -> None:  # noqa: B027
+        """Take what the user says of the batch of the step that is about to end."""
 
     def before_end(self, step: int) -> None:  # noqa: B027
         """A sampled step is about to end."""

@@ -1,11 +1,12 @@
 """``capture``: the flight recorder. A ring of the last sampled steps, written as a bundle when an alert comes.
 
 Of each sampled step it keeps the statistics, the state of the random generators before it, and slices of the attention calls
-(bundle.py says what a bundle holds, of the user's data too). ``foreshock inspect BUNDLE`` re-computes the captured attention.
-To find the batch again, give its hash or number as a metric: ``monitor.step(loss, batch=number)``.
+(bundle.py says what a bundle holds, of the user's data too); of the last 256 steps, sampled or not, what was given as
+``monitor.step(loss, batch=...)``. ``foreshock inspect BUNDLE`` re-computes the captured attention.
 
 Memory: ``steps`` times ``megabytes``, on the model's device. Disk: the same a bundle, and at most ``most`` bundles a run. Alerts
 of one moment make one bundle; after it the next comes at the earliest when ``steps`` other sampled steps have been seen.
+Cost of a step that is not sampled: none, or a copy of the batch's indices if they are given.
 """
 
 import base64
@@ -14,6 +15,7 @@ import random
 import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,10 +24,21 @@ from typing_extensions import override
 
 from ..storage.records import Alert, Severity, StepRecord
 from .base import Intervention, Training, Trigger
+from .batches import BatchNote, noted
 from .bundle import AttentionSlice, CapturedStep, write_bundle
 
 _MOST_STATISTICS = 20_000
 """Values kept of a step."""
+_BATCHES = 256
+"""Steps whose batches are kept."""
+
+
+@dataclass(slots=True)
+class _Seen:
+    """A sampled step; its record comes later, from the writer thread."""
+
+    step: CapturedStep
+    record: StepRecord | None = None
 
 
 class Capture(Intervention):
@@ -58,8 +71,8 @@ class Capture(Intervention):
             raise ValueError(f"Capture(steps={steps}, megabytes={megabytes}, most={most}): steps and most at least 1, megabytes 0")
         self._folder, self._bytes, self._most = Path(folder), int(megabytes * 2**20), most
         self._trigger = Trigger.of(rules, severity)
-        self._ring: deque[CapturedStep] = deque(maxlen=steps)
-        self._records: deque[StepRecord] = deque(maxlen=4 * steps)  # of other steps too, and they come late
+        self._ring: deque[_Seen] = deque(maxlen=steps)
+        self._batches: deque[tuple[int, BatchNote]] = deque(maxlen=_BATCHES)
         self._lock = threading.Lock()
         self._random_state: dict[str, str] = {}
         self._asked_by: Alert | None = None
@@ -73,14 +86,23 @@ class Capture(Intervention):
         self._random_state = random_state(self._devices())
 
     @override
+    def on_batch(self, step: int, batch: object) -> None:
+        self._batches.append((step, noted(batch)))
+
+    @override
     def on_records(self, records: Sequence[StepRecord]) -> None:
         with self._lock:
-            self._records.extend(record for record in records if len(record.keys) > _PLAIN_STEP)
+            # The newest of a number: after a roll-back a step is seen twice, and this record is of the second time.
+            waiting = {seen.step.step: seen for seen in self._ring if seen.record is None}
+            for record in records:
+                if (seen := waiting.get(record.step)) is not None:
+                    seen.record = record
 
     @override
     def before_end(self, step: int) -> None:
-        attention = list(bounded(self.training.attention(), self._bytes))
-        self._ring.append(CapturedStep(step, random_state=self._random_state, attention=attention))
+        attention = list(bounded(self.training.attention(self._bytes), self._bytes))
+        with self._lock:
+            self._ring.append(_Seen(CapturedStep(step, random_state=self._random_state, attention=attention)))
         self._newer += 1
 
     @override
@@ -103,11 +125,11 @@ class Capture(Intervention):
 
     def _write(self, step: int, alert: Alert) -> None:
         with self._lock:
-            records = {record.step: record for record in self._records}
-        for each in self._ring:
-            if (record := records.get(each.step)) is not None:
-                pairs = zip(record.keys[:_MOST_STATISTICS], record.values, strict=False)
-                each.statistics = [[key.signal, key.module, key.head, key.rank, float(value)] for key, value in pairs]
+            ring = list(self._ring)
+        for seen in ring:
+            if seen.record is not None:
+                pairs = zip(seen.record.keys[:_MOST_STATISTICS], seen.record.values, strict=False)
+                seen.step.statistics = [[key.signal, key.module, key.head, key.rank, float(value)] for key, value in pairs]
         run = self.training.run
         path = self._folder / f"{run.id[:8]}-step-{step:09d}-{alert.rule}"
         about: dict[str, Any] = {
@@ -121,23 +143,20 @@ class Capture(Intervention):
             },
             "written_at_step": step,
             "torch": torch.__version__,
+            "batches": [{"step": of, **note.plain()} for of, note in self._batches],
         }
         try:
-            write_bundle(path, about, list(self._ring))
+            write_bundle(path, about, [seen.step for seen in ring])
         except OSError as error:
             self.tell(f"The capture for {alert.rule} could not be written, training goes on: {error}", path=str(path))
             return
         self.bundles.append(path)
         self.tell(
-            f"Captured the last {len(self._ring)} sampled steps for {alert.rule}: foreshock inspect {path}",
+            f"Captured the last {len(ring)} sampled steps for {alert.rule}: foreshock inspect {path}",
             path=str(path),
             rule=alert.rule,
             alert=alert.id,
         )
-
-
-# Loss, norms and learning rate are there of every step: a record of no more was no sample.
-_PLAIN_STEP = 8
 
 
 def bounded(calls: Sequence[AttentionSlice], most: int) -> Iterable[AttentionSlice]:

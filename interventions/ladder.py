@@ -63,6 +63,11 @@ class Ladder:
         for one in self.interventions:
             self._run(one, partial(one.on_records, records))
 
+    def on_batch(self, step: int, batch: object) -> None:
+        """Hand on what the user says of a step's batch."""
+        for one in self.interventions:
+            self._run(one, partial(one.on_batch, step, batch))
+
     def before_end(self, step: int) -> None:
         """Announce the end of a sampled step."""
         for one in self.interventions:

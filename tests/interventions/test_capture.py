@@ -1,21 +1,24 @@
-"""The flight recorder writes what led to an alert; inspecting it tells one-signed rounding errors from others."""
+"""The flight recorder keeps what led to an alert, bounded, and changes nothing of the training."""
 
-import json
+import hashlib
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import foreshock
 import pytest
 import torch
-from foreshock.cli import app
-from foreshock.interventions.bundle import AttentionSlice, Bundle, BundleError, CapturedStep, read_bundle, write_bundle
+from foreshock.interventions.batches import MOST_LETTERS, MOST_NUMBERS, noted
+from foreshock.interventions.bundle import read_bundle
 from foreshock.interventions.capture import Capture, bounded
 from foreshock.interventions.inspection import inspect_bundle
 from foreshock.kernels.precision import Precision
 from foreshock.kernels.reference import reference_attention
+from foreshock.probes.statistics.attention import AttentionSample, KeyGradient
+from foreshock.probes.taps.attention_calls import LookedAt, SeenCall
+from foreshock.slices import slice_of
 from torch import Tensor, nn
-from typer.testing import CliRunner
 
 
 class Attending(nn.Module):
@@ -25,141 +28,192 @@ class Attending(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (part.unflatten(-1, (2, 8)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
-        out = reference_attention(q, k, v, is_causal=True, precision=Precision.flash())
+        out = reference_attention(q, k, v, is_causal=True, precision=Precision.flash(output=3))
         return self.out(out.transpose(1, 2).flatten(2))
 
 
-def captured(url: str, folder: Path, steps: int = 30, **options: Any) -> tuple[Any, Capture, list[Tensor]]:
+def trained(step: Callable[[int, Tensor], None], model: nn.Module, steps: int) -> list[Tensor]:
+    """Train and call ``step`` with the loss after each; return the weights."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    draw = torch.Generator().manual_seed(1)
+    for number in range(steps):
+        loss = model(torch.randn(3, 12, 16, generator=draw)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        step(number, loss)
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def captured(
+    url: str,
+    folder: Path,
+    batch: Callable[[int], object] = lambda step: None,
+    metrics: dict[str, float] | None = None,
+    **options: Any,
+) -> tuple[Any, Capture, list[Tensor]]:
+    """Train 30 steps, sampled every fifth; the loss that is told of step 22 is NaN."""
     torch.manual_seed(0)
     model = Attending()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    capture = Capture(folder, steps=4, **options)
-    with foreshock.watch(model, optimizer, store=url, every=5, interventions=[capture]) as monitor:
-        for step in range(steps):
-            loss = model(torch.randn(3, 12, 16)).square().mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+    capture = Capture(folder, **{"steps": 4} | options)
+    with foreshock.watch(model, store=url, every=5, interventions=[capture]) as monitor:
+
+        def ended(step: int, loss: Tensor) -> None:
             monitor._writer.flush(10)
-            monitor.step(loss if step != 22 else math.nan, batch=100 + step)
-    assert monitor.faults.total == 0
-    return monitor, capture, [p.detach().clone() for p in model.parameters()]
+            monitor.step(loss if step != 22 else math.nan, batch=batch(step), **(metrics or {}))
+
+        weights = trained(ended, model, 30)
+    return monitor, capture, weights
 
 
 def test_an_alert_writes_the_steps_before_it_and_says_where(url: str, tmp_path: Path) -> None:
-    monitor, capture, _ = captured(url, tmp_path / "captures")
+    monitor, capture, weights = captured(url, tmp_path / "captures", batch=lambda step: [step, step + 100])
+    assert monitor.faults.total == 0
     (path,) = capture.bundles
     bundle = read_bundle(path)
     assert bundle.about["alert"]["rule"] == "non_finite"
     assert bundle.about["run"]["id"] == monitor.run.id
-    assert [step.step for step in bundle.steps] == [5, 10, 15, 20] or [step.step for step in bundle.steps] == [10, 15, 20, 23]
+    assert [step.step for step in bundle.steps] in ([5, 10, 15, 20], [10, 15, 20, 23])
     values = {(signal, head): value for signal, _, head, _, value in bundle.steps[1].statistics}
     store = foreshock.open_store(url)
     frame = store.frame(monitor.run, signal="attention.max_logit")
     kept = frame[(frame["step"] == bundle.steps[1].step) & (frame["head"] == 1)]["value"]
     assert values["attention.max_logit", 1] == pytest.approx(float(kept.iloc[0]))
-    assert values["batch", -1] == 100 + bundle.steps[1].step
     assert set(bundle.steps[1].random_state) == {"python", "torch"}
     assert bundle.steps[1].attention[0].q.shape == (2, 2, 12, 8)
     assert [event.data["path"] for event in store.events(monitor.run.id) if event.kind == "intervention"] == [str(path)]
+    # Of every step, sampled or not, what it was trained on; in the bundle and nowhere else.
+    batches = {each["step"]: each["batch"] for each in bundle.about["batches"]}
+    assert batches[22] == [22, 122]
+    assert sorted(batches) == list(range(bundle.about["written_at_step"] + 1))
+    assert store.frame(monitor.run, signal="batch").empty
     store.close()
+    said = (path / "README.txt").read_text()
+    assert f"foreshock inspect {path}" in said
+    assert "non_finite (critical)" in said
+    # And training was what it is without a monitor.
+    torch.manual_seed(0)
+    alone = trained(lambda *_: None, Attending(), 30)
+    assert all(torch.equal(a, b) for a, b in zip(weights, alone, strict=True))
 
 
-def test_recording_changes_no_bit(url: str, tmp_path: Path) -> None:
-    *_, watched = captured(url, tmp_path / "captures")
+def test_the_layers_own_gradient_of_the_keys_is_captured(url: str, tmp_path: Path) -> None:
+    """In real training with coarse attention the residual is the one that its rounded output predicts."""
+    _, capture, _ = captured(url, tmp_path / "captures")
+    for finding in inspect_bundle(read_bundle(capture.bundles[0])).findings:
+        assert finding.numbers is not None
+        assert finding.numbers.coupling == pytest.approx(1.0, abs=0.02)
+        assert finding.numbers.residuals.layer == pytest.approx(finding.numbers.residuals.low, rel=1e-3)
+        assert finding.numbers.residuals.float64 < 1e-12
+
+
+def test_many_metrics_do_not_push_a_sampled_step_out(url: str, tmp_path: Path) -> None:
+    _, capture, _ = captured(url, tmp_path / "captures", metrics={f"metric_{i}": 1.0 for i in range(12)})
+    assert all(len(step.statistics) > 30 for step in read_bundle(capture.bundles[0]).steps[:3])
+
+
+def test_a_step_seen_twice_is_kept_twice(url: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Attending()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(30):
-        loss = model(torch.randn(3, 12, 16)).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert all(torch.equal(a, b) for a, b in zip(watched, model.parameters(), strict=True))
+    capture = Capture(tmp_path / "captures", steps=4)
+    with foreshock.watch(model, store=url, every=2, interventions=[capture]) as monitor:
+        state = monitor.state_dict()
+
+        def ended(step: int, loss: Tensor) -> None:
+            monitor._writer.flush(10)
+            monitor.step(loss if step != 5 else math.nan)
+            if step == 2:  # rolled back to the beginning
+                monitor.load_state_dict(state)
+
+        trained(ended, model, 10)
+    bundle = read_bundle(capture.bundles[0])
+    twice = [step for step in bundle.steps if step.step == 0]
+    assert len(twice) == 2
+    losses = [next(value for signal, *_, value in step.statistics if signal == "loss") for step in twice]
+    assert losses[0] != losses[1]
+    assert not torch.equal(twice[0].attention[0].q, twice[1].attention[0].q)
+
+
+def seen(heads: int = 8, key_heads: int = 4, rows: int = 6, keys: int = 12, per_head_bias: bool = False) -> SeenCall:
+    draw = torch.Generator().manual_seed(0)
+    q, out, grad_out = (torch.randn(2, heads, rows, 4, generator=draw) for _ in range(3))
+    k, v = (torch.randn(2, key_heads, keys, 4, generator=draw) for _ in range(2))
+    bias = torch.randn(2, heads, rows, keys, generator=draw) if per_head_bias else None
+    gradient = KeyGradient(torch.randn(2, key_heads, 4, generator=draw), torch.rand(2, key_heads, generator=draw))
+    sample = AttentionSample(q, k, v, out, bias, 0.5, 2.0**-8, 2.0**-7, True, 1.0)
+    numbers = tuple(range(10, 10 + heads))
+    at = LookedAt(2, None, None, None, numbers, tuple(range(key_heads)))
+    return SeenCall("layer", sample, at, (2, heads, rows, 4), key_gradients=[gradient], grad_out=[grad_out])
+
+
+@pytest.mark.parametrize("per_head_bias", [False, True])
+def test_what_is_kept_of_a_call_is_bounded(per_head_bias: bool) -> None:
+    """As many heads as fit are kept, scattered, and heads that share keys stay together; then one sequence of one."""
+    call = seen(per_head_bias=per_head_bias)
+    whole = slice_of(call, 1 << 20)
+    assert whole.heads == tuple(range(10, 18))
+    assert torch.equal(whole.q, call.sample.q)
+    part = slice_of(call, int(0.6 * whole.bytes))
+    assert part.heads == (10, 11, 14, 15)
+    assert part.bytes == whole.bytes // 2
+    for name in ("k", "v", "shift", "key_norm"):
+        assert torch.equal(getattr(part, name), getattr(whole, name)[:, [0, 2]])
+    for name in ("q", "out", "grad_out") + (("bias",) if per_head_bias else ()):
+        assert torch.equal(getattr(part, name), getattr(whole, name)[:, [0, 1, 4, 5]])
+    least = slice_of(call, 0)
+    assert (least.heads, least.q.shape) == ((10, 11), (1, 2, 6, 4))
+    assert least.bytes == whole.bytes // 8
+
+
+def test_what_is_kept_of_a_step_is_bounded() -> None:
+    """Where one head of every layer is still too much, layers are left out."""
+    calls = [slice_of(seen(), 0)] * 9
+    assert len(list(bounded(calls, 3 * calls[0].bytes))) == 3
+    assert list(bounded(calls, 0)) == []
+    assert list(bounded([], 10)) == []
 
 
 def test_a_disk_that_refuses_is_an_event(url: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     monitor, capture, _ = captured(url, tmp_path / "file")
     assert not capture.bundles
+    assert monitor.faults.total == 0
     store = foreshock.open_store(url)
     (event,) = [event for event in store.events(monitor.run.id) if event.kind == "intervention"]
     assert "could not be written, training goes on" in event.message
     store.close()
 
 
-def slice_with(errors_R: Tensor, *, size: float, delta_from_output: bool = True, seed: int = 0) -> AttentionSlice:
-    """Attention in float64 whose stored output is off so that delta is off by ``errors_R`` times ``size``."""
-    draw = torch.Generator().manual_seed(seed)
-    q, k, v, do = (torch.randn(1, 1, len(errors_R), 8, generator=draw, dtype=torch.float64) for _ in range(4))
-    out = torch.softmax(0.35 * q @ k.mT, -1) @ v
-    out = out + do * (size * errors_R / do.square().sum((0, 1, 3)))[:, None]
-    return AttentionSlice("layer", (0,), *(x.float() for x in (q, k, v, out, do)), None, 0.35, 2.0**-7, delta_from_output)
-
-
 @pytest.mark.parametrize(
-    ("signs", "size", "verdict"),
-    [("one", 1.0, "confirmed"), ("one", 1e-3, "small"), ("random", 1e-3, "rejected"), ("random", 3.0, "undecided")],
+    ("given", "kept", "count"),
+    [
+        (17, 17, 1),
+        ([3, 1, 2], [3, 1, 2], 3),
+        (range(4), [0, 1, 2, 3], 4),
+        (torch.tensor([5, 6]), [5, 6], 2),
+        (torch.arange(3).numpy(), [0, 1, 2], 3),
+        (torch.arange(9_000), list(range(MOST_NUMBERS)), 9_000),
+        (hashlib.sha256(b"batch").hexdigest(), hashlib.sha256(b"batch").hexdigest(), 1),
+        ("x" * 1_000, "x" * MOST_LETTERS, 1),
+    ],
+    ids=["number", "list", "range", "tensor", "array", "many", "hash", "long"],
 )
-def test_the_verdict_follows_sign_and_size(signs: str, size: float, verdict: str) -> None:
-    errors = torch.ones(64, dtype=torch.float64)
-    if signs == "random":
-        errors = errors * (2 * (torch.arange(64) % 2) - 1)
-    steps = [CapturedStep(step, attention=[slice_with(errors, size=size, seed=step)]) for step in range(4)]
-    (finding,) = inspect_bundle(Bundle({}, steps)).findings
-    assert finding.verdict == verdict
-    assert finding.rows == 256
-    assert finding.layer is not None
-    assert finding.float32 is not None
-    assert finding.layer.z == pytest.approx(16.0 if signs == "one" else 0.0, abs=0.1)
-    assert finding.float32.error < 1e-5
+def test_a_batch_is_indices_a_number_or_a_text(given: object, kept: object, count: int) -> None:
+    assert noted(given).plain() == {"batch": kept, "count": count}
 
 
-def test_the_errors_are_those_of_the_layers_own_output() -> None:
-    """Captured from bfloat16 attention, the layer's error is that of the re-computation in low precision, to the last bit or so."""
-    draw = torch.Generator().manual_seed(1)
-    q, k, v, do = (torch.randn(2, 2, 40, 8, generator=draw) for _ in range(4))
-    q, k, v = (x.bfloat16().float() for x in (q, k, v))
-    bias = torch.full((40, 40), -torch.inf).triu(1)
-    out = reference_attention(q, k, v, scale=0.35, attn_mask=bias, precision=Precision.flash())
-    call = AttentionSlice("layer", (0, 1), q, k, v, out, do, bias, 0.35, 2.0**-7, True)
-    for finding in inspect_bundle(Bundle({}, [CapturedStep(0, attention=[call])])).findings:
-        assert finding.layer is not None
-        assert finding.low is not None
-        assert finding.layer.z == pytest.approx(finding.low.z, abs=1e-6)
-        assert finding.layer.error == pytest.approx(finding.low.error, rel=1e-6)
-        assert finding.layer.error > 1e-4
+def test_indices_are_copied_before_they_change() -> None:
+    indices = torch.tensor([1, 2])
+    note = noted(indices)
+    indices.zero_()
+    assert note.plain()["batch"] == [1, 2]
 
 
-def test_stabilised_attention_has_nothing_to_confirm() -> None:
-    step = CapturedStep(0, attention=[slice_with(torch.ones(64, dtype=torch.float64), size=1.0, delta_from_output=False)])
-    found = inspect_bundle(Bundle({}, [step]))
-    assert found.findings[0].verdict == "not applicable"
-    assert "does not apply" in found.describe()
-
-
-def test_what_is_kept_is_bounded_and_scattered_over_the_layers() -> None:
-    calls = [slice_with(torch.ones(16, dtype=torch.float64), size=1.0)] * 9
-    assert len(list(bounded(calls, 3 * calls[0].bytes))) == 3
-    assert list(bounded(calls, 0)) == []
-    assert list(bounded([], 10)) == []
-
-
-def test_the_command_says_it_in_words_and_as_json(tmp_path: Path) -> None:
-    alert = {"rule": "key_shift_bias", "severity": "warning", "message": "It grows."}
-    steps = [CapturedStep(7, [["loss", "", -1, -1, math.nan]], {}, [slice_with(torch.ones(64, dtype=torch.float64), size=1.0)])]
-    write_bundle(tmp_path / "bundle", {"alert": alert}, steps)
-    runner = CliRunner()
-    said = runner.invoke(app, ["inspect", str(tmp_path / "bundle")])
-    assert said.exit_code == 1
-    assert "The rounding hypothesis is confirmed" in said.stdout
-    data = json.loads(runner.invoke(app, ["inspect", str(tmp_path / "bundle"), "--json"]).stdout)
-    assert data["confirmed"] is True
-    assert data["findings"][0]["layer"]["z"] == pytest.approx(8.0, abs=0.1)
-    assert math.isnan(read_bundle(tmp_path / "bundle").steps[0].statistics[0][-1])
-
-
-def test_what_is_no_bundle_is_said_to_be_none(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"bundle\.json is missing"):
-        read_bundle(tmp_path)
-    assert CliRunner().invoke(app, ["inspect", str(tmp_path)]).exit_code == 2
+@pytest.mark.parametrize("given", [torch.randn(4), torch.zeros(2, 64, dtype=torch.long), {"input_ids": 1}, [0.5], [torch.ones(1)]])
+def test_data_itself_is_refused_and_training_goes_on(given: object, url: str, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"batch= takes indices of samples .*; got a"):
+        noted(given)
+    if isinstance(given, dict):
+        monitor, capture, _ = captured(url, tmp_path / "captures", batch=lambda step: given)
+        assert monitor.faults.total == 30
+        assert read_bundle(capture.bundles[0]).about["batches"] == []
