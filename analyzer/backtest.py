@@ -53,6 +53,7 @@ class Backtest:
         outcome: ``diverged``, ``degraded`` or ``survived``.
         lead: steps from the first warning of these rules to the failure; None where one of them is missing.
         stored_lead: the same of the alerts stored.
+        highest_risk: before the failure, or of the whole run where there is none; None where nothing was measured.
         steps, samples: replayed.
         seconds: taken, reading included.
     """
@@ -64,6 +65,7 @@ class Backtest:
     outcome: str
     lead: int | None
     stored_lead: int | None
+    highest_risk: float | None
     steps: int
     samples: int
     seconds: float
@@ -72,6 +74,11 @@ class Backtest:
     def alerts(self) -> list[Alert]:
         """The alerts these rules give."""
         return [pair.now for pair in self.pairs if pair.now is not None]
+
+    @property
+    def failed(self) -> bool:
+        """Whether the run failed for good."""
+        return self.failure is not None and not self.failure.transient
 
     def plain(self) -> dict[str, Any]:
         """Return it as plain data, fit for JSON."""
@@ -84,6 +91,7 @@ class Backtest:
             "transient": bool(self.failure and self.failure.transient),
             "lead_steps": self.lead,
             "stored_lead_steps": self.stored_lead,
+            "highest_risk": self.highest_risk,
             "steps": self.steps,
             "samples": self.samples,
             "seconds": round(self.seconds, 3),
@@ -105,11 +113,12 @@ def backtest(store: Store, run: Run, rules: RuleSet | None = None, *, progress: 
         StoreError: see ``Store.batches``.
     """
     rules = rules if rules is not None else RuleSet.default()
-    engine, losses = Engine(run.id, rules), dict[int, float]()
+    engine, losses, risks = Engine(run.id, rules), dict[int, float](), list[tuple[int, float]]()
     steps = samples = 0
     started, last = time.perf_counter(), run.created_at
     for batch in store.batches(run.id):
         engine.feed(batch)
+        risks += engine.risk.take_points()
         _note_losses(losses, batch)
         steps, samples, last = steps + len(batch.steps), samples + batch.points, batch.steps[-1].time
         if progress is not None:
@@ -128,6 +137,7 @@ def backtest(store: Store, run: Run, rules: RuleSet | None = None, *, progress: 
         outcome=outcome(failure),
         lead=lead_steps(step, engine.alerts),
         stored_lead=lead_steps(step, stored),
+        highest_risk=max((risk for at, risk in risks if step is None or at < step), default=None),
         steps=steps,
         samples=samples,
         seconds=time.perf_counter() - started,

@@ -68,6 +68,8 @@ def _summed(found: "Backtest") -> Iterator[str]:
     else:
         yield f"The run failed at step {failure.step:,} ({failure.kind}): {found.outcome}."
         yield f"First warning now: {_lead(found.lead)}. As stored: {_lead(found.stored_lead)}."
+    if found.highest_risk is not None:
+        yield f"Highest risk{' before it' if found.failed else ''}: {found.highest_risk:.0f} of 100."
 
 
 def _lead(lead: int | None) -> str:

@@ -57,6 +57,8 @@ def test_replay_of_a_real_run_equals_what_the_monitor_said_live(recorded):
     assert found.failure.step >= 200
     assert found.lead == found.stored_lead
     assert found.steps == STEPS
+    risk = store.frame(run_id, signal="risk").set_index("step")["value"]
+    assert found.highest_risk == risk[risk.index < found.failure.step].max() < risk.max() == 100.0
     store.close()
 
 
@@ -81,6 +83,7 @@ def test_the_command_prints_alerts_lead_and_failure(recorded, tmp_path):
     assert plain.exit_code == 0, plain.output
     assert "The run failed at step" in plain.stdout
     assert "loss_spike" in plain.stdout
+    assert "Highest risk before it: " in plain.stdout
     rules = tmp_path / "mine.toml"
     rules.write_text("[rules.loss_spike]\nenabled = false\n")
     asked = CliRunner().invoke(app, ["backtest", run_id[:12], "--rules", str(rules), "--store", url, "--json"])
