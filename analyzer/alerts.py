@@ -174,6 +174,20 @@ class AlertBook:
                 entry.alert = replace(entry.now(), updated_at=max(time, entry.updated_at))
                 self._changed[entry.alert.id] = None
 
+    def undo(self, record: StepRecord) -> list[tuple[str, str]]:
+        """The run goes on from ``record`` in a new segment: close what was raised at its step or later, for that has not happened
+        in the course that counts. Returns rule and module of each.
+        """
+        undone = [at for at, entry in self._open.items() if entry.alert.first_step >= record.step]
+        for at in undone:
+            entry = self._open.pop(at)
+            entry.members.clear()
+            entry.alert = replace(entry.now(), state=AlertState.RESOLVED, updated_at=record.time)
+            entry.last_step = entry.alert.last_step
+            self._changed[entry.alert.id] = None
+            self._stale = True
+        return undone
+
     def rewind(self, step: int) -> None:
         """The run resumed at ``step``: distances are counted from there."""
         self._diagnosed_step = min(self._diagnosed_step, step)

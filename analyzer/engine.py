@@ -68,7 +68,7 @@ class Engine:
             return []
         if batch.segment > self._segment:
             if self._segment >= 0:
-                self._rewind(batch.steps[0].step)
+                self._rewind(batch.steps[0])
             self._segment = batch.segment
         for record in batch.steps:
             self._feed_record(record)
@@ -156,8 +156,14 @@ class Engine:
         else:
             self._book.resolve(feed.watcher, record)
 
-    def _rewind(self, step: int) -> None:
-        """A new segment begins at ``step``: what lay at or after it will come again."""
+    def _rewind(self, record: StepRecord) -> None:
+        """A new segment begins: what lay at or after its first step will come again, and alerts raised there are undone."""
+        step = record.step
+        for rule, module in self._book.undo(record):
+            if (watcher := self._watchers.get((rule, module))) is not None:
+                watcher.undo(step)
+                self._guarding.discard(watcher)
+                self.risk.turned(rule, module, watcher.rule.severity, step, fired=False)
         for watcher in self._watchers.values():
             watcher.rewind(step)
         for track in self._tracks.values():

@@ -115,9 +115,16 @@ class Watcher:
             return
         self.last_step = min(self.last_step, step - 1)
         self.due = min(self.due, step)
+        self._start = min(self._start, step + self.rule.warmup)  # a rule for broken numbers may have seen its first only later
         self._ready = min(self._ready, step + self.rule.cooldown)
         self._hits = 0
         self.detector.rewind(step)
+
+    def undo(self, step: int) -> None:
+        """The run goes on at ``step``, before the alert that is open was raised: it may be raised again at once."""
+        self.open = False
+        self._hits = self._quiet = 0
+        self._ready = step
 
     def adopt(self, episode: int, *, still_open: bool) -> None:
         """Go on after an episode that another engine saw."""
