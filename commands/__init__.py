@@ -1,1 +1,1 @@
-"""Commands of the command line whose rooms may not import it: alerts, backtest. Those of the zoo and the benchmarks stand there."""
+"""The commands that stand in no room of their own: those about runs, alerts and captures, the page, the demo, the doctor."""

@@ -216,14 +216,14 @@ def _with_progress(work: Iterable[T], total: int, words: str) -> Iterator[T]:
 def _print_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     from rich.table import Table
 
-    from ..cli import _print
+    from ..commands.output import show
 
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for place, name in enumerate(head):
         table.add_column(name, no_wrap=place == 0, overflow="fold")  # the first holds what people copy
     for row in rows:
         table.add_row(*row)
-    _print(table)
+    show(table)
 
 
 def _print_json(data: Any) -> None:
