@@ -28,11 +28,6 @@ def join(value: float | None, kind: int) -> float | None:
     return NON_FINITE[Kind(kind)] if kind else value
 
 
-def restore(value: Any, kind: int) -> float:
-    """Undo ``split`` for a sample, which always has a value."""
-    return NON_FINITE[Kind(kind)] if kind else value
-
-
 def pack(histogram: Histogram) -> bytes:
     """Pack a histogram: bounds as float64, then the counts in the narrowest unsigned type that holds the largest.
 
