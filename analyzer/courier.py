@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from time import monotonic
 from time import time as wall_clock
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ DIGEST_WINDOW_S = 60.0
 DIGEST_AFTER = 5
 """Messages a channel gets singly within a window; with more than that, all that is due becomes one."""
 _CLAIM_S = 90.0  # after which another courier may try what this one claimed: three times what one message may take
+_NEVER_NOTED = f"tried {MOST_ATTEMPTS} times, the last time by a courier that died before it noted how it went: it may have arrived"
 _MOST_PER_ROUND = 500
 _MOST_LISTED = 50
 _UNTIL_SAVED_S = 0.3
@@ -36,7 +38,7 @@ def deliver_due(store: Store, now: float, *, stop: Callable[[], bool] = lambda: 
 
     A failure is tried again after 5 s, doubling up to 15 min, each delay stretched by up to a quarter; after 8 tries it is given
     up: state ``failed``, with the error. Two couriers never send the same entry, unless one died, or stood still for 90 s, between
-    sending and noting it.
+    sending and noting it: each message is sent at least once, and, because a try is counted before it is made, at most 8 times.
 
     More than 5 messages to one channel within a minute become one, the critical alerts first; what comes within a minute of such a
     digest is told when that minute is over.
@@ -49,6 +51,7 @@ def deliver_due(store: Store, now: float, *, stop: Callable[[], bool] = lambda: 
     Raises:
         StoreError: the outbox cannot be read or written.
     """
+    began = monotonic()
     by_channel: dict[str, list[Notification]] = {}
     for entry in store.due_notifications(now, limit=_MOST_PER_ROUND):
         by_channel.setdefault(entry.channel, []).append(entry)
@@ -61,7 +64,7 @@ def deliver_due(store: Store, now: float, *, stop: Callable[[], bool] = lambda: 
             continue
         together = len(entries) > 1 and len(entries) + len(recent) > DIGEST_AFTER
         for group in [entries] if together else [[entry] for entry in entries]:
-            sent += 0 if stop() else _deliver(store, group, now)
+            sent += 0 if stop() else _deliver(store, group, now + monotonic() - began)  # channels that hang may have taken minutes
     return sent
 
 
@@ -72,8 +75,11 @@ def retry_delay(entry_id: str, attempts: int) -> float:
 
 
 def _deliver(store: Store, wanted: Sequence[Notification], now: float) -> int:
-    """Claim the entries, send them as one message, settle each."""
-    entries = store.claim_notifications(wanted, until=now + _CLAIM_S)
+    """Claim the entries, send them as one message, settle each. What was tried often enough before is given up unsent."""
+    for entry in wanted:
+        if entry.attempts >= MOST_ATTEMPTS:
+            store.settle_notification(replace(entry, state=NotificationState.FAILED, error=_NEVER_NOTED))
+    entries = store.claim_notifications([entry for entry in wanted if entry.attempts < MOST_ATTEMPTS], until=now + _CLAIM_S)
     if not entries:
         return 0
     first = entries[0]

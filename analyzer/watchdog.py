@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from ..storage.base import Store, StoreError
-from ..storage.records import Alert, AlertState, Lease, Run, RunStatus, Severity, derived_id, new_id
+from ..storage.base import LeaseHeldError, Store, StoreError
+from ..storage.records import Alert, AlertState, Lease, Notification, Run, RunStatus, Severity, derived_id, new_id
 from .courier import deliver_due
 from .notify import Outbox
 from .pulse import LOST_FLOOR_S, STALLED_FLOOR_S, Pulse
@@ -153,7 +153,8 @@ class Watchdog:
         for (run_id, rule), alert in ours.items():
             if run_id not in running or self._is_back(run_id, rule):
                 over = replace(alert, state=AlertState.RESOLVED, updated_at=time.time(), last_step=_last_step(running, alert))
-                store.save_alerts([over])
+                if not self._save(store, over, []):
+                    return told
                 self._told.discard((run_id, rule))
                 told.append(over)
         for run in runs:
@@ -164,12 +165,21 @@ class Watchdog:
             rule = LOST if pulse.lost else STALLED if pulse.stalled else ""
             if not rule or (run.id, rule) in ours or (run.id, rule) in self._told:
                 continue
-            self._told.add((run.id, rule))
             if (raised := self._alert(store, run, rule, pulse)) is not None:
                 outbox = Outbox([*store.channels(run.id), *self._channels], run_name=run.name)
-                store.save_alerts([raised], outbox.notifications(raised))
+                if not self._save(store, raised, outbox.notifications(raised)):
+                    return told
                 told.append(raised)
+            self._told.add((run.id, rule))
         return told
+
+    def _save(self, store: Store, alert: Alert, notifications: Sequence[Notification]) -> bool:
+        """Save an alert, the lease looked at in the same transaction; return False where another watchdog has taken over."""
+        try:
+            store.save_alerts([alert], notifications, lease=self._lease)
+        except LeaseHeldError:
+            self._on_duty = False
+        return self._on_duty
 
     def _is_news(self, run: Run) -> bool:
         return run.id in self._pulses or time.time() - run.heartbeat_at < _FORGOTTEN_S

@@ -145,7 +145,7 @@ def test(url: Annotated[str, typer.Argument(help="An Apprise URL; https://appris
 
 @notify.command("failed", epilog="Example: foreshock notify failed --retry")
 def failed(
-    retry: Annotated[bool, typer.Option("--retry", help="Put them back, to be tried once more.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Put them back, to be tried anew.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="At most this many.")] = 50,
     store: StoreOption = None,
     as_json: JsonOption = False,
@@ -158,7 +158,7 @@ def failed(
         found = opened.notifications(states=[NotificationState.FAILED], limit=limit)
         if retry:
             for entry in found:
-                opened.settle_notification(dataclasses.replace(entry, state=NotificationState.WAITING, next_attempt_at=time.time()))
+                opened.retry_notification(entry.id, at=time.time())
     plain: list[dict[str, Any]] = [dataclasses.asdict(entry) | {"channel": printable(entry.channel)} for entry in found]
     if as_json:
         typer.echo(json.dumps(plain, indent=2))

@@ -303,6 +303,10 @@ class Store(ABC):
         """Store a notification's new state, attempts, next attempt and error, unless somebody else has claimed it since."""
 
     @abstractmethod
+    def retry_notification(self, notification_id: str, *, at: float) -> bool:
+        """Let a dead letter wait again, due at ``at``, as if it had never been tried; return False where it is no dead letter."""
+
+    @abstractmethod
     def notifications(self, *, states: Sequence[NotificationState] | None = None, limit: int | None = None) -> list[Notification]:
         """Return outbox entries, those last due first."""
 

@@ -67,11 +67,16 @@ def settle(connection: Connection, notification: Notification) -> None:
         "next_attempt_at": notification.next_attempt_at,
         "error": clean(notification.error),
     }
-    before = [NotificationState.WAITING.value]
-    if notification.state is NotificationState.WAITING:  # a dead letter may be given another chance
-        before.append(NotificationState.FAILED.value)
-    theirs = and_(outbox.c.id == notification.id, outbox.c.state.in_(before), outbox.c.attempts <= notification.attempts)
+    waiting = outbox.c.state == NotificationState.WAITING.value
+    theirs = and_(outbox.c.id == notification.id, waiting, outbox.c.attempts <= notification.attempts)
     connection.execute(update(outbox).where(theirs).values(**fields))
+
+
+def retry(connection: Connection, notification_id: str, at: float) -> bool:
+    """Let a dead letter wait again with its attempts counted anew; return whether it was one."""
+    dead = and_(outbox.c.id == notification_id, outbox.c.state == NotificationState.FAILED.value)
+    fields = {"state": NotificationState.WAITING.value, "attempts": 0, "next_attempt_at": at}
+    return connection.execute(update(outbox).where(dead).values(**fields)).rowcount > 0
 
 
 def cancel(connection: Connection, alert_id: str) -> None:

@@ -225,6 +225,11 @@ class SQLAlchemyStore(Store):
             outboxes.settle(connection, notification)
 
     @override
+    def retry_notification(self, notification_id: str, *, at: float) -> bool:
+        with self._database.write() as connection:
+            return outboxes.retry(connection, notification_id, at)
+
+    @override
     def notifications(self, *, states: Sequence[NotificationState] | None = None, limit: int | None = None) -> list[Notification]:
         with self._database.read() as connection:
             return outboxes.listed(connection, states, limit)

@@ -1,5 +1,6 @@
 """Many alerts, many couriers, channels that hang: what is sent, how often, and in how many messages."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -169,6 +170,47 @@ def test_what_a_courier_that_died_had_claimed_is_sent_by_the_next(store: Store, 
     store.claim_notifications(store.due_notifications(100.0), until=190.0)
     assert deliver_due(store, now=150.0) == 0
     assert deliver_due(store, now=191.0) == 1
+
+
+class Died(BaseException):
+    """A process that is killed."""
+
+
+def test_couriers_that_die_while_sending_do_not_send_for_ever(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+
+    def send(channel: str, title: str, body: str) -> str:
+        tried.append(channel)
+        raise Died
+
+    monkeypatch.setattr(courier, "send", send)
+    post(store, alert(1))
+    for look in range(3 * MOST_ATTEMPTS):
+        with contextlib.suppress(Died):
+            deliver_due(store, now=100.0 + 91.0 * look)
+    assert len(tried) == MOST_ATTEMPTS
+    (dead,) = store.notifications(states=[NotificationState.FAILED])
+    assert "it may have arrived" in dead.error
+    monkeypatch.setattr(courier, "send", lambda *_: "")
+    assert store.retry_notification(dead.id, at=5000.0)
+    assert deliver_due(store, now=5000.0) == 1
+
+
+def test_a_claim_holds_though_other_channels_took_minutes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, sent_to = [0.0], []
+
+    def send(channel: str, title: str, body: str) -> str:
+        sent_to.append(channel)
+        clock[0] += 30.0
+        if len(sent_to) == 5:
+            deliver_due(store, now=100.0 + clock[0])  # another courier looks while this one is still at it
+        return ""
+
+    monkeypatch.setattr(courier, "send", send)
+    monkeypatch.setattr(courier, "monotonic", lambda: clock[0])
+    post(store, alert(1), channels=tuple(f"json://{number}" for number in range(5)))
+    deliver_due(store, now=100.0)
+    assert sorted(sent_to) == [f"json://{number}" for number in range(5)]
 
 
 def test_a_channel_that_hangs_is_given_up_and_holds_up_no_other(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

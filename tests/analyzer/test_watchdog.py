@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from foreshock.analyzer.watchdog import LOST, STALLED, Watchdog
 from foreshock.storage import Store, StoreUnavailableError, open_store
-from foreshock.storage.records import AlertState, Batch, NotificationState, Run, RunStatus, SeriesKey, StepRecord, new_id
+from foreshock.storage.records import AlertState, Batch, Lease, NotificationState, Run, RunStatus, SeriesKey, StepRecord, new_id
 
 LOSS = (SeriesKey("loss"),)
 
@@ -213,3 +213,21 @@ def test_the_runs_own_channels_and_the_watchdogs_are_told(scene: Scene) -> None:
     entries = scene.store.notifications(states=[NotificationState.WAITING])
     assert sorted(entry.channel for entry in entries) == ["json://dog", "json://run"]
     assert "critical in gpt2" in entries[0].title
+
+
+def test_a_watchdog_that_was_overtaken_while_it_looked_tells_nothing(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.go(50, "train")
+    take, theirs = scene.store.take_lease, Lease("watchdog", "another")
+
+    def overtaken(lease: Lease) -> bool:
+        held = take(lease)
+        scene.store.release_lease(lease)
+        return held and take(theirs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scene.store, "take_lease", overtaken)
+        assert scene.go(100) == []
+    assert not scene.dog.on_duty
+    assert scene.store.alerts() == []
+    scene.store.release_lease(theirs)
+    assert scene.go(5) == [(LOST, FIRED)], "what could not be told is told by who is on duty then"

@@ -46,8 +46,8 @@ def _execute(url: str, *statements: str) -> None:
         engine.dispose()
 
 
-@pytest.fixture(scope="session")
-def postgres_url() -> Iterator[str]:
+@contextlib.contextmanager
+def _postgres() -> Iterator[str]:
     """A schema of its own on a PostgreSQL server, dropped at the end."""
     schema = f"foreshock_test_{uuid.uuid4().hex[:8]}"
     url = _server("FORESHOCK_TEST_POSTGRES", POSTGRES, lambda url: _execute(url, f"CREATE SCHEMA {schema}"))
@@ -55,13 +55,34 @@ def postgres_url() -> Iterator[str]:
     _execute(url, f"DROP SCHEMA {schema} CASCADE")
 
 
-@pytest.fixture(scope="session")
-def mariadb_url() -> Iterator[str]:
+@contextlib.contextmanager
+def _mariadb() -> Iterator[str]:
     """A database of its own on a MariaDB server, dropped at the end."""
     database = f"foreshock_test_{uuid.uuid4().hex[:8]}"
     url = _server("FORESHOCK_TEST_MARIADB", MARIADB, lambda url: _execute(url, f"CREATE DATABASE {database}"))
     yield make_url(url).set(database=database).render_as_string(hide_password=False)
     _execute(url, f"DROP DATABASE {database}")
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """PostgreSQL, shared by the tests of a session; the fixture ``store`` empties it."""
+    with _postgres() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def mariadb_url() -> Iterator[str]:
+    """MariaDB, shared by the tests of a session; the fixture ``store`` empties it."""
+    with _mariadb() as url:
+        yield url
+
+
+@pytest.fixture(params=["postgres", "mariadb"])
+def empty_server(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A server's database of a test's own, without any table."""
+    with _postgres() if request.param == "postgres" else _mariadb() as url:
+        yield url
 
 
 @pytest.fixture(params=["sqlite-file", "sqlite-memory", "postgres", "mariadb"])

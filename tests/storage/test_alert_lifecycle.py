@@ -5,16 +5,21 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from foreshock.analyzer.engine import Engine
+from foreshock.analyzer.live import LiveAnalysis
 from foreshock.storage import IllegalTransitionError, LeaseHeldError, Store, UnknownRunError
 from foreshock.storage.records import (
     Alert,
     AlertState,
+    Batch,
     Lease,
     Notification,
     NotificationState,
     Run,
+    SeriesKey,
     Severity,
     Silence,
+    StepRecord,
     analyzer_lease,
     derived_id,
     new_id,
@@ -221,8 +226,10 @@ def test_a_notification_belongs_to_who_claimed_it(store: Store, run: Run) -> Non
     store.settle_notification(replace(second, state=NotificationState.FAILED, error="gone"))
     (dead,) = store.notifications(states=[NotificationState.FAILED])
     assert dead.error == "gone"
-    store.settle_notification(replace(dead, state=NotificationState.WAITING, next_attempt_at=NOW))
-    assert dead.id in [entry.id for entry in store.due_notifications(NOW)]
+    store.settle_notification(replace(dead, state=NotificationState.SENT))  # a dead letter is nobody's to settle
+    assert store.retry_notification(dead.id, at=NOW)
+    assert not store.retry_notification(dead.id, at=NOW)
+    assert (dead.id, 0) in [(entry.id, entry.attempts) for entry in store.due_notifications(NOW)]
 
 
 def test_channels_and_deliveries_are_kept(store: Store, run: Run) -> None:
@@ -283,3 +290,28 @@ def test_a_lease_taken_before_the_clock_was_set_back_binds_nobody(store: Store) 
     with store._database.write() as connection:  # type: ignore[attr-defined]
         connection.execute(update(leases).values(expires_at=leases.c.expires_at + 7200.0))
     assert store.take_lease(Lease("watchdog", "b"))
+
+
+def test_the_last_word_of_an_analyzer_that_was_replaced_is_not_saved(store: Store, run: Run) -> None:
+    """A run that was resumed elsewhere is judged there; the process that ends here must not write over it."""
+    live, keys = LiveAnalysis(Engine(run.id), [], run.name), (SeriesKey("loss"),)
+    first, second = analyzer_lease(run.id, "first", 0), analyzer_lease(run.id, "second", 1)
+    records = [StepRecord(step, 1000.0 + step, keys, [float("nan")]) for step in range(60)]
+    raised = live.feed(Batch("b0", run.id, 0, tuple(records[:30])))
+    store.save_alerts(raised, lease=first)
+    live.feed(Batch("b1", run.id, 0, tuple(records[30:])))
+    store.save_alerts([replace(raised[0], segment=1, first_step=5, last_step=5)], lease=second)
+    there = store.alerts(run)
+    live.settle(store, first)
+    assert store.alerts(run) == there
+    live.close()
+
+
+def test_the_last_word_of_an_analyzer_is_saved_while_the_run_is_its_own(store: Store, run: Run) -> None:
+    live, keys, lease = LiveAnalysis(Engine(run.id), [], run.name), (SeriesKey("loss"),), analyzer_lease(run.id, "first", 0)
+    records = [StepRecord(step, 1000.0 + step, keys, [float("nan")]) for step in range(60)]
+    store.save_alerts(live.feed(Batch("b0", run.id, 0, tuple(records[:30]))), lease=lease)
+    live.feed(Batch("b1", run.id, 0, tuple(records[30:])))
+    live.settle(store, lease)
+    assert max(alert.last_step for alert in store.alerts(run)) == 59
+    live.close()

@@ -10,13 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from foreshock.storage import Store, StoreConfigurationError, StoreUnavailableError, open_store, schema
-from foreshock.storage.records import Run
+from foreshock.storage.records import Batch, Run
 from foreshock.storage.tables import VERSION_TABLE, metadata
-from sqlalchemy import create_engine, make_url
+from sqlalchemy import MetaData, create_engine, func, insert, make_url, select, text
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -186,34 +187,94 @@ def test_a_store_of_every_revision_opens_and_keeps_its_data(saved: Path, tmp_pat
     copy = tmp_path / "old.db"
     shutil.copy(saved, copy)
     with opened(copy, create=False) as store:
-        store.check()
-        run = store.run("saved")
-        assert (run.last_step, run.tags, run.meta) == (4, ("kept",), {"host": "here"})
-        frame = store.frame(run)
-        assert frame["value"].tolist()[:3] == [0.5, 1.5, float("inf")]
-        assert frame["module"].unique().tolist() == ["", "blocks.0"]
-        assert [item.histogram.counts for item in store.histograms(run.id, "alignment", "blocks.0")] == [(1, 2, 300)]
-        (alert,) = store.alerts(run)
-        assert (alert.rule, alert.evidence[0].steps, alert.diagnosis[0].name) == ("loss_spike", (1, 2), "lr")
-        assert [event.kind for event in store.events(run.id)] == ["started"]
-        assert len(store.due_notifications(1e12)) == 1
+        _holds_what_was_saved(store)
     assert ASSETS.joinpath(f"revision_{schema.HEAD}.sqlite").exists(), "save a database of the newest revision as well"
+
+
+@pytest.mark.parametrize("saved", sorted(ASSETS.glob("revision_*.sqlite")), ids=lambda path: path.stem)
+def test_a_server_of_every_revision_keeps_its_data_and_takes_more(
+    saved: Path, empty_server: str, new_run: Callable[..., Run], batch_of: Callable[..., Batch]
+) -> None:
+    _move(saved, empty_server)
+    with opened(empty_server, create=False) as store:
+        _holds_what_was_saved(store)
+        run = new_run("later")
+        store.create_run(run)
+        store.write(batch_of(run, range(3)))
+        assert [record.step for batch in store.batches(run.id) for record in batch.steps] == [0, 1, 2]
+    engine = create_engine(empty_server)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "version_table": VERSION_TABLE})
+        assert compare_metadata(context, metadata) == []
+    engine.dispose()
+
+
+def _holds_what_was_saved(store: Store) -> None:
+    store.check()
+    run = store.run("saved")
+    assert (run.last_step, run.tags, run.meta) == (4, ("kept",), {"host": "here"})
+    frame = store.frame(run)
+    assert frame["value"].tolist()[:3] == [0.5, 1.5, float("inf")]
+    assert frame["module"].unique().tolist() == ["", "blocks.0"]
+    assert [item.histogram.counts for item in store.histograms(run.id, "alignment", "blocks.0")] == [(1, 2, 300)]
+    (alert,) = store.alerts(run)
+    assert (alert.rule, alert.evidence[0].steps, alert.diagnosis[0].name) == ("loss_spike", (1, 2), "lr")
+    assert [event.kind for event in store.events(run.id)] == ["started"]
+    assert len(store.due_notifications(1e12)) == 1
+
+
+def _move(saved: Path, url: str) -> None:
+    """Make a saved database's revision on a server, by the migrations up to it, and put the saved rows in."""
+    source, target = create_engine(f"sqlite:///{saved}"), create_engine(url)
+    with source.connect() as rows_of, target.begin() as connection:
+        command.upgrade(schema.migrations(connection), saved.stem.removeprefix("revision_"))
+        old, new = MetaData(), MetaData()
+        old.reflect(rows_of)
+        new.reflect(connection)
+        for table in new.sorted_tables:
+            rows = [dict(row) for row in rows_of.execute(select(old.tables[table.name])).mappings()]
+            if not rows or table.name == VERSION_TABLE:
+                continue
+            connection.execute(insert(table), rows)
+            if connection.dialect.name == "postgresql":  # a dump restores this as well
+                for column in ("key", "id", "seq"):
+                    if column in table.c and isinstance(rows[0][column], int):
+                        highest = max(row[column] for row in rows)
+                        connection.execute(select(func.setval(func.pg_get_serial_sequence(table.name, column), highest)))
+    source.dispose()
+    target.dispose()
 
 
 def test_what_was_silenced_before_silences_had_an_end_stays_silenced(tmp_path: Path) -> None:
     copy = tmp_path / "old.db"
     shutil.copy(ASSETS / "revision_0001.sqlite", copy)
-    with contextlib.closing(sqlite3.connect(copy)) as connection:
-        connection.execute("UPDATE alerts SET state = 'silenced'")
-        connection.commit()
+    _silence_all(f"sqlite:///{copy}")
     with opened(copy, create=False) as store:
-        (alert,) = store.alerts("saved")
-        assert store.lift_silences(1e12) == 0
-        assert store.due_notifications(1e12) == []
-        (silence,) = store.silences(active_at=1e12)
-        assert silence.alert_id == alert.id
-        assert store.end_silence(silence.id, at=1e12) == 1
-        assert len(store.due_notifications(1e12)) == 1
+        _is_silenced_until_it_is_ended(store)
+
+
+def test_what_was_silenced_on_a_server_stays_silenced(empty_server: str) -> None:
+    _move(ASSETS / "revision_0001.sqlite", empty_server)
+    _silence_all(empty_server)
+    with opened(empty_server, create=False) as store:
+        _is_silenced_until_it_is_ended(store)
+
+
+def _silence_all(url: str) -> None:
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alerts SET state = 'silenced'"))
+    engine.dispose()
+
+
+def _is_silenced_until_it_is_ended(store: Store) -> None:
+    (alert,) = store.alerts("saved")
+    assert store.lift_silences(1e12) == 0
+    assert store.due_notifications(1e12) == []
+    (silence,) = store.silences(active_at=1e12)
+    assert silence.alert_id == alert.id
+    assert store.end_silence(silence.id, at=1e12) == 1
+    assert len(store.due_notifications(1e12)) == 1
 
 
 def test_a_schema_newer_than_this_program_is_refused(tmp_path: Path, file_store: Store) -> None:
