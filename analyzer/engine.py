@@ -198,8 +198,15 @@ class Engine:
         watched: set[int] = set()
         for rule in self.rules.active:
             inputs = list(rule.signals.values())
-            for module in dict.fromkeys(module for signal, module in places if signal in inputs[0] and matches(rule, module)):
-                feed = self._make_feed(rule.name, module, inputs, places, keys)
+            of_rule = [at for at in places if at[0] in inputs[0] and matches(rule, at[1])]
+            if rule.across and of_rule:
+                every = {(inputs[0][0], ""): [place for at in of_rule for place in places[at]]}
+                feeds = [self._make_feed(rule.name, "", inputs, {**places, **every}, keys)]
+            else:
+                feeds = [
+                    self._make_feed(rule.name, module, inputs, places, keys) for module in dict.fromkeys(at[1] for at in of_rule)
+                ]
+            for feed in feeds:
                 watched.update(place for group in feed.places for place in group)
                 if feed.watcher.detector.SEES_NON_FINITE:
                     plan.guards.append(feed)

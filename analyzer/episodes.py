@@ -60,6 +60,7 @@ class Watcher:
         if self.last_step is None:
             self.detector.origin = step
             self._start = step + self.rule.warmup
+            self._begin(step, value, *others)
         elif step < self.due:
             return None
         self.last_step = step
@@ -74,6 +75,12 @@ class Watcher:
         if finding is None and not self._hits and not self.open:
             return None
         return self._advance(step, finding)
+
+    def _begin(self, *sample: Any) -> None:
+        try:
+            self.detector.begin(*sample)
+        except Exception as error:  # noqa: BLE001 - as in ``feed``
+            self._give_up(sample[0], error)
 
     def _give_up(self, step: int, error: Exception) -> None:
         """The detector failed: say so once, and watch no more."""

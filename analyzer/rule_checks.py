@@ -13,11 +13,24 @@ from .wording import placeholders
 Problem = tuple[str, str, str]
 """(rule, key, what is wrong); rule and key may be empty."""
 
-REDUCTIONS = ("max", "min", "mean")
+REDUCTIONS = ("max", "min", "mean", "third")
 # key: (smallest allowed, default)
 _COUNTS = {"interval": (1, 1), "warmup": (0, 0), "persistence": (1, 1), "clear": (1, 10), "cooldown": (0, 200)}
 _TEXTS = ("title", "message", "remedy")
-_KEYS = (*_TEXTS, "detector", "signals", "severity", "reduce", "modules", *_COUNTS, "parameters", "links", "gather", "enabled")
+_KEYS = (
+    *_TEXTS,
+    "detector",
+    "signals",
+    "severity",
+    "reduce",
+    "modules",
+    *_COUNTS,
+    "parameters",
+    "links",
+    "gather",
+    "across",
+    "enabled",
+)
 
 
 class RuleError(ValueError):
@@ -88,7 +101,7 @@ def check_rule(name: str, table: Mapping[str, Any]) -> tuple[dict[str, Any], lis
     fields["reduce"] = table.get("reduce", "max")
     if fields["reduce"] not in REDUCTIONS:
         wrong("reduce", f"got {fields['reduce']!r}; allowed: {', '.join(REDUCTIONS)}")
-    for key, usual in (("gather", False), ("enabled", True)):
+    for key, usual in (("gather", False), ("across", False), ("enabled", True)):
         fields[key] = table.get(key, usual)
         if not isinstance(fields[key], bool):
             wrong(key, f"got {fields[key]!r}; allowed: true, false")

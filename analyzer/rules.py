@@ -35,7 +35,9 @@ class Rule:
         severity: of its alerts.
         message: template of the alert's message.
         remedy: what to do.
-        reduce: how the heads and ranks of a module become one number: max, min or mean.
+        reduce: how the heads and ranks of a module (with ``across`` those of all) become one number: max, min, mean, or the value that
+            a ``third`` of them do not exceed.
+        across: all matching modules together are one series, judged once; the loss beside it is the run's.
         gather: modules at which it fires while an alert of it is open are counted in that alert, not given one each.
         modules: glob patterns; only matching modules are watched.
         interval: steps between two samples that are judged, at least; denser ones are passed over.
@@ -65,6 +67,7 @@ class Rule:
     parameters: Mapping[str, Setting]
     links: tuple[str, ...] = ()
     gather: bool = False
+    across: bool = False
     enabled: bool = True
 
     def build(self) -> Detector:
@@ -78,6 +81,7 @@ class Rule:
             self.detector,
             dict(self.signals),
             self.reduce,
+            *(("across",) if self.across else ()),
             self.modules,
             self.warmup,
             self.persistence,

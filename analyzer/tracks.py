@@ -57,7 +57,11 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-_REDUCE: Mapping[str, Callable[[Sequence[float]], float]] = {"max": max, "min": min, "mean": _mean}
+def _third(values: Sequence[float]) -> float:
+    return sorted(values)[(len(values) - 1) // 3]
+
+
+_REDUCE: Mapping[str, Callable[[Sequence[float]], float]] = {"max": max, "min": min, "mean": _mean, "third": _third}
 
 
 @dataclass(slots=True)
@@ -102,7 +106,7 @@ class Feed:
                 chosen.append(next((track for track in held if track.points[-1][1] == finding.value), held[0]))
             elif len(finite) < len(held) and self.watcher.detector.SEES_NON_FINITE:
                 chosen.append(next(track for track in held if not isfinite(track.points[-1][1])))
-            elif self.watcher.rule.reduce == "min":
+            elif self.watcher.rule.reduce in ("min", "third"):
                 chosen.append(min(finite or held, key=lambda track: track.points[-1][1]))
             else:
                 chosen.append(max(finite or held, key=lambda track: track.points[-1][1]))

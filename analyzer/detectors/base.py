@@ -152,6 +152,9 @@ class Detector(ABC):
     def reset(self) -> None:
         """Forget everything learned."""
 
+    def begin(self, step: int, value: float, *others: float) -> None:  # noqa: B027 - most detectors do not ask where a run began
+        """Take the very first sample of the series: no warm-up hides it, and ``feed`` may get it again."""
+
     def rewind(self, step: int) -> None:  # noqa: B027 - most detectors keep levels, which a resume does not change
         """The run resumed at ``step``: forget what lies at or after it, where the order of steps matters."""
 
@@ -162,6 +165,8 @@ class Detector(ABC):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what ``state_dict`` returned."""
         for name in self.STATE:
+            if name not in state:  # written before the detector kept it: learnt anew
+                continue
             current = getattr(self, name)
             if isinstance(current, deque):
                 current.clear()

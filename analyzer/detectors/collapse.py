@@ -9,7 +9,7 @@ import math
 from typing import ClassVar
 
 from .base import Detector, Finding, Parameter
-from .rolling import Milestones, Trend
+from .rolling import Learnt, Milestones, Trend
 
 
 class Collapse(Detector, name="collapse"):
@@ -18,8 +18,8 @@ class Collapse(Detector, name="collapse"):
     A sample with ``gap`` near 1 or a large ``turn`` has no steady principal direction; its signs mean little and it is passed over.
     """
 
-    INPUTS: ClassVar = ("diversity", "sigma", "gap", "turn")
-    OPTIONAL: ClassVar = frozenset({"gap", "turn"})
+    INPUTS: ClassVar = ("diversity", "sigma", "gap", "turn", "loss")
+    OPTIONAL: ClassVar = frozenset({"gap", "turn", "loss"})
     PARAMETERS: ClassVar = {
         "min_past": Parameter(16, "samples", "length of the past before anything is judged", 4, 4096),
         "min_diversity": Parameter(
@@ -32,6 +32,9 @@ class Collapse(Detector, name="collapse"):
         "min_fit": Parameter(0.6, "R squared", "and at least this steadily", 0.0, 1.0),
         "min_gap": Parameter(1.05, "sigma_1 / sigma_2", "a sample with a smaller gap is passed over", 1.0),
         "max_turn": Parameter(0.1, "1 - |cos| of v_1 with the previous", "a sample with a larger turn is passed over", 0.0, 1.0),
+        "learnt": Parameter(
+            1e-3, "share of the first loss", "a run whose loss was lower is not judged, where it is known", 0.0, 1.0
+        ),
         "rebaseline": Parameter(200, "samples", "collapsed samples in a row that make it the layer's normal", 2, 100_000),
     }
     FACTS: ClassVar = {
@@ -39,12 +42,13 @@ class Collapse(Detector, name="collapse"):
         "sigma": "spectral norm now",
         "growth": "growth of sigma_1 per 100 steps, in percent",
     }
-    STATE: ClassVar = ("past", "trend", "median", "low")
+    STATE: ClassVar = ("past", "trend", "median", "low", "learnt")
 
     def reset(self) -> None:
         """Forget the layer's past."""
         self.past = Milestones()
         self.trend = Trend(self.count("window"))
+        self.learnt = Learnt(self.number("learnt"))
         self.median = 0.0
         self.low = 0
         self._min_past = self.count("min_past")
@@ -52,6 +56,10 @@ class Collapse(Detector, name="collapse"):
         self._exponent, self._min_rise, self._min_fit = self.number("exponent"), self.number("min_rise"), self.number("min_fit")
         self._min_gap, self._max_turn = self.number("min_gap"), self.number("max_turn")
         self._rebaseline = self.count("rebaseline")
+
+    def begin(self, step: int, value: float, *others: float) -> None:
+        """Note where the loss began."""
+        self.learnt.begin((*others, math.nan)[3])
 
     def rewind(self, step: int) -> None:
         """Forget samples at or after ``step``."""
@@ -62,9 +70,11 @@ class Collapse(Detector, name="collapse"):
 
     def feed(self, step: int, value: float, *others: float) -> Finding | None:
         """Judge diversity first (cheap), then sigma_1's growth."""
-        sigma, gap, turn = others
+        sigma, gap, turn, loss = (*others, math.nan)[:4]
         if not math.isnan(sigma):
             self.trend.push(step, sigma)
+        if self.learnt.all(loss):
+            return None
         if gap < self._min_gap or turn > self._max_turn:  # False where nan: not measured, not discounted
             return None
         threshold = self._drop * self.median

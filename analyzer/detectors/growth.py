@@ -4,7 +4,7 @@ import math
 from typing import ClassVar
 
 from .base import Detector, Fact, Finding, Parameter
-from .rolling import Milestones, Trend
+from .rolling import Learnt, Milestones, Trend
 from .theil_sen import Slope
 
 _FAR = 1e9
@@ -21,6 +21,8 @@ class Growth(Detector, name="growth"):
     grows. Weights under a bounded update drift at most linearly, exponent 1 or below; in exponential growth it rises without bound.
     """
 
+    INPUTS: ClassVar = ("value", "loss")
+    OPTIONAL: ClassVar = frozenset({"loss"})
     PARAMETERS: ClassVar = {
         "window": Parameter(12, "samples", "length of the fit", 4, 512),
         "level": Parameter(0.0, "units of the signal", "smaller values are not judged", 0.0),
@@ -28,6 +30,9 @@ class Growth(Detector, name="growth"):
         "min_rise": Parameter(0.1, "log units over the window", "a smaller rise is not flagged", 0.0, 50.0),
         "min_fit": Parameter(0.6, "R squared", "growth less steady than this is not flagged", 0.0, 1.0),
         "limit": Parameter(0.0, "units of the signal", "the time to reach this value is told; 0 for none", 0.0),
+        "learnt": Parameter(
+            1e-3, "share of the first loss", "a run whose loss was lower is not judged, where it is known", 0.0, 1.0
+        ),
     }
     FACTS: ClassVar = {
         "start_value": "value where the growth began",
@@ -41,15 +46,21 @@ class Growth(Detector, name="growth"):
         "limit_first": "earliest such step by the 95 % interval of the rate; n/a where it has no latest",
         "limit_last": "latest such step by it",
     }
-    STATE: ClassVar = ("trend", "past")
+    STATE: ClassVar = ("trend", "past", "learnt")
 
     def reset(self) -> None:
         """Forget all samples."""
         self.trend = Trend(self.count("window"))
         self.past = Milestones()
+        self.learnt = Learnt(self.number("learnt"))
         self._level, self._exponent = self.number("level"), self.number("exponent")
         self._min_rise, self._min_fit = self.number("min_rise"), self.number("min_fit")
         self._limit = self.number("limit")
+
+    def begin(self, step: int, value: float, *others: float) -> None:
+        """Note where the loss began."""
+        if others:
+            self.learnt.begin(others[0])
 
     def rewind(self, step: int) -> None:
         """Forget samples at or after ``step``."""
@@ -62,6 +73,8 @@ class Growth(Detector, name="growth"):
         trend.push(step, value)
         if value > 0.0:
             self.past.push(step, value)
+        if others and self.learnt.all(others[0]):
+            return None
         if value < self._level or not trend.full or trend.rise() < self._min_rise:
             return self._band(value)
         rate, fit = trend.fit()

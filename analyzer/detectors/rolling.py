@@ -138,6 +138,41 @@ class Trend:
         self._logs = deque(state["logs"], maxlen=self.window)
 
 
+class Learnt:
+    """Says when a run has learnt all there is: its loss was below ``share`` of where it began, once.
+
+    What happens to weights and logits then teaches nothing: gradients are noise, which Adam scales up to full steps.
+    """
+
+    __slots__ = ("_level", "first", "share")
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+        self.first: float | None = None
+        self._level = -math.inf
+
+    def begin(self, loss: float) -> None:
+        """Take the first loss; nan where there is none."""
+        if loss > 0.0:
+            self.first, self._level = loss, self.share * loss
+
+    def all(self, loss: float) -> bool:
+        """Take the loss now; say whether all is learnt. Always False where no loss is known."""
+        if loss < self._level:
+            self._level = math.inf
+        return self._level == math.inf
+
+    def state_dict(self) -> list[float | None]:
+        """Return the first loss and the level, None where all is learnt."""
+        return [self.first, None if self._level == math.inf else self._level if self.first else 0.0]
+
+    def load_state_dict(self, state: list[float | None]) -> None:
+        """Continue from ``state_dict``."""
+        self.first = state[0]
+        if self.first is not None:
+            self._level = math.inf if state[1] is None else float(state[1])
+
+
 class Milestones:
     """At most ``2 * size`` points spread evenly over a series' whole past: every k-th value, k doubling as the past grows."""
 

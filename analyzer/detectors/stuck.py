@@ -1,5 +1,6 @@
 """A silent failure: the loss does not explode, it just does not fall any more, and something that should be alive is not."""
 
+import math
 from collections import deque
 from typing import ClassVar
 
@@ -12,7 +13,7 @@ class Stuck(Detector, name="stuck"):
 
     Neither alone proves anything: a loss may rest on a plateau and fall again, and one layer of many may be quiet in a run that
     learns well. *Not improved*: the running median of the loss is less than ``improvement`` below what it was ``patience`` samples
-    ago. A run whose loss has fallen below ``learnt`` of where it began has learnt something and is never called stuck.
+    ago. A run whose loss was once below ``learnt`` of where it began has learnt something and is never called stuck.
     """
 
     INPUTS: ClassVar = ("symptom", "loss", "reference")
@@ -31,7 +32,7 @@ class Stuck(Detector, name="stuck"):
         "before": "running median of the loss `since`",
         "since": "step since which the loss has not improved",
     }
-    STATE: ClassVar = ("symptom", "losses", "past", "steps", "first")
+    STATE: ClassVar = ("symptom", "losses", "past", "steps", "first", "lowest")
 
     def reset(self) -> None:
         """Forget symptom and loss."""
@@ -40,6 +41,7 @@ class Stuck(Detector, name="stuck"):
         self.past: deque[float] = deque(maxlen=patience)
         self.steps: deque[int] = deque(maxlen=patience)
         self.first: float | None = None
+        self.lowest = math.inf
         self._sign = 1.0 if self.parameters["direction"] == "above" else -1.0
         self._level = self.number("level")
         self._improvement, self._learnt = self.number("improvement"), self.number("learnt")
@@ -64,6 +66,8 @@ class Stuck(Detector, name="stuck"):
         now = self.losses.median()
         if self.first is None:
             self.first = now
+        if now < self.lowest:
+            self.lowest = now
         full = len(self.past) == self.past.maxlen
         before, since = (self.past[0], self.steps[0]) if full else (now, step)
         self.past.append(now)
@@ -71,7 +75,7 @@ class Stuck(Detector, name="stuck"):
         seen = self.symptom.median()
         if not full or self._sign * (seen - self._level) <= 0.0:
             return None
-        if now < self.first - (1.0 - self._learnt) * abs(self.first):
+        if self.lowest < self.first - (1.0 - self._learnt) * abs(self.first):
             return None
         facts: dict[str, Fact] = {"loss": now, "first_loss": self.first, "before": before, "since": since}
         return Finding(seen, self._level, breach=before - now < self._improvement * abs(before), facts=facts)

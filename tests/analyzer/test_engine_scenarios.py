@@ -278,6 +278,7 @@ def test_alignment_collapse_needs_all_three_signals_of_one_module(judge):
         "weight.spectral_norm",
         "spectral_alignment.gap",
         "spectral_alignment.turn",
+        "loss",
     ]
     apart = judge.run(collapse(healthy(judge), LAYER, f"{ATTENTION}.q"), 1300)
     assert judge.fired(apart, "spectral_alignment_collapse") == []
