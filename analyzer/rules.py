@@ -35,8 +35,8 @@ class Rule:
         severity: of its alerts.
         message: template of the alert's message.
         remedy: what to do.
-        reduce: how the heads and ranks of a module (with ``across`` those of all) become one number: max, min, mean, or the value that
-            a ``third`` of them do not exceed.
+        reduce: how the heads and ranks of a module (with ``across`` those of all) become one number: max, min, mean, or the value
+            that a ``third`` of them do not exceed.
         across: all matching modules together are one series, judged once; the loss beside it is the run's.
         gather: modules at which it fires while an alert of it is open are counted in that alert, not given one each.
         modules: glob patterns; only matching modules are watched.

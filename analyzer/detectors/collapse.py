@@ -33,7 +33,7 @@ class Collapse(Detector, name="collapse"):
         "min_gap": Parameter(1.05, "sigma_1 / sigma_2", "a sample with a smaller gap is passed over", 1.0),
         "max_turn": Parameter(0.1, "1 - |cos| of v_1 with the previous", "a sample with a larger turn is passed over", 0.0, 1.0),
         "learnt": Parameter(
-            1e-3, "share of the first loss", "a run whose loss was lower is not judged, where it is known", 0.0, 1.0
+            1e-3, "share of the first loss", "a run whose loss was lower has learnt all and is not judged", 0.0, 1.0
         ),
         "rebaseline": Parameter(200, "samples", "collapsed samples in a row that make it the layer's normal", 2, 100_000),
     }

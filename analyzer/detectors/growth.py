@@ -31,7 +31,7 @@ class Growth(Detector, name="growth"):
         "min_fit": Parameter(0.6, "R squared", "growth less steady than this is not flagged", 0.0, 1.0),
         "limit": Parameter(0.0, "units of the signal", "the time to reach this value is told; 0 for none", 0.0),
         "learnt": Parameter(
-            1e-3, "share of the first loss", "a run whose loss was lower is not judged, where it is known", 0.0, 1.0
+            1e-3, "share of the first loss", "a run whose loss was lower has learnt all and is not judged", 0.0, 1.0
         ),
     }
     FACTS: ClassVar = {
