@@ -100,9 +100,10 @@ def _words(finding: Finding) -> str:
         return place
     residuals = found.residuals
     return (
-        f"{place}\n    excess {found.excess:.3g} over independent rounding errors (p {found.excess_p:.2g}, clear in "
-        f"{found.excess_steps:.0%} of {finding.steps} steps); {found.coupling:.2f} +- {found.coupling_doubt:.2f} of the error that "
-        f"the rounded output gives delta (p {found.coupling_p:.2g}); that is {found.part:.2g} of the query gradient.\n"
+        f"{place}\n    Rounding error {found.excess:.3g} times what independent errors leave (p {found.excess_p:.2g}; clear in "
+        f"{found.excess_steps:.0%} of {finding.steps} steps). {found.coupling:.2f} +- {found.coupling_doubt:.2f} (p "
+        f"{found.coupling_p:.2g}) of the error that delta has if it is taken from the rounded output is in it; that error is "
+        f"{found.part:.2g} of the query gradient.\n"
         f"    Residual of the layer {residuals.layer:.2g}; re-computed in float64 {residuals.float64:.1g}, float32 "
         f"{residuals.float32:.1g}, low precision {residuals.low:.2g}, low precision with delta from float32 "
         f"{residuals.low_float32_delta:.2g}.\n"

@@ -56,6 +56,7 @@ class Recomputed:
         key_chance: (B,), the same of what rounding dK itself adds, for each of the D numbers.
         residuals: re-computed in several precisions.
         distance: of the stored O from the re-computed one, over its norm.
+        row_share: the captured rows, of all.
     """
 
     errors: Tensor
@@ -69,6 +70,7 @@ class Recomputed:
     key_chance: Tensor
     residuals: Residuals
     distance: float
+    row_share: float
 
     @property
     def finite(self) -> bool:
@@ -80,6 +82,14 @@ class Recomputed:
     def expected(self) -> Tensor:
         """(B,), the mean square of the residual's norm under independent rounding errors."""
         return self.chance.square().sum((1, 2)) + self.shift.shape[-1] * self.key_chance.square()
+
+    def covariance(self) -> Tensor:
+        """(B, D, D), of the residual if every e_i had a random sign, with the rest of the rounding."""
+        identity = torch.eye(self.shift.shape[-1], dtype=torch.float64)
+        found = self.parts.mT @ self.parts + self.chance.mT @ self.chance + self.key_chance.square()[:, None, None] * identity
+        # Rows that were not captured have directions of their own; and it must have an inverse.
+        spread = found.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * identity
+        return found + ((1 - self.row_share) + 1e-9) * spread
 
 
 @torch.no_grad()
@@ -120,6 +130,7 @@ def recomputed(call: AttentionSlice, place: int) -> Recomputed:
             low_float32_delta=_ratio(*cured),
         ),
         distance=float((out - o).norm() / o.norm()) if float(o.norm()) > 0 else 0.0,
+        row_share=call.row_share,
     )
 
 

@@ -6,13 +6,14 @@ makes, add up in W_q until the logits explode. Judged for each key head over all
 1. Is there more rounding error than chance leaves? ``excess``: the residual r = sum_j dK_j that the layer itself left (exactly 0
    without rounding, see recomputation.py), over what independent rounding errors of dS and dK, as large as the layer's format
    makes them, would leave. ``p`` of it: from 1,000 draws of such errors.
-2. Is it that error? ``coupling``: the slope of r on the residual ``-scale sum_i e_i q_i`` that the layer's own rounded output
-   predicts. 1: delta was taken from it. 0: it was not, and the error comes from elsewhere. ``p`` of it, and its standard error:
-   from 1,000 draws in which every e_i is given a random sign. That the forward pass has gone on with the very error that delta has
-   is what makes it dangerous: its product with the gradient has a positive part by construction (docs/delta_sign.md), and the
-   same error, unrelated to the forward pass, does no harm.
+2. Is it that error? ``coupling``: the slope, by generalised least squares, of r on the residual ``-scale sum_i e_i q_i`` that the
+   layer's own rounded output predicts. 1: delta was taken from it. 0: it was not, and the error comes from elsewhere. ``p`` of it,
+   and its standard error: from 1,000 draws in which every e_i is given a random sign. That the forward pass has gone on with the
+   very error that delta has is what makes it dangerous: its product with the gradient has a positive part by construction
+   (docs/delta_sign.md), and the same error, unrelated to the forward pass, does no harm.
 3. Is it large enough to matter? ``part``: |scale sum_i e_i (P K)_i| over |sum_i dQ_i|, root mean squares over the steps: the part
-   of the gradient of q's bias that is rounding error, and, W_q's inputs not being captured, an estimate for W_q.
+   of the gradient of q's bias that is rounding error if delta is taken from the rounded output, and, W_q's inputs not being
+   captured, an estimate for W_q.
 
 Confirmed: all three. Small: the first two. Other: the first, large, and not the second. Rejected: not the first. Undecided: too
 few rows or steps to tell. Beside them stand two numbers that decide nothing, for in one bundle they do not tell failing runs from
@@ -119,8 +120,8 @@ def measured(steps: Sequence[Recomputed]) -> Numbers:
     """Return the numbers of one key head; draws come from a private generator, the same ones each time."""
     draw = torch.Generator().manual_seed(0)
     observed, chance = [], []  # squares of the residual, over what is expected: of each step, and (draws,) of each
-    common, commons = 0.0, torch.zeros(_DRAWS, dtype=torch.float64)  # products of the residual and what is predicted of it
-    predictable, left = 0.0, 0.0
+    common, commons, whole = 0.0, torch.zeros(_DRAWS, dtype=torch.float64), 0.0  # of the least-squares slope, and of its draws
+    sizes, left = 0.0, 0.0
     direction, directions = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     moved, power = 0.0, 0.0
     for step in steps:
@@ -129,12 +130,16 @@ def measured(steps: Sequence[Recomputed]) -> Numbers:
         drawn = _normal(draw, step.chance) + _noise(draw, step)
         chance.append(drawn.square().sum((1, 2)) / expected)
         predicted, signed = step.parts.sum(1), _signed(draw, step.parts)
-        # Every step counts alike: scaled by the size that the predicted residual has under random signs.
-        if (size := float(step.parts.square().sum())) > 0:
-            common += float((step.shift * predicted).sum()) / size
-            commons += (signed * step.shift).sum((1, 2)) / size
-            predictable += float(predicted.square().sum()) / size
-            left += float(step.shift.square().sum()) / size
+        if (size := float(predicted.square().sum())) > 0:
+            # Generalised least squares: a direction counts by what it would hold if the signs were random, and so does a step.
+            weight = step.covariance().inverse()
+            toward = torch.einsum("bde,be->bd", weight, step.shift)
+            common += float((toward * predicted).sum())
+            commons += (signed * toward).sum((1, 2))
+            whole += float(torch.einsum("bd,bde,be->", predicted, weight, predicted))
+            power_of_signs = float(step.parts.square().sum())
+            sizes += size / power_of_signs
+            left += float(step.shift.square().sum()) / power_of_signs
         direction = direction + _unit(step.shift.sum(0))
         directions = directions + _unit(signed.sum(1))
         moved += float((step.errors[:, None] * step.effects).sum(0).square().sum())
@@ -147,11 +152,11 @@ def measured(steps: Sequence[Recomputed]) -> Numbers:
         excess=math.sqrt(float(squares.mean())),
         excess_p=_p(draws.mean(0), float(squares.mean())),
         excess_steps=sum(_p(drawn, each) < MOST_P for drawn, each in zip(draws, observed, strict=True)) / n,
-        coupling=common / predictable if predictable > 0 else 0.0,
+        coupling=common / whole if whole > 0 else 0.0,
         coupling_p=_p(commons.abs(), abs(common)),
-        coupling_doubt=float(commons.square().mean().sqrt()) / predictable if predictable > 0 else math.inf,
+        coupling_doubt=float(commons.square().mean().sqrt()) / whole if whole > 0 else math.inf,
         part=part,
-        other_part=part * math.sqrt(left / predictable) if predictable > 0 else 0.0,
+        other_part=part * math.sqrt(left / sizes) if sizes > 0 else 0.0,
         z=_z([step.errors for step in steps]),
         z_float32=_z([step.errors_float32 for step in steps]),
         z_low=_z([step.errors_low for step in steps]),
