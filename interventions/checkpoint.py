@@ -33,7 +33,7 @@ class Checkpoint(Intervention):
         folder: where to; a folder of the run's id is made in it.
         every: steps from one checkpoint to the next.
         settle: steps without a warning after which a checkpoint counts as good; ``every`` by default.
-        keep: candidates kept beside the good one.
+        keep: candidates kept beside the good one; while so many are unsettled no other is saved.
         save: saves everything to a path; by default models and optimizers, by ``torch.save``.
         extra: what else is saved, by name, and goes back with a roll back: anything with ``state_dict`` and ``load_state_dict``,
             such as a learning-rate scheduler or a GradScaler.
@@ -98,7 +98,8 @@ class Checkpoint(Intervention):
         in_trouble = bool(self.training.open_alerts(Severity.WARNING))
         if waiting:
             self._judge(waiting[-1], good=not in_trouble)
-        if due and not in_trouble and self._finite():
+        # While as many wait for their verdict as may be kept, none is added: it would push out the one nearest to it.
+        if due and not in_trouble and len(self._candidates) < self._keep and self._finite():
             self._write(step)
             self.training.pause()
 

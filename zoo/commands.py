@@ -170,6 +170,36 @@ def _reliable(line: "Mapping[str, Any]") -> tuple[str, ...]:
     return f"{line['said']:.0f}", f"{line['came']:.0f} %", interval, str(line["runs"]), str(line["scenarios"])
 
 
+@app.command(epilog="Example: foreshock zoo rescue learning-rate-kick --seeds 3")
+def rescue(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these scenarios.")] = None,
+    split: SplitOption = "all",
+    seeds: SeedsOption = 5,
+    first_seed: FirstSeedOption = 0,
+    intervene: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Do this instead of what the diagnosis recommends; may be repeated.")
+    ] = None,
+    jobs: JobsOption = 1,
+    out: Annotated[Path | None, typer.Option(dir_okay=False, help="Results; what it holds is not made again.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train failing scenarios with the interventions that their diagnosis recommends; tell which runs were saved."""
+    chosen = [each for each in _chosen(names, split) if each.fails]
+    from .rescue import HEAD, line, summed
+    from .rescue import rescue as rescue_all
+
+    numbers = range(first_seed, first_seed + seeds)
+    tried = rescue_all(chosen, numbers, out, jobs, tuple(intervene) if intervene else None)
+    found = list(_with_progress(tried, len(chosen) * seeds, "rescuing"))
+    sums = summed(found)
+    if as_json:
+        _print_json({"splits": sums, "runs": [asdict(each) for each in found]})
+        return
+    _print_table(HEAD, [line(each) for each in sorted(found, key=lambda each: (each.split, each.scenario, each.seed))])
+    for name, each in sums.items():
+        typer.echo(f"{name}: {each['saved']} of {each['runs']} failing runs saved, {each['stopped']} stopped")
+
+
 def _chosen(names: list[str] | None, split: str) -> "list[Scenario]":
     from .scenario import scenarios
 

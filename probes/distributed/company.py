@@ -102,13 +102,14 @@ class Meeting:
 
     Args:
         company: this rank among the others.
-        room: where the keys lie.
+        room: of this watching.
+        corner: of the room, where the keys of these meetings lie.
         lost: what a meeting that fails costs.
     """
 
-    def __init__(self, company: Company, room: str, lost: str = "sharded weights were not measured") -> None:
+    def __init__(self, company: Company, room: str, corner: str = "meet", lost: str = "sharded weights were not measured") -> None:
         self._world, self._lost = company.world, lost
-        self._store = company.keys(f"{room}/meet")
+        self._store = company.keys(f"{room}/{corner}")
         self._entrance, self._accepted = company.keys(""), f"accepted {room}"
         self._beginnings = 0
         self._failed = 0

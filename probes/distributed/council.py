@@ -56,7 +56,7 @@ class Council:
 
     def __init__(self, company: Company, room: str, exchange: Exchange) -> None:
         self._exchange = exchange
-        self._meeting = Meeting(company, f"{room}/council", "nothing was done")
+        self._meeting = Meeting(company, room, "council", "nothing was done")
         self._leads = company.rank == 0
         self._moment = self._number = 0
         self._due: deque[Proposal] = deque()

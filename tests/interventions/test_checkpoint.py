@@ -70,6 +70,34 @@ def test_trouble_never_pushes_the_last_good_state_out(tmp_path: Path, alarm: Ala
     assert len(list((tmp_path / "run1").glob("step-*.pt"))) <= 3
 
 
+def test_candidates_are_not_pushed_out_before_they_could_prove_good(tmp_path: Path) -> None:
+    story = Story(checkpoint := Checkpoint(tmp_path, every=5, settle=30, keep=2))
+    story.go(36)
+    assert checkpoint.good is not None
+    assert (checkpoint.good.name, checkpoint.good_step) == ("step-000000004.pt", 4)
+    story.go(90)
+    assert checkpoint.good_step > 30
+    assert len(list((tmp_path / "run1").glob("step-*.pt"))) <= 3
+
+
+def test_what_was_not_judged_yet_is_not_called_good(tmp_path: Path) -> None:
+    story = Story(checkpoint := Checkpoint(tmp_path, every=5, settle=5))
+    checkpoint.training.judged = lambda: 8
+    story.go(30)
+    assert checkpoint.good is None
+    checkpoint.training.judged = lambda: 9
+    story.go(31)
+    assert checkpoint.good_step == 4
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
+    story = Story(Checkpoint(tmp_path, every=5, settle=5))
+    with torch.no_grad():
+        story.model.bias[1] = float("inf")
+    story.go(30)
+    assert not list(tmp_path.rglob("*.pt"))
+
+
 def test_an_alert_of_no_weight_is_no_trouble(tmp_path: Path, alarm: Alarm) -> None:
     story = Story(checkpoint := Checkpoint(tmp_path, every=10, settle=5))
     story.alerts = [alarm(severity=Severity.INFO)]

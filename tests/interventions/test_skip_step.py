@@ -2,11 +2,7 @@
 
 import copy
 import math
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import foreshock
@@ -238,27 +234,3 @@ def test_a_scalers_own_skips_are_not_counted(url: str) -> None:
             assert moved == (step != 3)
     assert skipping.skipped == 0
     assert not hasattr(optimizer, "found_inf")
-
-
-RANK = Path(__file__).with_name("skipping_rank.py")
-
-
-def test_ranks_decide_alike(tmp_path: Path) -> None:
-    """One rank's bad batch reaches all through the all-reduce: all skip the same steps, and keep the same bits."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    ranks = [
-        subprocess.Popen([sys.executable, "-P", str(RANK), str(tmp_path), str(rank), port], stderr=subprocess.PIPE, text=True)
-        for rank in (0, 1)
-    ]
-    for process in ranks:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
-    store = foreshock.open_store(f"sqlite:///{tmp_path / 'runs.db'}")
-    assert [event.step for event in store.events(store.runs()[0].id) if "Skipped" in event.message] == [4, 20, 50]
-    store.close()
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
-    assert first["skipped"] == second["skipped"] == 3
-    assert all(torch.equal(a, b) for a, b in zip(first["state"], second["state"], strict=True))
-    assert all(t.isfinite().all() for t in first["state"])
