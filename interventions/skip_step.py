@@ -6,6 +6,8 @@ left out:
   trained in this step": no weight, moment or step count moves. Afterwards the gradients are back where they were.
 - on other devices the decision must not wait: fused optimizers (``AdamW(..., fused=True)``) take it as a tensor, ``found_inf``.
 
+The forward pass of a bad batch has moved batch norm's running statistics by then: they are put back (running_statistics.py).
+
 With gradient accumulation it is the accumulated gradient that is judged. Gradients of a GradScaler are judged unscaled; steps that
 the scaler itself skips are not counted, nor learned from. Each optimizer is judged by its own gradients and its own past.
 
@@ -26,6 +28,7 @@ from typing_extensions import override
 
 from .base import Handles, Intervention, Training
 from .gradient_judge import FINE, GIVEN_WAY, NOT_FINITE, WILD, GradientJudge, norm_of
+from .running_statistics import RunningStatistics
 
 _SOURCE = "intervention skip_step"
 _TOLD_ONE_BY_ONE = 50
@@ -83,12 +86,19 @@ class SkipStep(Intervention):
             raise ValueError("skip_step acts before the optimizer does and must know it: watch(model, optimizer, ...)")
         for optimizer in training.optimizers:
             self._refuse(optimizer)
+        self._statistics = RunningStatistics(training.models.values())
         self._gates = [_Gate(optimizer, training, self._options, self._report) for optimizer in training.optimizers]
 
     @override
     def after_step(self, step: int) -> None:
+        self._statistics.settle([gate.skipped for gate in self._gates])
         for gate in self._gates:
+            gate.skipped = False
             gate.hear()
+
+    @override
+    def on_rollback(self, step: int) -> None:
+        self._statistics.settle([])
 
     @override
     def close(self) -> None:
@@ -139,6 +149,8 @@ class _Gate:
         self._taken: list[tuple[Tensor, Tensor]] = []
         self._found_before: tuple[Tensor | None] | None = None
         self._pending: deque[_Travelling] = deque()
+        self.skipped: bool | Tensor = False
+        """Whether the last update was left out; a tensor, not 0 for yes, where only the device knows."""
         self._gave_way = False
         before, after = (torch.compiler.disable(hook) for hook in (self._before, self._after))
         self._handles = Handles([optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)])
@@ -184,7 +196,8 @@ class _Gate:
         travelling = _Travelling(self._training.step(), verdict, norm if scale is None else norm / scale.to(device))
         if _may_read(device) or not _is_fused(optimizer) or _lacks_momentum(optimizer):
             step, said, value = travelling.read()
-            if said in (NOT_FINITE, WILD):
+            self.skipped = said in (NOT_FINITE, WILD)
+            if self.skipped:
                 for p in trained:
                     self._taken.append((p, p.grad))
                     p.grad = None
@@ -192,7 +205,7 @@ class _Gate:
             return
         self._pending.append(travelling)
         skip = ((verdict == NOT_FINITE) | (verdict == WILD)).float()
-        self._found_before = (found,)
+        self.skipped, self._found_before = skip, (found,)
         # A new tensor: a GradScaler goes on reading its own.
         optimizer.found_inf = skip if found is None else torch.maximum(skip, found.to(device).float())  # type: ignore[attr-defined]
 

@@ -88,6 +88,30 @@ def test_the_same_by_found_inf_which_is_how_a_gpu_is_told(kind: str, url: str, m
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(guarded, by_hand, strict=True))
 
 
+@pytest.mark.parametrize("may_read", [True, False])
+def test_running_statistics_of_a_bad_batch_are_put_back(may_read: bool, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("foreshock.interventions.skip_step._may_read", lambda device: may_read)
+
+    def trained(guard: bool) -> list[Tensor]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 12), nn.BatchNorm1d(12), nn.Tanh(), nn.Linear(12, 3))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=True)
+        monitor = foreshock.watch(model, optimizer, store=url, every=10, interventions=["skip_step"]) if guard else None
+        for step in range(50):
+            x = torch.randn(8, 6) * {40: math.nan, 45: 1e30}.get(step, 1.0)
+            if guard or step not in (40, 45):
+                model(x).square().mean().mul(1e12 if step == 45 else 1.0).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                if monitor is not None:
+                    monitor.step()
+        if monitor is not None:
+            monitor.close()
+        return [*model.state_dict().values()]
+
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(trained(True), trained(False), strict=True))
+
+
 @pytest.mark.parametrize("options", [{"accumulate": 3}, {"closure": True}])
 def test_accumulated_gradients_and_closures_are_judged_too(options: dict[str, Any], url: str) -> None:
     guarded, skipped = train(OPTIMIZERS["adamw"], guard=True, url=url, **options)
