@@ -12,7 +12,7 @@ every step on which that is not 1.
     recovery   ``patience`` steps after the last cut and the last open warning; geometrically, over ``recover`` steps, to 1
     relapse    a warning during a recovery, or within ``recover`` steps after it, says that the rate was too high still: from then
                on a recovery ends at ``factor`` times what the one before aimed at
-    roll back  a cut, too: what went wrong at this rate would again
+    roll back  two cuts at once: what went wrong at this rate would again
 """
 
 import math
@@ -69,7 +69,7 @@ class LowerLearningRate(Intervention):
         rules: Iterable[str] = RULES,
         severity: Severity | str = Severity.WARNING,
         factor: float = 0.5,
-        most: int = 4,
+        most: int = 6,
         patience: int = 200,
         recover: int = 500,
     ) -> None:
@@ -165,15 +165,15 @@ class LowerLearningRate(Intervention):
 
     @override
     def on_rollback(self, step: int) -> None:
-        self._cut("the run was rolled back")
+        self._cut("the run was rolled back", times=2)
 
-    def _cut(self, why: str, **data: Any) -> None:
+    def _cut(self, why: str, times: int = 1, **data: Any) -> None:
         again = self._recovered_at is not None and self._now - self._recovered_at <= self._recover
         if again or self._recovering is not None:
             self._goal = max(self._goal * self._cut_by, self._least)
         self._recovering = self._recovered_at = None
         self._last_cut, before = self._now, self.factor
-        self.factor = max(self.factor * self._cut_by, self._least)
+        self.factor = max(self.factor * self._cut_by**times, self._least)
         self._note()
         if self.factor < before:
             self.tell(f"Learning rates are multiplied by {self.factor:.3g} from here on: {why}.", factor=self.factor, **data)

@@ -8,7 +8,7 @@ The training loop goes on with the batches that come next: those that led to the
 are. A learning-rate schedule goes on too, unless its scheduler was given to ``Checkpoint(extra={"scheduler": scheduler})``: then it
 goes back, and with it the values of the optimizer's groups. ``on_rollback`` tells the loop, on every rank.
 
-Nobody is rolled back more than ``most`` times. Where ``lower_learning_rate`` was asked for, each roll back is a cut, too. Where
+Nobody is rolled back more than ``most`` times. Where ``lower_learning_rate`` was asked for, each roll back is two cuts. Where
 ``stop`` was asked for, it acts once a roll back is no longer possible: none left, or no checkpoint has proved good.
 
 In a distributed job the first rank reads the file and all take the state from it, at the same step. Sharded weights are refused.

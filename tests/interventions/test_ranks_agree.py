@@ -57,7 +57,7 @@ def test_two_ranks_act_together_and_keep_the_same_bits(job: Path) -> None:
     first, second = (json.loads((job / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first == second, "every step of both: factor, switch, roll backs, weights"
     factors, switched, backs, weights = zip(*first["seen"], strict=True)
-    assert set(factors) == {1.0, 0.5, 0.25}, "a warning, and the roll back"
+    assert set(factors) == {1.0, 0.5, 0.125}, "a warning, and the roll back"
     assert set(switched) == {False, True}
     assert set(backs) == {0, 1}
     assert "nan" in weights

@@ -219,7 +219,7 @@ def test_a_roll_back_cuts_the_rate_where_that_was_asked_for(url: str, tmp_path: 
         for number in range(30):
             monitor.step(run.step(bad=number == 20))
             monitor.flush()
-        assert lowering.factor == 0.5
+        assert lowering.factor == 0.25
 
 
 def test_alerts_of_an_undone_course_are_closed_and_may_come_again_at_once() -> None:
