@@ -1,8 +1,8 @@
 """Risk: how likely a run is to fail soon, as a number from 0 to 100 with a stated meaning.
 
-Of the moments in the zoo's training runs that are scored near 80, about 80 % were followed by a failure before the run was half
-as long again. The number comes from what is alarmed now and what was lately: a logistic regression with one weight a rule, none
-of them negative, so that more alarm never lowers it. ``foreshock zoo calibrate`` fits it and writes ``risk.toml``; docs/risk.md
+Of the moments in the zoo's training runs that are scored near 80, about 80 % were followed by a failure before the run was twice
+as long. The number comes from what is alarmed now and what was lately: a logistic regression over the rules, with no weight below
+0, so that more alarm never lowers it. ``foreshock zoo calibrate`` fits it and writes ``risk.toml``; docs/risk.md
 shows how well it holds.
 """
 
@@ -23,9 +23,9 @@ VERSION = 1
 SIGNAL = "risk"
 """Name of the run's series of this number; no rule is fed from it."""
 
-HORIZON_SHARE = 0.5
+HORIZON_SHARE = 1.0
 HORIZON_LEAST = 100
-"""A failure is soon where it comes before the run is half as long again; in a run's first steps, within 100."""
+"""A failure is soon where it comes before the run is twice as long; in a run's first steps, within 100."""
 
 HIGHEST = 99.0
 """The highest reading of a run that may yet be well; 100 says that the loss has not been finite for long."""
@@ -41,35 +41,54 @@ class RiskModel:
 
     Attributes:
         base: log odds of a run in which nothing is or was alarmed.
-        weights: by rule, 0 or more; what an open alert of it adds.
-        severities: the same for rules that have no weight, by severity.
+        first: by severity, what is added where any alert of at least this severity is open.
+        each: by severity, what every rule adds besides that has no weight of its own.
+        weights: by rule, what an open alert of it adds besides. All of these are 0 or more.
         failing: chance that a run which meets the rule of failure now does not come back from it.
         memory_share, memory_least: an alert that is over counts half after this share of the run's steps at its end, and at
             least so many steps.
+        ignored: rules that say nothing of the run, such as those about the monitor itself.
         calibrated: False where nothing was fitted yet and the numbers were set by hand.
         measured: how well it holds, as docs/risk.md shows it.
     """
 
     base: float
+    first: Mapping[Severity, float]
+    each: Mapping[Severity, float]
     weights: Mapping[str, float]
-    severities: Mapping[Severity, float]
     failing: float
     memory_share: float
     memory_least: float
+    ignored: frozenset[str] = frozenset()
     calibrated: bool = True
     measured: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        wrong = sorted(name for name, weight in {**self.weights, **self.severities}.items() if not 0.0 <= weight < math.inf)
+        added = [*self.weights.items(), *self.first.items(), *self.each.items()]
+        wrong = sorted({str(name) for name, weight in added if not 0.0 <= weight < math.inf})
         if wrong:
             raise RiskError(f"weights must be 0 or more, so that more alarm never lowers the risk; not so: {', '.join(wrong)}")
         if not (math.isfinite(self.base) and 0.0 <= self.failing <= 1.0 and self.memory_share >= 0.0 and self.memory_least > 0.0):
             raise RiskError("base must be finite, failing 0 to 1, the memory's share 0 or more and its least steps above 0")
 
-    def weight(self, rule: str, severity: Severity) -> float:
-        """Return what an open alert adds to the log odds."""
-        found = self.weights.get(rule)
-        return self.severities[severity] if found is None else found
+    def odds(self, evidence: Mapping[str, float], severities: Mapping[str, Severity]) -> float:
+        """Return the log odds.
+
+        Args:
+            evidence: how much each rule counts, 1 where an alert of it is open.
+            severities: of these rules.
+        """
+        odds, most = self.base, dict.fromkeys(Severity, 0.0)
+        for rule, share in sorted(evidence.items()):  # in order, so that the sum is the same to the last bit
+            if rule not in self.ignored:
+                severity = severities[rule]
+                most[severity] = max(most[severity], share)
+                odds += share * self.weights.get(rule, self.each[severity])
+        reached = 0.0
+        for severity in reversed(Severity):
+            reached = max(reached, most[severity])
+            odds += self.first[severity] * reached
+        return odds
 
     def half_life(self, step: int) -> float:
         """Return the steps in which an alert that ended at ``step`` comes to count half."""
@@ -94,11 +113,13 @@ class RiskModel:
                 raise RiskError(f"{place} has version {found.get('version')!r}; this foreshock reads version {VERSION}; {remedy}")
             return cls(
                 base=float(found["base"]),
+                first={severity: float(found["first"][severity]) for severity in Severity},
+                each={severity: float(found["each"][severity]) for severity in Severity},
                 weights={name: float(weight) for name, weight in found["weights"].items()},
-                severities={severity: float(found["severities"][severity]) for severity in Severity},
                 failing=float(found["failing"]),
                 memory_share=float(found["memory"]["share"]),
                 memory_least=float(found["memory"]["least"]),
+                ignored=frozenset(found["ignored"]),
                 calibrated=bool(found["calibrated"]),
                 measured=found.get("measured", {}),
             )
@@ -136,7 +157,7 @@ def words(value: float | None) -> str:
         return f"Risk {shown} of 100, not calibrated: it tells more from less, but is no share of anything."
     return (
         f"Risk {shown}: of the moments scored like this in the zoo, about {shown} % were followed by a failure before the run was "
-        f"half as long again (in a run's first {HORIZON_LEAST * 2} steps: within {HORIZON_LEAST})."
+        f"twice as long (in a run's first {HORIZON_LEAST} steps: within {HORIZON_LEAST})."
     )
 
 

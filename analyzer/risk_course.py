@@ -114,10 +114,7 @@ class RiskCourse:
         assert model is not None
         evidence = self.evidence()
         self._over = {rule: ended for rule, ended in self._over.items() if rule in evidence}
-        odds = model.base
-        for rule, share in sorted(evidence.items()):  # in order, so that the sum is the same to the last bit
-            odds += share * model.weight(rule, self._severities[rule])
-        value = model.reading(odds)
+        value = model.reading(model.odds(evidence, self._severities))
         self._stage, self._stale = self._failing.stage, False
         if self._stage == MET:
             value = max(value, min(HIGHEST, 100.0 * model.failing))

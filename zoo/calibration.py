@@ -129,7 +129,8 @@ def _moments(run: Recording) -> list[int]:
 
 def _blank() -> RiskModel:
     """Return a model that only remembers: a fit must not need the one before it."""
-    return RiskModel(0.0, {}, dict.fromkeys(Severity, 0.0), 1.0, MEMORY_SHARE, MEMORY_LEAST)
+    nothing = dict.fromkeys(Severity, 0.0)
+    return RiskModel(0.0, nothing, nothing, {}, 1.0, MEMORY_SHARE, MEMORY_LEAST)
 
 
 def rules_digest(rules: RuleSet) -> str:
@@ -164,11 +165,10 @@ def fitted(many: Iterable[Course], rules: RuleSet | None = None) -> dict[str, An
         "base": _round(weights.base),
         "failing": _round(risk_fit.failing_share(lasting)),
         "memory": {"share": MEMORY_SHARE, "least": MEMORY_LEAST},
-        "severities": {str(severity): _round(weights.levels_L[severity.rank]) for severity in Severity},
-        "weights": {
-            **{name: _round(weight) for name, weight in zip(names, weights.rules_R, strict=True)},
-            **{rule.name: 0.0 for rule in rules.active if rule.name not in names},
-        },
+        "ignored": sorted(rule.name for rule in rules.active if rule.name not in names),
+        "first": {str(severity): _round(weights.first_L[severity.rank]) for severity in Severity},
+        "each": {str(severity): _round(weights.each_L[severity.rank]) for severity in Severity},
+        "weights": {name: _round(weight) for name, weight in zip(names, weights.rules_R, strict=True)},
         "measured": {
             "runs": len(ordered),
             "scenarios": len({each.run.scenario for each in ordered}),
@@ -198,7 +198,7 @@ def _measured(
         others = moments.where(~inside)
         weights, _ = risk_fit.calibrated(others, level_R)
         lasting = [each.run.failure_step is not None for each in ordered if each.ever_met and each.run.family != family]
-        said_N = np.minimum(expit(weights.odds(moments.evidence_NR[inside])), HIGHEST / 100)
+        said_N = np.minimum(expit(weights.odds(moments.evidence_NR[inside], level_R)), HIGHEST / 100)
         met_N = moments.met_N[inside]
         chance_N[inside] = np.where(met_N, np.maximum(said_N, min(risk_fit.failing_share(lasting), HIGHEST / 100)), said_N)
         base_N[inside] = others.weight_N @ others.failed_N / others.weight_N.sum()

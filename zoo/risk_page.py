@@ -27,7 +27,7 @@ def document(table: Table) -> str:
             _scores(told),
             table(("family", "runs", "failed", "said before a failure", "said else"), map(_family, told["by_family"])),
             _weights(model),
-            table(("rule", "open, it multiplies the odds by"), _rows(model)),
+            table(("open", "multiplies the odds by"), _rows(model)),
         ]
     )
 
@@ -74,13 +74,15 @@ def _weights(model: RiskModel) -> str:
 
 def _rows(model: RiskModel) -> Iterator[tuple[str, str]]:
     """Yield the severities, then the rules whose weight is another than their severity's, the heaviest first."""
-    for severity, weight in model.severities.items():
-        yield f"another of severity {severity}", _factor(weight)
+    for severity in model.each:
+        yield f"any alert of severity {severity} or above", _factor(model.first[severity])
+    for severity, weight in model.each.items():
+        yield f"besides, each rule of severity {severity}", _factor(weight)
     active = {rule.name: rule.severity for rule in RuleSet.default().active}
     own = {name: weight for name, weight in model.weights.items() if name in active}
     for name, weight in sorted(own.items(), key=lambda item: (-item[1], item[0])):
-        if abs(weight - model.severities[active[name]]) > 5e-3 and weight > 0.0:
-            yield f"`{name}`", _factor(weight)
+        if abs(weight - model.each[active[name]]) > 0.02:
+            yield f"but `{name}`", _factor(weight)
 
 
 def _factor(weight: float) -> str:

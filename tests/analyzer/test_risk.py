@@ -18,7 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 LEVELS = {Severity.INFO: 0.5, Severity.WARNING: 1.5, Severity.CRITICAL: 3.0}
-MODEL = RiskModel(-2.0, {"a": 1.0, "b": 2.5, "idle": 0.0}, LEVELS, 0.9, 0.1, 50.0)
+NONE = dict.fromkeys(Severity, 0.0)
+FIRST = {Severity.INFO: 0.25, Severity.WARNING: 0.5, Severity.CRITICAL: 0.75}
+MODEL = RiskModel(-2.0, FIRST, LEVELS, {"a": 1.0, "b": 2.5, "idle": 0.0}, 0.9, 0.1, 50.0, ignored=frozenset({"own"}))
 RULES = ("a", "b", "idle", "unknown", "mine")
 ALL = frozenset(RULES)
 
@@ -45,20 +47,20 @@ def course(turns: list[tuple[int, str, str, bool]], steps: int, losses: dict[int
 def test_words_state_the_horizon_wherever_they_name_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(risk, "default_model", lambda: MODEL)
     assert "Risk 78: of the moments scored like this in the zoo, about 78 %" in words(78.2)
-    assert "before the run was half as long again" in words(78.2)
+    assert "before the run was twice as long" in words(78.2)
     assert "within 100" in words(3.0)
     assert words(100.0) == "Risk 100: the loss is not finite any more. The run has failed."
     assert words(None) == words(math.nan) == "Risk n/a: nothing has been measured yet."
 
 
 def test_words_claim_nothing_of_a_model_that_was_not_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(risk, "default_model", lambda: RiskModel(0.0, {}, LEVELS, 0.9, 0.1, 50.0, calibrated=False))
+    monkeypatch.setattr(risk, "default_model", lambda: RiskModel(0.0, NONE, LEVELS, {}, 0.9, 0.1, 50.0, calibrated=False))
     assert "not calibrated" in words(50.0)
     assert "%" not in words(50.0)
 
 
-def test_soon_is_half_as_long_again_and_at_least_a_hundred_steps() -> None:
-    assert [horizon(step) for step in (0, 199, 200, 201, 1000, 1_000_000)] == [100, 100, 100, 101, 500, 500_000]
+def test_soon_is_before_the_run_is_twice_as_long_and_at_least_a_hundred_steps() -> None:
+    assert [horizon(step) for step in (0, 99, 100, 101, 1000, 1_000_000)] == [100, 100, 100, 101, 1000, 1_000_000]
 
 
 def test_another_share_of_failing_runs_shifts_the_odds_and_nothing_else() -> None:
@@ -77,7 +79,8 @@ def test_another_share_of_failing_runs_shifts_the_odds_and_nothing_else() -> Non
 def test_the_package_has_a_model_that_knows_every_rule_it_weighs() -> None:
     model = RiskModel.load()
     assert set(model.weights) <= set(RuleSet.default())
-    assert model.severities[Severity.INFO] <= model.severities[Severity.WARNING] <= model.severities[Severity.CRITICAL]
+    assert model.each[Severity.INFO] <= model.each[Severity.WARNING] <= model.each[Severity.CRITICAL]
+    assert model.ignored == {"monitor_dropped", "monitor_errors"}
     assert model.reading(model.base) < 50.0
 
 
@@ -104,7 +107,7 @@ def test_a_file_that_is_missing_or_broken_is_refused_with_the_command_that_makes
 
 def test_a_weight_below_zero_is_refused() -> None:
     with pytest.raises(RiskError, match=r"more alarm never lowers.*: a$"):
-        RiskModel(0.0, {"a": -0.1}, LEVELS, 0.9, 0.1, 50.0)
+        RiskModel(0.0, NONE, LEVELS, {"a": -0.1}, 0.9, 0.1, 50.0)
 
 
 # -- following a run ---------------------------------------------------------------------------------------------------
@@ -122,18 +125,26 @@ def test_a_rule_that_the_fit_has_not_seen_counts_by_its_severity() -> None:
         followed.turned("mine", "", severity, 0, fired=True)
         followed.feed(0, 1.0)
         read[severity] = followed.value
-    assert read == {severity: round(chance(-2.0 + LEVELS[severity]), 1) for severity in Severity}
+    first = {Severity.INFO: 0.25, Severity.WARNING: 0.75, Severity.CRITICAL: 1.5}  # what is reached, and all below it
+    assert read == {severity: round(chance(-2.0 + LEVELS[severity] + first[severity]), 1) for severity in Severity}
+
+
+def test_rules_about_the_monitor_count_nothing() -> None:
+    followed = RiskCourse(MODEL)
+    followed.turned("own", "", Severity.CRITICAL, 0, fired=True)
+    followed.feed(0, 1.0)
+    assert followed.value == round(chance(-2.0), 1)
 
 
 def test_an_alert_that_is_over_counts_half_after_its_half_life() -> None:
     values = course([(100, "b", "m", True), (300, "b", "m", False)], 400)
-    assert values[299] == round(chance(0.5), 1)
-    assert values[350] == round(chance(-2.0 + 1.25), 1)  # a half-life of 50 steps
+    assert values[299] == round(chance(-2.0 + 2.5 + 0.75), 1)
+    assert values[350] == round(chance(-2.0 + 1.25 + 0.375), 1)  # a half-life of 50 steps
 
 
 def slow_twin(turns: list[tuple[int, str, str, bool]], step: int) -> float:
     """The same number from the whole history at once."""
-    odds, clock = MODEL.base, 0
+    odds, clock, shares = MODEL.base, 0, [0.0]
     while clock + max(10, clock // 100) <= step:
         clock += max(10, clock // 100)
     for rule in RULES:
@@ -151,7 +162,9 @@ def slow_twin(turns: list[tuple[int, str, str, bool]], step: int) -> float:
             share = share if share >= 0.01 else 0.0
         else:
             share = 0.0
+        shares.append(share)
         odds += share * MODEL.weights.get(rule, LEVELS[Severity.WARNING])
+    odds += (FIRST[Severity.INFO] + FIRST[Severity.WARNING]) * max(shares)
     return min(HIGHEST, chance(odds))
 
 
@@ -182,7 +195,7 @@ def test_it_is_what_the_whole_history_says_at_once(seed: int) -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10**6), st.sampled_from(RULES), st.integers(0, 250), st.integers(1, 250))
+@given(st.integers(0, 10**6), st.sampled_from([*RULES, "own"]), st.integers(0, 250), st.integers(1, 250))
 def test_more_alarm_never_lowers_it(seed: int, rule: str, begin: int, length: int) -> None:
     turns = random_turns(seed, 300)
     more = sorted([*turns, (begin, rule, "another", True), (begin + length, rule, "another", False)])
@@ -258,7 +271,7 @@ def test_a_run_that_goes_back_takes_its_alerts_along_and_forgets_its_failure() -
     for step in range(51, 160):
         followed.feed(step, 1.0)  # ten times the best there ever was, but not the best there was at step 50
         assert followed.value is not None
-        assert followed.value <= round(chance(-2.0 + 2.5 + 1.0), 1)
+        assert followed.value <= round(chance(-2.0 + 2.5 + 1.0 + 0.75), 1)
     assert [step for step, _ in followed.take_points() if step < 60][-1] == 50  # a point at once, of the new segment
 
 
