@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from functools import partial
 
+from ..analyzer.risk import SIGNAL
 from ..storage.base import SeriesData, Store
 from ..storage.records import Alert, Event, Series
 from .figures.gradient import gradient_figure
 from .figures.layer_signal import layer_signal_figure
 from .figures.loss import loss_figure
 from .figures.overhead import overhead_figure
+from .figures.risk import risk_figure
 from .figures.style import Figure
 from .layers import measured, usual_signal
 from .paths import Order
@@ -65,6 +67,15 @@ def overhead(store: Store, run_id: str) -> Chart:
         return overhead_figure(data[0] if data else None)
 
     return Chart(store, store.run(run_id), "overhead", partial(run_wide, store, run_id, "monitor.overhead"), draw, None, scale=100)
+
+
+def risk(store: Store, run_id: str) -> Chart:
+    """Return the chart of the risk."""
+
+    def draw(data: Sequence[SeriesData], alerts: Sequence[Alert], events: Sequence[Event]) -> Figure:
+        return risk_figure(data[0] if data else None)
+
+    return Chart(store, store.run(run_id), "risk", partial(run_wide, store, run_id, SIGNAL), draw, None)
 
 
 def heat_a(store: Store, run_id: str, signal: str | None, module: str | None) -> Heat:

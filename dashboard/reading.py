@@ -12,6 +12,8 @@ from .signals import HISTOGRAM, SignalInfo
 
 MAX_POINTS = 2000
 MAX_HISTOGRAMS = 300
+_NEAR = 1000
+"""Steps before a run's last within which its newest values are looked for first."""
 
 OPEN_STATES = (AlertState.FIRING, AlertState.ACKNOWLEDGED, AlertState.SILENCED)
 SHOWN_STATES = (*OPEN_STATES, AlertState.RESOLVED)
@@ -29,6 +31,15 @@ def line(
     """Return the run-wide series of a signal from step ``start`` on, or None where it was never measured."""
     series = run_wide(store, run_id, signal)
     return store.read(series, start=start, max_points=max_points)[0] if series else None
+
+
+def newest(store: Store, run: Run, signal: str) -> float | None:
+    """Return the newest value of a run-wide signal; None where it was never measured."""
+    for start in (max(0, run.last_step - _NEAR), None):
+        data = line(store, run.id, signal, start=start, max_points=50)
+        if data is None or len(data.values):
+            return float(data.values[-1]) if data is not None else None
+    return None
 
 
 def signals_and_layers(store: Store, run_id: str) -> tuple[set[str], list[str]]:

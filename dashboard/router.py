@@ -7,7 +7,7 @@ import dash
 from dash import Input, Output, dcc, html
 from dash.development.base_component import Component
 
-from ..analyzer.diagnosis import page as cause_page
+from ..analyzer.diagnosis import page, patterns
 from ..storage.base import Store, StoreError, UnknownRunError
 from .paths import cause_of, order_of, run_of, view_of
 from .source import StoreSource
@@ -27,6 +27,7 @@ def route(app: dash.Dash, source: StoreSource) -> None:
 def page_at(store: Store, path: str | None, search: str | None) -> Component:
     """Return the page at a path: the list of runs, a run, a cause, or a page that says that there is nothing here."""
     from .layers import usual_layer
+    from .pages.cause import cause_page
     from .pages.overview import overview_page
     from .pages.parts import message
     from .pages.run import run_page
@@ -36,11 +37,10 @@ def page_at(store: Store, path: str | None, search: str | None) -> Component:
     back = html.P(dcc.Link("See all runs", href="/", className="button"))
     if (doc := cause_of(path)) is not None:
         try:
-            text = cause_page(doc)
+            text = page(doc)
         except ValueError as error:
             return message("There is no such cause", html.P(str(error)), back)
-        # As it was written: the pages are made to be read as plain text too.
-        return html.Article([html.Pre(text, style={"whiteSpace": "pre-wrap"}), back])
+        return cause_page(doc, text, {pattern.doc: pattern.title for pattern in patterns()})
     reference = run_of(path)
     if reference is None and path not in (None, "", "/"):
         return message("There is no such page", html.P([html.Code(path), " is not an address of this dashboard."]), back)

@@ -66,6 +66,15 @@ def ago(seconds: float) -> str:
     return f"{int(seconds) // 86400} days ago"
 
 
+def moment(at: float) -> str:
+    """Return a time of the server to the minute, with the day where it is not today's: 14:05, or 3 May 14:05."""
+    from datetime import datetime
+
+    then = datetime.fromtimestamp(at)
+    day = "" if then.date() == datetime.now().date() else f"{then.day} {then:%b} "
+    return f"{day}{then:%H:%M}"
+
+
 def clock(at: float) -> str:
     """Return a time of day of the server, such as 03:14:07."""
     from datetime import datetime

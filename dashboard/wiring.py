@@ -22,6 +22,7 @@ def live_sections(app: dash.Dash, source: StoreSource, showings: Showings) -> No
     section("head", "verdict", run, painted="run-page-painted")
     section("choices", "module", run, State("module", "value"), State("signal", "value"), State("compare", "value"))
     section("loss", "loss", run, Input("loss-scale", "value"))
+    section("risk", "risk", run)
     section("heat_a", "heat-a", run, signal, module)
     section("heat_b", "heat-b", run, compare, module)
     section("layer_facts", "layer-facts", run, module, State("detail", "value"))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ...storage.base import SeriesData
 from ...storage.records import Alert, Event
-from .lines import alert_lines, alert_trace, event_trace, line_traces, mark_axis, nonfinite_trace, span
+from .lines import alert_trace, event_trace, line_traces, mark_axis, mark_lines, nonfinite_trace, span
 from .style import Figure, axis, empty, layout, log_axis, step_axis
 
 TITLE = "Gradient norm"
@@ -23,4 +23,4 @@ def gradient_figure(
     traces = [nonfinite_trace([data]), alert_trace(alerts), event_trace(events), *line_traces(data, "gradient norm")]
     name = "L2 norm before clipping"
     y = log_axis(name, data.values) if log else axis(name)
-    return {"data": traces, "layout": layout(step_axis(span(data)), y, yaxis2=mark_axis(), shapes=alert_lines(alerts))}
+    return {"data": traces, "layout": layout(step_axis(span(data)), y, yaxis2=mark_axis(), shapes=mark_lines(alerts, events))}

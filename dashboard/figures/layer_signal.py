@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from ...storage.base import SeriesData
 from ...storage.records import Alert
 from ..signals import Scale, SignalInfo
-from .lines import alert_lines, alert_trace, event_trace, line_traces, mark_axis, nonfinite_trace, span
+from .lines import alert_trace, event_trace, line_traces, mark_axis, mark_lines, nonfinite_trace, span
 from .style import SERIES, Figure, axis, empty, layout, log_axis, step_axis, text
 
 RECOGNISE = "Lets you see when this layer left its own past behaviour, and whether all of its heads did."
@@ -41,5 +41,5 @@ def layer_signal_figure(series: Sequence[SeriesData], info: SignalInfo, module: 
         y = axis(text(info.axis_title))
     return {
         "data": traces,
-        "layout": layout(step_axis(span(*drawn)), y, height=HEIGHT, yaxis2=mark_axis(), shapes=alert_lines(alerts)),
+        "layout": layout(step_axis(span(*drawn)), y, height=HEIGHT, yaxis2=mark_axis(), shapes=mark_lines(alerts)),
     }

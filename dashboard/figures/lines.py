@@ -10,13 +10,15 @@ from typing import Any
 
 from ...storage.base import SeriesData
 from ...storage.records import Alert, Event, Severity
-from .style import MUTED, SERIES, SEVERITY_COLOURS, SEVERITY_SYMBOLS, plain_list, text
+from .style import ACTED, MUTED, SERIES, SEVERITY_COLOURS, SEVERITY_SYMBOLS, plain_list, text
 
 NONFINITE, ALERTS, EVENTS, FIRST_LINE = 0, 1, 2, 3
 
 _EDGE = 0.97
 _ALERT_HEIGHT = 0.86
 _EVENT_HEIGHT = 0.03
+INTERVENTION = "intervention"
+"""The kind of event by which an intervention is told."""
 
 
 def kind_symbol(value: float) -> str:
@@ -70,7 +72,7 @@ def line_traces(data: SeriesData, name: str, colour: str = SERIES) -> list[dict[
 
 
 def marks(
-    steps: Sequence[int], height: float, symbols: list[str], colours: list[str], texts: list[str], size: int
+    steps: Sequence[int], height: float, symbols: list[str], colours: list[str], texts: list[str], size: int | list[int]
 ) -> dict[str, Any]:
     """Return a trace of marks at a fixed height of the plot, whatever the y axis shows."""
     return {
@@ -111,28 +113,40 @@ def alert_trace(alerts: Sequence[Alert]) -> dict[str, Any]:
 
 
 def event_trace(events: Sequence[Event]) -> dict[str, Any]:
-    """Return a mark at the bottom edge for each event (a resume, an intervention, lost samples)."""
+    """Return a mark at the bottom edge for each event: a square for what happened to the run, a star for an intervention."""
     texts = [f"<b>{text(event.kind)}</b> · step {event.step:,}<br>{wrapped(event.message)}" for event in events]
-    size = len(events)
-    return marks([event.step for event in events], _EVENT_HEIGHT, ["square"] * size, [MUTED] * size, texts, 8)
+    acted = [is_intervention(event) for event in events]
+    symbols = ["star" if one else "square" for one in acted]
+    sizes = [13 if one else 8 for one in acted]
+    return marks([event.step for event in events], _EVENT_HEIGHT, symbols, [ACTED if one else MUTED for one in acted], texts, sizes)
 
 
-def alert_lines(alerts: Sequence[Alert], limit: int = 60) -> list[dict[str, Any]]:
-    """Return a thin vertical line at each alert's first step (the first ``limit`` of them)."""
+def mark_lines(alerts: Sequence[Alert], events: Sequence[Event] = (), limit: int = 60) -> list[dict[str, Any]]:
+    """Return a vertical line at each alert's first step, dotted, and at each intervention, whole (the first ``limit`` each)."""
+    acted = [event for event in events if is_intervention(event)]
     return [
-        {
-            "type": "line",
-            "x0": alert.first_step,
-            "x1": alert.first_step,
-            "yref": "paper",
-            "y0": 0,
-            "y1": _ALERT_HEIGHT,
-            "line": {"color": SEVERITY_COLOURS[alert.severity], "width": 1, "dash": "dot"},
-            "opacity": 0.6,
-            "layer": "below",
-        }
-        for alert in alerts[:limit]
+        *(_upright(alert.first_step, _ALERT_HEIGHT, SEVERITY_COLOURS[alert.severity], "dot") for alert in alerts[:limit]),
+        *(_upright(event.step, 1.0, ACTED, "solid") for event in acted[:limit]),
     ]
+
+
+def is_intervention(event: Event) -> bool:
+    """Return whether foreshock did this to the run, rather than saw it happen."""
+    return event.kind == INTERVENTION
+
+
+def _upright(step: int, height: float, colour: str, dash: str) -> dict[str, Any]:
+    return {
+        "type": "line",
+        "x0": step,
+        "x1": step,
+        "yref": "paper",
+        "y0": 0,
+        "y1": height,
+        "line": {"color": colour, "width": 1, "dash": dash},
+        "opacity": 0.6,
+        "layer": "below",
+    }
 
 
 def mark_axis() -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ...storage.base import SeriesData
 from ...storage.records import Alert, Event
-from .lines import alert_lines, alert_trace, event_trace, line_traces, mark_axis, nonfinite_trace, span
+from .lines import alert_trace, event_trace, line_traces, mark_axis, mark_lines, nonfinite_trace, span
 from .style import Figure, axis, empty, layout, log_axis, step_axis
 
 TITLE = "Loss"
@@ -27,5 +27,5 @@ def loss_figure(
     y = log_axis("loss (log scale)", data.values) if log else axis("loss")
     return {
         "data": traces,
-        "layout": layout(step_axis(span(data)), y, height=HEIGHT, yaxis2=mark_axis(), shapes=alert_lines(alerts)),
+        "layout": layout(step_axis(span(data)), y, height=HEIGHT, yaxis2=mark_axis(), shapes=mark_lines(alerts, events)),
     }

@@ -19,7 +19,10 @@ Figure = dict[str, Any]
 
 SERIES = "#3b82f6"
 SECOND = "#0d9488"
+ACCENT = "#8b5cf6"
 MUTED = "#7c8aa0"
+ACTED = "#0f9d6e"
+"""What foreshock did to the run: neither an alarm nor a measurement."""
 SEVERITY_COLOURS: dict[Severity, str] = {
     Severity.INFO: "#64748b",
     Severity.WARNING: "#d97706",

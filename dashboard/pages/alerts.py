@@ -6,9 +6,11 @@ from typing import Any
 from dash import html
 from dash.development.base_component import Component
 
-from ...storage.records import Alert, AlertState, Cause
+from ...storage.records import Alert, AlertState, Cause, Silence
+from ..decisions import SILENCES, UNDO, about
 from ..paths import cause_path
 from ..reading import is_open
+from ..vitals import moment
 from .attributes import aria, data
 from .parts import severity_badge
 
@@ -21,8 +23,12 @@ _STATES = {
 }
 
 
-def alert_list(alerts: Sequence[Alert], last_step: int) -> list[Component]:
-    """Return all alerts as cards, open ones first, the most severe on top."""
+def alert_list(alerts: Sequence[Alert], last_step: int, silences: Sequence[Silence] = ()) -> list[Component]:
+    """Return all alerts as cards, open ones first, the most severe on top.
+
+    Args:
+        silences: Those that hold now; a silenced alert says by which of them, and until when.
+    """
     if not alerts:
         watched = (
             f"Watched up to step {last_step:,}: nothing alarming."
@@ -31,10 +37,10 @@ def alert_list(alerts: Sequence[Alert], last_step: int) -> list[Component]:
         )
         return [html.Div([html.P("No alerts.", className="strong"), html.P(watched, className="quiet")], className="empty small")]
     ordered = sorted(alerts, key=lambda alert: (not is_open(alert), -alert.severity.rank, alert.first_step))
-    return [alert_card(alert) for alert in ordered]
+    return [alert_card(alert, silences) for alert in ordered]
 
 
-def alert_card(alert: Alert) -> html.Article:
+def alert_card(alert: Alert, silences: Sequence[Silence] = ()) -> html.Article:
     """Return one alert."""
     steps = (
         f"step {alert.first_step:,}" if alert.last_step <= alert.first_step else f"steps {alert.first_step:,} – {alert.last_step:,}"
@@ -47,6 +53,8 @@ def alert_card(alert: Alert) -> html.Article:
     parts: list[Any] = [html.Div(head, className="alert-head"), html.P(alert.message, className="alert-message")]
     if alert.module:
         parts.append(html.P([html.Span("Layer ", className="quiet"), html.Code(alert.module)], className="alert-where"))
+    if alert.state is AlertState.SILENCED:
+        parts.append(html.P(_silenced(alert, silences), className="quiet alert-where"))
     reasons = _reasons(alert)
     if reasons:
         parts.append(html.Details([html.Summary("Why, and what to do"), *reasons]))
@@ -87,15 +95,34 @@ def _cause(cause: Cause) -> list[Component]:
     return parts
 
 
-def _decisions(alert: Alert) -> list[html.Button]:
-    choices = [] if alert.state is AlertState.ACKNOWLEDGED else [("Acknowledge", AlertState.ACKNOWLEDGED)]
-    return [
-        html.Button(
-            label,
-            id={"kind": "decision", "alert": alert.id, "state": state.value},
-            type="button",
-            className="button",
-            **aria(label=f"{label}: {alert.message[:80]}"),
-        )
-        for label, state in [*choices, ("Resolve", AlertState.RESOLVED)]
-    ]
+def _silenced(alert: Alert, silences: Sequence[Silence]) -> str:
+    """Return until when an alert is silenced, and by whom; of several silences that which holds longest."""
+    mine = [silence for silence in silences if about(silence, alert)] or list(silences)
+    if not mine:
+        return "Silenced."
+    longest = max(mine, key=lambda silence: silence.until if silence.until is not None else float("inf"))
+    until = "until it is ended" if longest.until is None else f"until {moment(longest.until)}"
+    return f"Silenced {until}{f' by {longest.created_by}' if longest.created_by else ''}; it still counts as open."
+
+
+def _decisions(alert: Alert) -> list[Component]:
+    parts: list[Component] = []
+    if alert.state is not AlertState.ACKNOWLEDGED:
+        parts.append(_button(alert, "Acknowledge", AlertState.ACKNOWLEDGED.value))
+    if alert.state is AlertState.FIRING:
+        choices = [_button(alert, label, name, f"Silence, {label.lower()}") for name, (label, _) in SILENCES.items()]
+        summary = html.Summary("Silence", className="button", title="Tell nobody of it, nor of its next episodes")
+        parts.append(html.Details([summary, html.Div(choices, className="choices")], className="silence"))
+    if alert.state is AlertState.SILENCED:
+        parts.append(_button(alert, "Undo silence", UNDO))
+    return [*parts, _button(alert, "Resolve", AlertState.RESOLVED.value)]
+
+
+def _button(alert: Alert, label: str, choice: str, said: str = "") -> html.Button:
+    return html.Button(
+        label,
+        id={"kind": "decision", "alert": alert.id, "state": choice},
+        type="button",
+        className="button",
+        **aria(label=f"{said or label}: {alert.message[:80]}"),
+    )

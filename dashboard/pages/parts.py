@@ -90,6 +90,11 @@ def percent(share: float | None) -> str:
     return "–" if share is None or share != share else f"{100 * share:.2g} %"
 
 
+def risk_of(value: float | None) -> str:
+    """Return a risk, 0 to 100, as a whole number, or a dash where there is none."""
+    return "–" if value is None or value != value else f"{value:.0f}"
+
+
 def number(value: float | None) -> str:
     """Return a value as people read it, or a dash where there is none."""
     if value is None:

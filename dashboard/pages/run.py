@@ -3,7 +3,7 @@
 from dash import dcc, html
 
 from ...storage.records import Run
-from ..figures import alignment_distribution, gradient, layer_signal, loss, overhead
+from ..figures import alignment_distribution, gradient, layer_signal, loss, overhead, risk
 from ..live import Updates, digests
 from ..paths import View
 from ..signals import describe
@@ -25,7 +25,7 @@ def run_page(run: Run, view: View, words: Updates) -> html.Main:
             dcc.Store(id="run-page-painted", data=digests({name: words[name] for name in words if name != "page-title"})),
             html.Div(words["run-head"]["children"], id="run-head", className="run-head"),
             html.Section(words["verdict"]["children"], id="verdict", role="status", **aria(label="Verdict")),
-            html.Div([_loss(), _alerts(words)], className="row wide-left"),
+            html.Div([_loss(words), _alerts(words)], className="row wide-left"),
             html.H2("Layers", className="section-title"),
             html.Div([_heat("heat-a", "signal", view.signal), _heat("heat-b", "compare", view.compare)], className="row halves"),
             html.Div([_layer_bar(view)], className="layer-bar card"),
@@ -44,7 +44,7 @@ def run_page(run: Run, view: View, words: Updates) -> html.Main:
     )
 
 
-def _loss() -> html.Section:
+def _loss(words: Updates) -> html.Section:
     scale = dcc.RadioItems(
         options=[{"label": "linear", "value": "linear"}, {"label": "log", "value": "log"}],
         value="linear",
@@ -54,7 +54,12 @@ def _loss() -> html.Section:
     )
     actions = html.Div(scale, role="group", **aria(label="Scale of the loss axis"))
     plot = graph("loss", "Chart of the loss over training steps", loss.HEIGHT)
-    return card(loss.TITLE, plot, _legend(), hint=loss.RECOGNISE, actions=actions, name="loss-card")
+    below = [
+        html.H3(risk.TITLE, id="risk-title", className="part-title"),
+        html.P(words["risk-words"]["children"], id="risk-words", className="hint"),
+        graph("risk", "Chart of the risk, from 0 to 100, over training steps", risk.HEIGHT),
+    ]
+    return card(loss.TITLE, plot, _legend(), *below, hint=loss.RECOGNISE, actions=actions, name="loss-card")
 
 
 def _legend() -> html.Div:
@@ -63,6 +68,7 @@ def _legend() -> html.Div:
         ("▲", "severity-warning", "warning"),
         ("●", "severity-info", "notice"),
         ("■", "legend-event", "event"),
+        ("★", "legend-intervention", "intervention"),
         ("✖", "severity-critical", "not a finite number"),
     )
     marks = [

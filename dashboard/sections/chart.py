@@ -7,7 +7,7 @@ from dash import Patch
 
 from ...storage.base import SeriesData, Store
 from ...storage.records import Alert, Event, Run, Series
-from ..figures.lines import ALERTS, EVENTS, FIRST_LINE, NONFINITE, alert_lines, alert_trace, event_trace, nonfinite_trace
+from ..figures.lines import ALERTS, EVENTS, FIRST_LINE, NONFINITE, alert_trace, event_trace, mark_lines, nonfinite_trace
 from ..figures.style import Figure, plain_list
 from ..live import Updates
 from ..reading import MAX_POINTS
@@ -66,7 +66,7 @@ class Chart(RunSection):
         if remarked and self._marks is not None and self._trace:
             patch["data"][ALERTS] = alert_trace(self._marks.alerts)
             patch["data"][EVENTS] = event_trace(self._marks.events)
-            patch["layout"]["shapes"] = alert_lines(self._marks.alerts)
+            patch["layout"]["shapes"] = mark_lines(self._marks.alerts, self._marks.events)
             used = True
         if news:
             used = self._append(patch) or used

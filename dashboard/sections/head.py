@@ -7,19 +7,22 @@ from typing import Any
 from dash import dcc, html
 from dash.development.base_component import Component
 
+from ...analyzer.risk import SIGNAL as RISK
+from ...analyzer.risk import words as risk_words
 from ...storage.base import Store
-from ...storage.records import Alert, Event, Run, Severity
+from ...storage.records import Alert, AlertState, Event, Run, Severity, Silence
+from ..letters import letter_list, letters_of
 from ..live import Updates
 from ..pages.alerts import alert_list
 from ..pages.attributes import aria
-from ..pages.parts import fact, number, percent, pill, severity_badge
+from ..pages.parts import fact, number, percent, pill, risk_of, severity_badge
 from ..reading import is_open, line, shown_alerts
 from ..trouble import trouble_list, troubles_of_run
 from ..verdict import Verdict, verdict
 from ..vitals import Vitals, ago, clock, vitals
 from .following import RunSection
 
-_FACTS = ("loss", "monitor.overhead", "monitor.step_ms", "monitor.queue_depth", "monitor.dropped", "monitor.errors")
+_FACTS = ("loss", RISK, "monitor.overhead", "monitor.step_ms", "monitor.queue_depth", "monitor.dropped", "monitor.errors")
 _ICONS = {"empty": "…", "healthy": "✓", "info": "●", "warning": "▲", "critical": "◆", "lost": "?"}
 
 
@@ -58,9 +61,10 @@ class Head(RunSection):
         return {
             "run-head": {"children": run_head(self.run, state)},
             "verdict": {"children": self._verdict(said, alerts, now)},
-            "alerts": {"children": alert_list(alerts, self.run.last_step)},
+            "risk-words": {"children": risk_words(self._values[RISK])},
+            "alerts": {"children": alert_list(alerts, self.run.last_step, self._silences(alerts, now))},
             "events": {"children": event_list(self.store.events(self.run.id))},
-            "monitor-facts": {"children": self._monitor()},
+            "monitor-facts": {"children": self._monitor(alerts)},
             "page-title": {"data": f"{said.word} · {self.run.name}"},
         }
 
@@ -80,6 +84,7 @@ class Head(RunSection):
                 fact("Last step", f"{self.run.last_step:,}" if self.run.last_step >= 0 else "–"),
                 fact("Loss", number(self._values["loss"])),
                 fact("Open alerts", badges or "none"),
+                fact("Risk", risk_of(self._values[RISK]), "of 100" if risk_of(self._values[RISK]) != "–" else ""),
                 fact("Heartbeat", ago(now - max(self.run.heartbeat_at, self.run.created_at))),
                 fact("Monitoring cost", percent(self._values["monitor.overhead"])),
             ],
@@ -87,7 +92,12 @@ class Head(RunSection):
         )
         return html.Div([html.Div(words, className="verdict-words"), facts], className=f"card verdict level-{said.level}")
 
-    def _monitor(self) -> list[Component]:
+    def _silences(self, alerts: Sequence[Alert], now: float) -> list[Silence]:
+        """Return the silences that hold; asked for only where an alert is silenced."""
+        silenced = any(alert.state is AlertState.SILENCED for alert in alerts)
+        return self.store.silences(active_at=now) if silenced else []
+
+    def _monitor(self, alerts: Sequence[Alert]) -> list[Component]:
         values = self._values
         facts = [
             fact("Share of step time", percent(values["monitor.overhead"])),
@@ -97,7 +107,11 @@ class Head(RunSection):
         ]
         if values["monitor.step_ms"] is not None:
             facts.insert(1, fact("Sampled step", number(values["monitor.step_ms"]), "ms"))
-        return [html.Dl(facts, className="facts"), *trouble_list(troubles_of_run(self.run))]
+        return [
+            html.Dl(facts, className="facts"),
+            *trouble_list(troubles_of_run(self.run)),
+            *letter_list(letters_of(self.store, alerts)),
+        ]
 
 
 def run_head(run: Run, state: Vitals) -> list[Component]:

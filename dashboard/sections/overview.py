@@ -8,19 +8,23 @@ from typing import Any
 
 from dash import dcc, html
 
+from ...analyzer.risk import SIGNAL as RISK
 from ...storage.base import Store
 from ...storage.records import Run, Severity, derived_id
 from ..figures.sparkline import sparkline
+from ..letters import letter_list, letters_of
 from ..live import Updates
 from ..pages.attributes import aria, data
 from ..pages.overview import nothing_yet
-from ..pages.parts import number, percent, pill, severity_badge
+from ..pages.parts import number, percent, pill, risk_of, severity_badge
 from ..paths import run_path
-from ..reading import OPEN_STATES, line
+from ..reading import OPEN_STATES, line, newest
 from ..trouble import trouble_list, troubles_of_store
 from ..vitals import Life, Vitals, ago, vitals
 
 SHOWN = 200
+Measured = tuple[tuple[float, ...], float | None, float | None]
+"""Losses, the share of step time that monitoring costs, and the risk."""
 _REFRESH = 4.0
 
 
@@ -33,6 +37,7 @@ class Row:
     silence: float
     losses: tuple[float, ...]
     overhead: float | None
+    risk: float | None
     alerts: Counter[Severity]
 
     @property
@@ -68,6 +73,7 @@ COLUMNS = (
     Column("project", "Project", lambda row: row.run.project.lower()),
     Column("state", "State", lambda row: _LIFE_ORDER.index(row.state.life)),
     Column("alerts", "Open alerts", _badness, numeric=True),
+    Column("risk", "Risk", lambda row: _or_least(row.risk), numeric=True, hint="How likely the run is to fail soon, 0 to 100"),
     Column("loss", "Loss", lambda row: _or_least(row.loss), numeric=True),
     Column("step", "Last step", lambda row: row.run.last_step, numeric=True),
     Column("heartbeat", "Heartbeat", lambda row: row.run.heartbeat_at, numeric=True),
@@ -87,7 +93,7 @@ class Overview:
         self._store = store
         self._column = next((column for column in COLUMNS if column.name == order), None)
         self._descending = descending
-        self._measured: dict[str, tuple[float, int, tuple[float, ...], float | None]] = {}
+        self._measured: dict[str, tuple[float, int, Measured]] = {}
         self._shown: tuple[str, ...] | None = None
 
     @property
@@ -105,7 +111,8 @@ class Overview:
         runs = self._store.runs(limit=SHOWN + 1)
         rows = self._sorted(self._rows(runs[:SHOWN]))
         ids = tuple(row.run.id for row in rows)
-        noted = {"overview-troubles": {"children": trouble_list(troubles_of_store(self._store.url), with_run=True)}}
+        troubles = [*trouble_list(troubles_of_store(self._store.url), with_run=True), *letter_list(letters_of(self._store))]
+        noted = {"overview-troubles": {"children": troubles}}
         if ids == self._shown:
             return {row_id(row.run.id): {"children": cells(row)} for row in rows} | noted
         self._shown = ids
@@ -121,22 +128,21 @@ class Overview:
             alerts.setdefault(alert.run_id, Counter())[alert.severity] += 1
         rows = []
         for run in runs:
-            losses, overhead = self._measurements(run, now)
+            losses, overhead, risk = self._measurements(run, now)
             silence = max(0.0, now - max(run.heartbeat_at, run.created_at))
-            rows.append(Row(run, vitals(run, now), silence, losses, overhead, alerts.get(run.id, Counter())))
+            rows.append(Row(run, vitals(run, now), silence, losses, overhead, risk, alerts.get(run.id, Counter())))
         return rows
 
-    def _measurements(self, run: Run, now: float) -> tuple[tuple[float, ...], float | None]:
-        """Return loss and overhead, read again only when the run has moved on, and not more often than every few seconds."""
+    def _measurements(self, run: Run, now: float) -> Measured:
+        """Return what was measured, read again only when the run has moved on, and not more often than every few seconds."""
         known = self._measured.get(run.id)
         if known is not None and (known[1] == run.last_step or now - known[0] < _REFRESH):
-            return known[2], known[3]
+            return known[2]
         loss = line(self._store, run.id, "loss", max_points=60)
-        cost = line(self._store, run.id, "monitor.overhead", max_points=60)
         losses = tuple(float(value) for value in loss.values) if loss is not None else ()
-        overhead = float(cost.values[-1]) if cost is not None and len(cost.values) else None
-        self._measured[run.id] = (now, run.last_step, losses, overhead)
-        return losses, overhead
+        found = losses, newest(self._store, run, "monitor.overhead"), newest(self._store, run, RISK)
+        self._measured[run.id] = (now, run.last_step, found)
+        return found
 
     def _sorted(self, rows: list[Row]) -> list[Row]:
         return sorted(rows, key=self._column.key, reverse=self._descending) if self._column else rows
@@ -179,6 +185,7 @@ def cells(row: Row) -> list[html.Td]:
         "loss": [*picture, html.Span(loss, className="figure")],
         "step": f"{row.run.last_step:,}" if row.run.last_step >= 0 else "–",
         "heartbeat": ago(row.silence),
+        "risk": risk_of(row.risk),
         "cost": percent(row.overhead),
     }
     return [

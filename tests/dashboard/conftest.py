@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from foreshock.storage import open_store
 from foreshock.storage.base import Store
-from playwright.sync_api import Browser, ConsoleMessage, Page
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
+expect.set_options(timeout=20_000)  # a busy machine is no defect of the page's
 HERE = Path(__file__).parent
 SERVE = """
 import sys
@@ -114,7 +115,7 @@ def tab(browser: Browser) -> Iterator[Page]:
     """A fresh tab. What it complains about on its console fails the test."""
     context = browser.new_context(viewport={"width": 1400, "height": 900}, color_scheme="light")
     page = context.new_page()
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(40_000)
     complaints: list[str] = []
 
     def listen(message: ConsoleMessage) -> None:

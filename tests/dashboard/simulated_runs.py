@@ -60,6 +60,8 @@ class Simulation:
                         keys.append(SeriesKey(name, module))
                         values.append(value)
                     histograms.append(self.histogram(index, step))
+                keys.append(SeriesKey("risk"))
+                values.append(3.0 + 95.0 * max(self._collapse(index, step) for index in range(len(self.modules))))
                 keys += [SeriesKey(f"monitor.{name}") for name in ("overhead", "queue_depth", "dropped", "errors")]
                 values += [0.008 + 0.002 * self._random.random(), 0.0, 0.0, 0.0]
             yield StepRecord(step, 0.0, tuple(keys), values, tuple(histograms))

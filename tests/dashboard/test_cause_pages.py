@@ -1,10 +1,12 @@
 """Each cause that an alert names has a page in the dashboard."""
 
+import re
 from dataclasses import dataclass
 from typing import Any, cast
 
 from foreshock.analyzer.diagnosis import page, patterns
 from foreshock.dashboard.pages.alerts import alert_card
+from foreshock.dashboard.pages.cause import linked
 from foreshock.dashboard.paths import cause_of, cause_path, run_of
 from foreshock.dashboard.router import page_at
 from foreshock.storage import Store
@@ -24,10 +26,27 @@ def links(component: Any) -> list[str]:
 def test_every_cause_has_its_page() -> None:
     for pattern in patterns():
         shown = page_at(cast(Store, NoStore()), cause_path(pattern.doc), None)
-        assert page(pattern.doc) in [getattr(found, "children", None) for found in shown._traverse()]
+        (prose,) = [found for found in shown._traverse() if type(found).__name__ == "Markdown"]
+        assert _without_links(prose.children) == _without_links(page(pattern.doc))
+        assert not getattr(prose, "dangerously_allow_html", False)
         assert run_of(cause_path(pattern.doc)) is None
     assert "There is no such cause" in str(page_at(cast(Store, NoStore()), "/cause/nope", None))
     assert [cause_of(path) for path in (None, "/", "/run/x", "/cause/", "/cause/a-b")] == [None, None, None, None, "a-b"]
+
+
+def _without_links(text: str) -> str:
+    """The text with links told by what they lead to."""
+    text = re.sub(r"\[[^]]*\]\(/cause/([a-z-]+)\)", r"\1", text)
+    return re.sub(r"\[(arXiv [\d.]+)\]\([^)]*\)", r"\1", text)
+
+
+def test_other_causes_and_papers_are_links() -> None:
+    text = "See bad-batch, not `bad-batch` nor my-bad-batch (arXiv 2510.04212)."
+    assert linked("overflow", text, {"bad-batch": "Bad batch", "overflow": "Overflow"}) == (
+        "See [Bad batch](/cause/bad-batch), not `bad-batch` nor my-bad-batch "
+        "([arXiv 2510.04212](https://arxiv.org/abs/2510.04212))."
+    )
+    assert linked("bad-batch", "bad-batch", {"bad-batch": "Bad batch"}) == "bad-batch"
 
 
 def test_an_alert_links_to_the_pages_of_its_causes() -> None:

@@ -13,6 +13,7 @@ from foreshock.dashboard.figures.layer_signal import layer_signal_figure
 from foreshock.dashboard.figures.lines import ALERTS, EVENTS, FIRST_LINE, NONFINITE
 from foreshock.dashboard.figures.loss import loss_figure
 from foreshock.dashboard.figures.overhead import overhead_figure
+from foreshock.dashboard.figures.risk import risk_figure
 from foreshock.dashboard.figures.sparkline import sparkline
 from foreshock.dashboard.figures.style import SEVERITY_COLOURS, Figure
 from foreshock.dashboard.grid import Points, fill, spacing
@@ -61,6 +62,7 @@ def test_line_figures_take_any_values(values: list[float]) -> None:
         accepted(loss_figure(data, log=log))
         accepted(gradient_figure(data, log=log))
     accepted(overhead_figure(data))
+    accepted(risk_figure(data))
     for name in ("spectral_alignment.sign_diversity", "weight.spectral_norm", "weight.spectral_growth", "my.metric"):
         accepted(layer_signal_figure([data, series(values, head=3)], describe(name), "blocks.0"))
 
@@ -70,6 +72,7 @@ def test_no_data_says_what_is_missing(data: SeriesData | None) -> None:
     assert "monitor.step(loss)" in words(accepted(loss_figure(data)))
     assert "optimizer" in words(accepted(gradient_figure(data)))
     assert "sampled steps" in words(accepted(overhead_figure(data)))
+    assert "No risk" in words(accepted(risk_figure(data)))
     assert "not measured for this layer" in words(accepted(layer_signal_figure([data] if data else [], describe("a.b"), "m")))
     assert "not been measured yet" in words(accepted(layer_heatmap_figure(None, [], describe("a.b"))))
     assert "linear layers" in words(accepted(alignment_distribution_figure(None)))
@@ -106,6 +109,30 @@ def test_alerts_and_events_are_marked_with_shape_colour_and_words(simulated) -> 
     assert figure["data"][EVENTS]["x"] == [50]
     assert "<script>" not in json.dumps(figure)
     assert "&lt;b&gt;here" in figure["data"][EVENTS]["text"][0]
+
+
+def test_interventions_are_told_from_other_events_by_line_shape_and_words() -> None:
+    events = [
+        Event("e", "run", 0, 50, 0.0, "resume", "Resumed."),
+        Event("i", "run", 0, 70, 0.0, "intervention", "Stabilised attention is in <b>4</b> layers."),
+    ]
+    for figure in (
+        accepted(loss_figure(series([1.0] * 90), [], events)),
+        accepted(gradient_figure(series([1.0] * 90), [], events)),
+    ):
+        marks = figure["data"][EVENTS]
+        assert marks["x"] == [50, 70]
+        assert len(set(marks["marker"]["symbol"])) == len(set(marks["marker"]["color"])) == 2
+        assert "&lt;b&gt;4" in marks["text"][1]
+        (line,) = figure["layout"]["shapes"]
+        assert (line["x0"], line["x1"], line["line"]["dash"]) == (70, 70, "solid")
+
+
+def test_risk_keeps_its_axis_whatever_it_is() -> None:
+    for values in ([1.0, 2.0], [99.0], [100.0, NAN]):
+        figure = accepted(risk_figure(series(values)))
+        assert figure["layout"]["yaxis"]["range"] == [0, 102]
+        assert figure["data"][FIRST_LINE]["line"]["shape"] == "hv", "it holds until it is told anew"
 
 
 def test_two_hundred_layers_by_five_thousand_samples_stay_small() -> None:

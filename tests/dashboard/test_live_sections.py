@@ -3,21 +3,34 @@
 import asyncio
 import copy
 import math
+from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import dash
 import pytest
-from foreshock.dashboard import factory, live
+from foreshock.dashboard import decisions, factory, live
 from foreshock.dashboard.live import Section, Sender, Showings, Updates
 from foreshock.storage.base import Store
-from foreshock.storage.records import AlertState, Batch, Event, RunStatus, SeriesKey, StepRecord, new_id
+from foreshock.storage.records import (
+    AlertState,
+    Batch,
+    Event,
+    Notification,
+    NotificationState,
+    RunStatus,
+    SeriesKey,
+    Silence,
+    StepRecord,
+    new_id,
+)
 
 LAYER = "blocks.1.attn.q"
 SECTIONS: dict[str, tuple[Any, ...]] = {
     "loss": ("linear",),
     "gradient": (),
     "overhead": (),
+    "risk": (),
     "heat_a": ("spectral_alignment.sign_diversity", LAYER),
     "heat_b": ("weight.spectral_norm", LAYER),
     "distribution": (LAYER,),
@@ -69,7 +82,7 @@ def traces(figure: dict[str, Any]) -> list[dict[str, Any]]:
     return [{name: trace[name] for name in ("x", "y", "z", "text", "x0", "dx") if name in trace} for trace in figure["data"]]
 
 
-@pytest.mark.parametrize("name", ["loss", "gradient", "overhead", "heat_a", "heat_b", "distribution", "layer_signal"])
+@pytest.mark.parametrize("name", ["loss", "gradient", "overhead", "risk", "heat_a", "heat_b", "distribution", "layer_signal"])
 def test_patches_leave_the_picture_that_painting_anew_gives(name: str, store: Store, simulated: ModuleType) -> None:
     run = simulated.begin_run(store, "growing")
     simulation = simulated.Simulation(failing=True)
@@ -131,15 +144,86 @@ def test_alerts_and_events_reach_an_open_page(store: Store, simulated: ModuleTyp
     alerts = simulated.failing_alerts(run.id)
     store.save_alerts(alerts)
     store.add_event(Event(new_id(), run.id, 0, 90, 1.0, "resume", "Resumed."))
+    store.add_event(Event(new_id(), run.id, 0, 95, 2.0, "intervention", "Stabilised attention is in."))
     screen.show(chart.advance())
     assert screen.shown["loss", "figure"]["data"][1]["x"] == [alert.first_step for alert in store.alerts(run)]
-    assert screen.shown["loss", "figure"]["data"][2]["x"] == [90]
+    assert screen.shown["loss", "figure"]["data"][2]["x"] == [90, 95]
+    assert [shape["x0"] for shape in screen.shown["loss", "figure"]["layout"]["shapes"]][-1] == 95
     sender_screen.show(head.advance())
     assert "level-critical" in str(sender_screen.shown["verdict", "children"])
     store.set_alert_state(alerts[0].id, AlertState.RESOLVED, at=1.0)
     store.set_alert_state(alerts[1].id, AlertState.RESOLVED, at=1.0)
     sender_screen.show(head.advance())
     assert "level-healthy" in str(sender_screen.shown["verdict", "children"])
+
+
+def test_a_run_without_risk_shows_a_dash(store: Store, simulated: ModuleType) -> None:
+    run = simulated.begin_run(store, "older")
+    store.write(Batch(new_id(), run.id, 0, (StepRecord(0, 0.0, (SeriesKey("loss"),), [1.0]),)))
+    table, head, chart = factory.overview(store, ("risk", True)), make(store, run.id, "head"), make(store, run.id, "risk")
+    cell = next(cell for cell in _of(table.paint()["runs"]["children"], "Td") if cell.className == "col-risk")
+    assert cell.children.children == "–"
+    said = head.paint()
+    assert "nothing has been measured yet" in said["risk-words"]["children"]
+    assert _fact(said["verdict"]["children"], "Risk") == "–"
+    assert "No risk" in str(chart.paint()["risk"]["figure"]["layout"]["annotations"])
+    store.write(Batch(new_id(), run.id, 0, (StepRecord(1, 0.0, (SeriesKey("risk"),), [41.6]),)))
+    assert _fact(head.advance()["verdict"]["children"], "Risk") == "42"
+    assert chart.advance()["risk"]["figure"]["data"][3]["y"] == [41.6]
+
+
+def _of(component: Any, kind: str) -> list[Any]:
+    """The components of a kind below one, or below several."""
+    parts = component if isinstance(component, list) else [component]
+    return [found for part in parts for found in part._traverse() if type(found).__name__ == kind]
+
+
+def _fact(component: Any, label: str) -> Any:
+    """What a labelled figure says."""
+    labels, values = _of(component, "Dt"), _of(component, "Dd")
+    return next(value.children[0].children for name, value in zip(labels, values, strict=True) if name.children == label)
+
+
+def test_a_silence_from_the_page_covers_the_next_episode_and_is_undone(store: Store, simulated: ModuleType) -> None:
+    run = simulated.begin_run(store, "noisy")
+    alert = simulated.failing_alerts(run.id)[0]
+    again = replace(alert, id=new_id(), episode=1, first_step=900, last_step=900)
+    elsewhere = replace(alert, id=new_id(), module="blocks.0.attn.q")
+    store.save_alerts([alert, elsewhere])
+    assert decisions.record(store, alert.id, "silence-8h") == "Saved."
+    store.save_alerts([again])
+    silenced, firing = AlertState.SILENCED, AlertState.FIRING
+    states = lambda: {each.id: each.state for each in store.alerts(run)}  # noqa: E731 - asked thrice
+    assert states() == {alert.id: silenced, again.id: silenced, elsewhere.id: firing}
+    (silence,) = store.silences()
+    assert silence.until is not None
+    assert silence.until - silence.created_at == 8 * 3600.0
+    assert decisions.record(store, again.id, decisions.UNDO) == "Saved."
+    assert states() == {alert.id: firing, again.id: firing, elsewhere.id: firing}
+    store.add_silence(Silence(new_id(), run_id=run.id, created_at=1.0))
+    assert "wider silence" in decisions.record(store, alert.id, decisions.UNDO)
+    assert states()[alert.id] is silenced
+
+
+def test_dead_letters_of_a_run_and_of_the_store(store: Store, simulated: ModuleType) -> None:
+    run, other = simulated.begin_run(store, "mute"), simulated.begin_run(store, "other")
+    head, table = make(store, run.id, "head"), factory.overview(store, ("", False))
+    assert "letter" not in str(head.paint()["monitor-facts"])
+    for each in (run, other):
+        alert = simulated.failing_alerts(each.id)[0]
+        entry = Notification(new_id(), alert.id, "slack://secret/token", f"foreshock: warning in {each.name}", "It fell.")
+        store.save_alerts([alert], [entry])
+        store.settle_notification(replace(entry, state=NotificationState.FAILED, attempts=8, error="410 gone"))
+    said, listed = str(head.advance()["monitor-facts"]), str(table.paint()["overview-troubles"])
+    assert "after 8 tries: 410 gone" in said
+    assert "warning in mute" in said
+    assert "warning in other" not in said
+    assert "warning in other" in listed
+    assert "secret" not in said + listed
+    dead = store.notifications(states=[NotificationState.FAILED])
+    assert [decisions.retry(store, letter.id) for letter in dead] == ["It is tried again now."] * 2
+    assert decisions.retry(store, dead[0].id) == "It waits already, or was sent."
+    assert "letter" not in str(head.advance()["monitor-facts"])
 
 
 def test_choices_follow_the_run(store: Store, simulated: ModuleType) -> None:
@@ -197,12 +281,13 @@ def test_overview_sends_rows_until_runs_come_or_go(store: Store, simulated: Modu
     assert "runs" in table.advance()
 
 
-@pytest.mark.parametrize("column", ["name", "step", "alerts", "loss", "cost"])
+@pytest.mark.parametrize("column", ["name", "step", "alerts", "risk", "loss", "cost"])
 def test_overview_sorts_both_ways(column: str, store: Store, simulated: ModuleType) -> None:
-    orders = {"name": "abc", "step": "cab", "alerts": "acb", "loss": "bac", "cost": "???"}
-    for name, steps, alerts in (("b", 30, slice(0, 2)), ("c", 10, slice(0, 1)), ("a", 20, slice(0, 0))):
+    orders = {"name": "abc", "step": "cab", "alerts": "acb", "loss": "bac", "cost": "???", "risk": "cab"}
+    for name, steps, alerts, risk in (("b", 30, slice(0, 2), 80.0), ("c", 10, slice(0, 1), math.nan), ("a", 20, slice(0, 0), 9.5)):
         run = simulated.begin_run(store, name)
         simulated.write_steps(store, run.id, simulated.Simulation(failing=False), 0, steps)
+        store.write(Batch(new_id(), run.id, 0, (StepRecord(steps - 1, 0.0, (SeriesKey("risk"),), [risk]),)))
         store.save_alerts(simulated.failing_alerts(run.id)[alerts])
     for descending in (False, True):
         table = factory.overview(store, (column, descending))

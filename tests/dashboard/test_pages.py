@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 import pytest
 from foreshock.storage import open_store, trouble
 from foreshock.storage.base import Store
-from foreshock.storage.records import AlertState, RunStatus
+from foreshock.storage.records import AlertState, Event, Notification, NotificationState, RunStatus, new_id
 from playwright.sync_api import Browser, Page, expect
 
 HOSTILE = "<script>alert('run')</script>\"'"
@@ -211,6 +211,85 @@ def test_decisions_about_alerts(tab: Page, site: Site, simulated: ModuleType, un
     expect(tab.locator("#verdict")).to_contain_text("Healthy")
     until(lambda: site.store.alerts(run)[0].state is AlertState.RESOLVED)
     site.store.update_run(run.id, status=RunStatus.FINISHED)
+
+
+def test_an_alert_is_silenced_and_heard_again_by_keyboard(
+    tab: Page, site: Site, simulated: ModuleType, until: Callable[..., Any]
+) -> None:
+    run = simulated.begin_run(site.store, "loud")
+    simulated.write_steps(site.store, run.id, simulated.Simulation(failing=True), 0, 20)
+    site.store.save_alerts(simulated.failing_alerts(run.id)[:1])
+    tab.goto(f"{site.base}/run/{run.id}")
+    card = tab.locator("article.alert")
+    card.get_by_text("Silence", exact=True).focus()
+    tab.keyboard.press("Enter")
+    for _ in range(2):
+        tab.keyboard.press("Tab")
+    expect(card.get_by_role("button", name=re.compile("^Silence, 8 hours"))).to_be_focused()
+    tab.keyboard.press("Enter")
+    expect(card).to_contain_text("Silenced until")
+    assert [alert.state for alert in site.store.alerts(run)] == [AlertState.SILENCED]
+    card.get_by_role("button", name=re.compile("^Undo silence")).press("Enter")
+    expect(card.get_by_text("Silence", exact=True)).to_be_visible()
+    until(lambda: site.store.alerts(run)[0].state is AlertState.FIRING)
+    assert site.store.silences(active_at=time.time()) == []
+    site.store.update_run(run.id, status=RunStatus.FINISHED)
+
+
+def test_a_message_that_was_given_up_is_sent_again(tab: Page, site: Site, simulated: ModuleType) -> None:
+    (alert, *_) = simulated.failing_alerts(site.healthy)
+    title, dead = "foreshock: warning in gpt2-fp32", NotificationState.FAILED
+    entry = Notification(new_id(), alert.id, "nonsense://x", title, "It fell.", dead, 1, 0.0, "410 <b>gone</b>")
+    site.store.save_alerts([replace(alert, state=AlertState.RESOLVED)], [entry])
+    tab.goto(f"{site.base}/run/{site.healthy}")
+    letters = tab.locator("#monitor-facts .letters")
+    expect(letters).to_contain_text("warning in gpt2-fp32 to nonsense://..., after 1 try: 410 <b>gone</b>")
+    letters.get_by_role("button", name="Retry: warning in gpt2-fp32").click()
+    expect(letters).to_have_count(0)
+    assert site.store.notifications(states=[NotificationState.FAILED]) == []
+
+
+def test_risk_and_interventions_are_in_the_page(tab: Page, site: Site, simulated: ModuleType) -> None:
+    tab.goto(f"{site.base}/?sort=risk&order=desc")
+    expect(tab.locator("th[aria-sort=descending]")).to_have_text(re.compile("Risk"))
+    expect(tab.locator("table.runs tbody tr").first).to_contain_text("gpt2-bf16")
+    expect(tab.locator("table.runs tbody tr").first.locator(".col-risk")).to_have_text("98")
+    words = "Stabilised attention is in <b>2</b> layers."
+    site.store.add_event(Event(new_id(), site.failing, 1, 1300, time.time(), "intervention", words))
+    tab.goto(f"{site.base}/run/{site.failing}")
+    drawn(tab, "risk")
+    expect(tab.locator("#verdict")).to_contain_text("98of 100")
+    expect(tab.locator("#risk-words")).to_contain_text("Risk 98")
+    expect(tab.locator("#events")).to_contain_text(words)
+    lines = "document.querySelector('#loss .js-plotly-plot').layout.shapes.map(shape => [shape.x0, shape.line.dash])"
+    assert [1300, "solid"] in tab.evaluate(lines)
+    area = tab.locator("#loss .nsewdrag").first
+    area.hover()
+    cursors = tab.locator(".step-cursor:visible")
+    expect(cursors.first).to_be_visible()
+    shown = cursors.evaluate_all("all => all.map(one => one.dataset.step)")
+    assert len(shown) >= 4, "the step under the pointer is marked in every chart"
+    assert len(set(shown)) == 1
+
+
+def test_a_causes_page_is_laid_out(tab: Page, site: Site) -> None:
+    tab.goto(f"{site.base}/cause/low-precision-attention")
+    page = tab.locator("#cause-page")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Low-precision rounding bias in attention")
+    expect(page.get_by_role("heading", level=2)).to_have_count(5)
+    expect(page.locator("code").first).to_have_text("rounding.key_shift_excess")
+    assert page.locator("li").count() >= 5
+    expect(page.locator("table tbody tr")).to_have_count(4)
+    said = page.inner_text()
+    assert not re.search(r"##|\*\*|\| ---|`", said)
+    expect(page.get_by_role("link", name="arXiv 2510.04212")).to_have_attribute("href", "https://arxiv.org/abs/2510.04212")
+    assert no_sideways_scrolling(tab)
+    tab.set_viewport_size({"width": 390, "height": 800})
+    assert no_sideways_scrolling(tab)
+    page.get_by_role("link", name=re.compile("logit", re.IGNORECASE)).click()
+    expect(tab.get_by_role("heading", level=1)).to_contain_text(re.compile("logit", re.IGNORECASE))
+    tab.get_by_role("link", name="All runs").first.click()
+    expect(tab.locator("table.runs")).to_be_visible()
 
 
 def test_names_are_text_everywhere(tab: Page, site: Site) -> None:
