@@ -108,7 +108,10 @@ def score(
     jobs: JobsOption = 1,
     as_json: JsonOption = False,
 ) -> None:
-    """Score the rules and the baselines on recorded runs: recall, lead, false alarms, the cause named first."""
+    """Score the rules and the baselines on recorded runs: recall, lead, false alarms, the cause named first.
+
+    Where the folder holds RESCUE.json, of `foreshock zoo rescue --out`, runs saved by the recommended intervention too.
+    """
     from .recording import recordings as recorded
     from .score import FAMILY_HEAD, HEAD, family_lines, lines, watch
     from .score import score as scored
@@ -117,6 +120,11 @@ def score(
     if not total:
         raise typer.BadParameter(f"{recordings} holds no recording; make some: foreshock zoo record", param_hint="--recordings")
     found = scored(_with_progress(watch(recordings, split, jobs), total, "scoring"))
+    from .rescue import FILE, read, summed
+
+    for name, sums in summed(read(recordings / FILE)).items():
+        if name in found["splits"]:
+            found["splits"][name]["rescued"] = sums
     if as_json:
         _print_json(found)
         return
@@ -124,6 +132,9 @@ def score(
         typer.echo(f"{name}: {told['failing']} failing, {told['healthy']} healthy")
         _print_table(HEAD, lines(told))
         _print_table(FAMILY_HEAD, family_lines(told))
+        if "rescued" in told:
+            sums = told["rescued"]
+            typer.echo(f"Saved by the recommended intervention: {sums['saved']} of {sums['runs']}; stopped: {sums['stopped']}")
     if found["left_out"]:
         typer.echo(f"Left out, as they did not end as their scenario says: {', '.join(found['left_out'])}")
 

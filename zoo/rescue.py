@@ -103,7 +103,9 @@ def rescue_one(name: str, seed: int, wanted: Sequence[str] | None = None) -> Res
         asked = list(wanted) if wanted is not None else recommended(cause)
         losses, weights, monitor = _trained(chosen, seed, asked, Path(folder))
         with contextlib.closing(open_store(f"sqlite:///{folder}/rescue.db")) as store:
-            done = [[event.step, event.message] for event in store.events(monitor.run.id) if event.kind == "intervention"]
+            done: list[list[Any]] = [
+                [event.step, event.message] for event in store.events(monitor.run.id) if event.kind == "intervention"
+            ]
     found = ending(losses, chosen.reachable)
     reachable = chosen.reachable.loss if chosen.reachable is not None else alone.best
     near = reachable is not None and found.final <= DEGRADATION_RATIO * reachable + DEGRADATION_RISE

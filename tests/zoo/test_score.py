@@ -14,6 +14,7 @@ from foreshock.storage.records import Batch, Run, SeriesKey, StepRecord
 from foreshock.zoo.baselines import BASELINES, SWEEPS
 from foreshock.zoo.judging import episodes, judge, poisson_bound, tally, usable
 from foreshock.zoo.recording import Recording, recordings
+from foreshock.zoo.rescue import FILE, Rescue
 from foreshock.zoo.score import CRITICAL, OURS, Watched, score, watch
 from typer.testing import CliRunner
 
@@ -166,6 +167,13 @@ def test_the_command_prints_data_or_tables(folder: Path, tmp_path: Path) -> None
     assert "train: 1 failing, 2 healthy" in shown
     assert "held_out" not in shown
     assert "ramp seed 1" in shown
+    rescued = Rescue(
+        "nan", 0, "train", "family", "abrupt", "diverged", "bad_batch", [], "survived", 1.0, 1.0, True, None, 9, True, None, [], 0
+    )
+    (folder / FILE).write_text(json.dumps([asdict(rescued), asdict(replace(rescued, seed=1, saved=False))]))
+    assert json.loads(told("--json"))["splits"]["train"]["rescued"]["saved"] == 1
+    assert "Saved by the recommended intervention: 1 of 2; stopped: 0" in told("--split", "train")
+    (folder / FILE).unlink()
     empty = CliRunner().invoke(app, ["zoo", "score", "--recordings", str(tmp_path)])
     assert empty.exit_code == 2
     assert "no recording" in " ".join(empty.stderr.replace("│", " ").split())
