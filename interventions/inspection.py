@@ -99,17 +99,18 @@ def _words(finding: Finding) -> str:
     if found is None:
         return place
     residuals = found.residuals
-    return (
-        f"{place}\n    Rounding error {found.excess:.3g} times what independent errors leave (p {found.excess_p:.2g}; clear in "
-        f"{found.excess_steps:.0%} of {finding.steps} steps). {found.coupling:.2f} +- {found.coupling_doubt:.2f} (p "
-        f"{found.coupling_p:.2g}) of the error that delta has if it is taken from the rounded output is in it; that error is "
-        f"{found.part:.2g} of the query gradient.\n"
-        f"    Residual of the layer {residuals.layer:.2g}; re-computed in float64 {residuals.float64:.1g}, float32 "
-        f"{residuals.float32:.1g}, low precision {residuals.low:.2g}, low precision with delta from float32 "
-        f"{residuals.low_float32_delta:.2g}.\n"
-        f"    In these {finding.rows:,} rows: sum of delta's errors z {found.z:+.1f}; direction from step to step "
-        f"{found.coherence:.2f} (p {found.coherence_p:.2g})."
-    )
+    lines = [
+        f"size      {found.excess:.3g} times what independent rounding errors leave (p {found.excess_p:.2g}; clear in "
+        f"{found.excess_steps:.0%} of {finding.steps} steps)",
+        f"origin    {found.coupling:.2f} +- {found.coupling_doubt:.2f} of the error of a delta from the rounded output "
+        f"(p {found.coupling_p:.2g})",
+        f"effect    that error is {found.part:.2g} of the query gradient",
+        f"residual  {residuals.layer:.2g} in the layer; float64 {residuals.float64:.1g}, float32 {residuals.float32:.1g}, "
+        f"low precision {residuals.low:.2g}, and with delta from float32 {residuals.low_float32_delta:.2g}",
+        f"besides   z of {finding.rows:,} errors {found.z:+.1f}; direction from step to step {found.coherence:.2f} "
+        f"(p {found.coherence_p:.2g})",
+    ]
+    return "\n    ".join([place, *lines])
 
 
 def _finite(value: Any) -> Any:
