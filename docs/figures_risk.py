@@ -31,10 +31,18 @@ def drawn(measured: Any) -> go.Figure:
         textfont={"size": 10, "color": "#64748b"},
         marker={"color": LINE, "size": 9},
         error_y={"type": "data", "array": above, "arrayminus": below, "color": LINE, "thickness": 1.2, "width": 4},
-        showlegend=False,
+        name="on families it has not seen, with 95 % intervals",
         cliponaxis=False,
     )
+    seen = go.Scatter(
+        x=[line["said"] for line in measured["reliability_seen"]],
+        y=[line["came"] for line in measured["reliability_seen"]],
+        mode="markers",
+        marker={"color": "white", "size": 9, "line": {"color": INK, "width": 1.5}},
+        name="on the runs it was set on",
+    )
     figure.add_trace(diagonal, row=1, col=1)
+    figure.add_trace(seen, row=1, col=1)
     figure.add_trace(points, row=1, col=1)
     bars = go.Bar(
         x=[(line["low"] + line["high"]) / 2 for line in lines],
@@ -45,7 +53,7 @@ def drawn(measured: Any) -> go.Figure:
     )
     figure.add_trace(bars, row=2, col=1)
     figure.update_xaxes(range=[0, 100], gridcolor="#e2e8f0", zeroline=False)
-    figure.update_xaxes(title="risk, read by a model that has not seen the family", row=2, col=1)
+    figure.update_xaxes(title="risk", row=2, col=1)
     figure.update_yaxes(range=[0, 100], title="moments followed by a failure, %", gridcolor="#e2e8f0", zeroline=False, row=1, col=1)
     figure.update_yaxes(title="moments", type="log", gridcolor="#e2e8f0", row=2, col=1)
     figure.update_layout(
@@ -54,6 +62,7 @@ def drawn(measured: Any) -> go.Figure:
         plot_bgcolor="white",
         paper_bgcolor="white",
         font={"family": "sans-serif", "size": 12, "color": INK},
+        legend={"x": 0.02, "y": 0.99, "bgcolor": "rgba(255,255,255,0.8)"},
         margin={"l": 70, "r": 30, "t": 20, "b": 60},
     )
     return figure

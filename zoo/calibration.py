@@ -1,6 +1,6 @@
 """Fit the risk (``analyzer.risk``) on recorded runs of the split ``train``: ``foreshock zoo calibrate``.
 
-Every recording is run through the engine once more; at 60 moments, spread evenly over the steps before the failure or the end,
+Every recording is run through the engine once more; at 40 moments, spread evenly over the steps before the failure or the end,
 it is noted what was alarmed and whether a failure followed soon. A run that ends in health before its horizon does counts as not
 failed: the zoo's runs are made to end well or not. Deterministic: the same recordings and rules give the same file.
 """
@@ -27,7 +27,7 @@ from .recording import Recording, recordings, store_url
 
 SPLIT = "train"
 FIRST_SEED = 100
-MOMENTS = 60
+MOMENTS = 40
 MEMORY_SHARE = 0.1
 MEMORY_LEAST = 50.0
 _OWN = ("monitor.", "system.")
@@ -183,6 +183,7 @@ def fitted(many: Iterable[Course], rules: RuleSet | None = None) -> dict[str, An
             "rules": rules_digest(rules),
             "seen": int(moments.evidence_NR.any(axis=0).sum()),
             **_measured(ordered, families, moments, level_R),
+            "reliability_seen": _lines(ordered, moments, _chances(weights, moments, level_R, lasting)),
         },
     }
 
@@ -198,14 +199,9 @@ def _measured(
         others = moments.where(~inside)
         weights, _ = risk_fit.calibrated(others, level_R)
         lasting = [each.run.failure_step is not None for each in ordered if each.ever_met and each.run.family != family]
-        said_N = np.minimum(expit(weights.odds(moments.evidence_NR[inside], level_R)), HIGHEST / 100)
-        met_N = moments.met_N[inside]
-        chance_N[inside] = np.where(met_N, np.maximum(said_N, min(risk_fit.failing_share(lasting), HIGHEST / 100)), said_N)
+        chance_N[inside] = _chances(weights, moments.where(inside), level_R, lasting)
         base_N[inside] = others.weight_N @ others.failed_N / others.weight_N.sum()
     failed_N, weight_N = moments.failed_N, moments.weight_N
-    scenarios = sorted({each.run.scenario for each in ordered})
-    scenario_N = np.concatenate([np.full(len(each.steps), scenarios.index(each.run.scenario)) for each in ordered])
-    lines = risk_fit.reliability(chance_N, failed_N, weight_N, moments.run_N, scenario_N)
     return {
         "moments": len(failed_N),
         "soon_share": _round(float(weight_N @ failed_N / weight_N.sum())),
@@ -214,9 +210,25 @@ def _measured(
         "log_loss": _round(risk_fit.log_loss(chance_N, failed_N, weight_N)),
         "log_loss_base": _round(risk_fit.log_loss(base_N, failed_N, weight_N)),
         "calibration_error": _round(risk_fit.calibration_error(chance_N, failed_N, weight_N)),
-        "reliability": [{name: _round(value) for name, value in line.items()} for line in lines],
+        "reliability": _lines(ordered, moments, chance_N),
         "by_family": [_of_family(place, families, ordered, moments, chance_N) for place in range(len(families))],
     }
+
+
+def _chances(
+    weights: risk_fit.Weights, moments: risk_fit.Moments, level_R: risk_fit.Whole, lasting: Sequence[bool]
+) -> risk_fit.Floats:
+    """Return the chances that a model gives, the rule of failure above the weights."""
+    said_N = np.minimum(expit(weights.odds(moments.evidence_NR, level_R)), HIGHEST / 100)
+    return np.where(moments.met_N, np.maximum(said_N, min(risk_fit.failing_share(lasting), HIGHEST / 100)), said_N)
+
+
+def _lines(ordered: Sequence[Course], moments: risk_fit.Moments, chance_N: risk_fit.Floats) -> list[dict[str, Any]]:
+    """Return the reliability table of these chances."""
+    scenarios = sorted({each.run.scenario for each in ordered})
+    scenario_N = np.concatenate([np.full(len(each.steps), scenarios.index(each.run.scenario)) for each in ordered])
+    lines = risk_fit.reliability(chance_N, moments.failed_N, moments.weight_N, moments.run_N, scenario_N)
+    return [{name: _round(value) for name, value in line.items()} for line in lines]
 
 
 def _of_family(

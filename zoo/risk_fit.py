@@ -17,7 +17,7 @@ from scipy.special import expit
 Floats = NDArray[np.float64]
 Whole = NDArray[np.int64]
 
-PENALTIES = (0.3, 3.0, 30.0, 300.0)
+PENALTIES = (0.3, 3.0, 100.0)
 """Of these the one is taken whose readings of families left out have the lowest log loss."""
 
 SEVERITY_PENALTY = 0.03
@@ -90,9 +90,11 @@ def fit(moments: Moments, level_R: Whole, penalty: float) -> Weights:
         penalty: in units of the log loss of one run.
     """
     kept = moments.where(~moments.met_N)
-    x, y, w = kept.evidence_NR, kept.failed_N, kept.weight_N
-    first_NL = reached(x, level_R)
-    rises_RL = (np.arange(_LEVELS)[None, :] <= level_R[:, None]).astype(np.float64)  # weight of a severity = sum of rises up to it
+    fired_R = kept.evidence_NR.any(axis=0)  # the others' weights are just those of their severities
+    x, y, w = _condensed(kept.evidence_NR[:, fired_R], kept.failed_N, kept.weight_N)
+    levels = level_R[fired_R]
+    first_NL = reached(x, levels)
+    rises_RL = (np.arange(_LEVELS)[None, :] <= levels[:, None]).astype(np.float64)  # weight of a severity = sum of rises up to it
 
     # einsum and not BLAS: for matrices this small its threads cost more than they save, and its order of summing is not fixed.
     def cost(theta: Floats) -> tuple[float, Floats]:
@@ -107,10 +109,19 @@ def fit(moments: Moments, level_R: Whole, penalty: float) -> Weights:
         slope_R = np.einsum("nr,n->r", x, wrong) + 2 * penalty * apart
         return float(value), np.concatenate(([wrong.sum()], slope_first_L, slope_rises_L, slope_R))
 
-    count = 1 + 2 * _LEVELS + len(level_R)
+    count = 1 + 2 * _LEVELS + len(levels)
     bounds = [(-10.0, 10.0), *[(0.0, 20.0)] * (count - 1)]
-    found = minimize(cost, np.zeros(count), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 2000, "ftol": 1e-12})
-    return Weights(float(found.x[0]), found.x[1:4], np.cumsum(found.x[4:7]), found.x[7:])
+    found = minimize(cost, np.zeros(count), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 500, "ftol": 1e-10})
+    each_L = np.cumsum(found.x[4:7])
+    rules_R = each_L[level_R]
+    rules_R[fired_R] = found.x[7:]
+    return Weights(float(found.x[0]), found.x[1:4], each_L, rules_R)
+
+
+def _condensed(evidence_NR: Floats, failed_N: Floats, weight_N: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return moments of the same evidence and outcome as one with their weights summed: at most moments nothing is alarmed."""
+    rows, place_N = np.unique(np.column_stack((failed_N, evidence_NR)), axis=0, return_inverse=True)
+    return rows[:, 1:], rows[:, 0], np.bincount(place_N.ravel(), weight_N, len(rows)).astype(np.float64)
 
 
 def platt(odds_N: Floats, failed_N: Floats, weight_N: Floats) -> tuple[float, float]:

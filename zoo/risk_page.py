@@ -7,6 +7,7 @@ from typing import Any
 from ..analyzer.risk import RiskModel
 from ..analyzer.rules import RuleSet
 
+_HEAD = ("said", "came of it", "95 % interval", "moments", "runs", "scenarios")
 Table = Callable[[Iterable[str], Iterable[Iterable[str]]], str]
 
 
@@ -23,7 +24,10 @@ def document(table: Table) -> str:
     return "\n".join(
         [
             _runs(told),
-            table(("said", "came of it", "95 % interval", "moments", "runs", "scenarios"), map(_bin, told["reliability"])),
+            "The shipped model on the runs that it was set on, which is what a reading means:\n",
+            table(_HEAD, map(_bin, told["reliability_seen"])),
+            "Out of family, which is how far that carries to runs of a kind that it has not seen:\n",
+            table(_HEAD, map(_bin, told["reliability"])),
             _scores(told),
             table(("family", "runs", "failed", "said before a failure", "said else"), map(_family, told["by_family"])),
             _weights(model),

@@ -204,14 +204,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_moments_lie_before_the_failure_and_know_what_follows() -> None:
     records = history(BAD, [range(200, 340)])
     found = followed(BAD, [Batch("a", "run", 0, records[:77]), Batch("b", "run", 0, records[77:])])
-    assert (found.steps[0], found.steps[-1], len(found.steps)) == (0, 299, 60)
+    assert (found.steps[0], found.steps[-1], len(found.steps)) == (0, 299, 40)
     assert found.soon == [step + horizon(step) >= 300 for step in found.steps]
     assert (found.soon[0], found.soon[-1], found.ever_met, any(found.met)) == (False, True, True, False)
     for step, evidence in zip(found.steps, found.evidence, strict=True):
         engine = Engine("run")
         engine.feed(Batch("all", "run", 0, records[: step + 1]))
         assert evidence == engine.risk.evidence()
-    assert ALARM not in found.evidence[39]
+    assert ALARM not in found.evidence[25]
     assert found.evidence[-1][ALARM] == 1.0
 
 
