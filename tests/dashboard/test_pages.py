@@ -198,6 +198,7 @@ def _unchanged(tab: Page, site: Site, until: Callable[..., Any]) -> int:
 def test_decisions_about_alerts(tab: Page, site: Site, simulated: ModuleType, until: Callable[..., Any]) -> None:
     run = simulated.begin_run(site.store, "decided")
     simulated.write_steps(site.store, run.id, simulated.Simulation(failing=True), 0, 20)
+    site.store.update_run(run.id, status=RunStatus.FINISHED)  # nobody writes to it, so it would soon be lost
     alerts = simulated.failing_alerts(run.id)[:1]
     site.store.save_alerts(alerts)
     tab.goto(f"{site.base}/run/{run.id}")
@@ -210,7 +211,6 @@ def test_decisions_about_alerts(tab: Page, site: Site, simulated: ModuleType, un
     expect(card).to_contain_text("resolved")
     expect(tab.locator("#verdict")).to_contain_text("Healthy")
     until(lambda: site.store.alerts(run)[0].state is AlertState.RESOLVED)
-    site.store.update_run(run.id, status=RunStatus.FINISHED)
 
 
 def test_an_alert_is_silenced_and_heard_again_by_keyboard(
@@ -218,6 +218,7 @@ def test_an_alert_is_silenced_and_heard_again_by_keyboard(
 ) -> None:
     run = simulated.begin_run(site.store, "loud")
     simulated.write_steps(site.store, run.id, simulated.Simulation(failing=True), 0, 20)
+    site.store.update_run(run.id, status=RunStatus.FINISHED)
     site.store.save_alerts(simulated.failing_alerts(run.id)[:1])
     tab.goto(f"{site.base}/run/{run.id}")
     card = tab.locator("article.alert")
@@ -233,7 +234,6 @@ def test_an_alert_is_silenced_and_heard_again_by_keyboard(
     expect(card.get_by_text("Silence", exact=True)).to_be_visible()
     until(lambda: site.store.alerts(run)[0].state is AlertState.FIRING)
     assert site.store.silences(active_at=time.time()) == []
-    site.store.update_run(run.id, status=RunStatus.FINISHED)
 
 
 def test_a_message_that_was_given_up_is_sent_again(tab: Page, site: Site, simulated: ModuleType) -> None:
