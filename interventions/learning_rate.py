@@ -33,6 +33,7 @@ RULES = (
     "attention_logit_growth",
     "attention_logit_saturation",
     "dead_units",
+    "learning_rate_overreach",
     "loss_degradation",
     "loss_stays_high",
     "second_moment_lag",

@@ -44,11 +44,15 @@ class RolledBack:
     rule: str
 
 
+WARNINGS = frozenset({"broken_by_update"})
+"""Rules whose warnings are reason enough: their remedy is a roll back and nothing less."""
+
+
 class Rollback(Intervention):
-    """Goes back to the last good checkpoint on a critical alert.
+    """Goes back to the last good checkpoint.
 
     Args:
-        rules: whose alerts set it off; an empty list: any rule's.
+        rules: whose alerts set it off; an empty list: any rule's, and the warnings of those in ``WARNINGS``.
         severity: the least.
         most: how often in a run.
         load: loads everything from the path that ``Checkpoint(save=...)`` wrote; needed where that was given.
@@ -72,6 +76,7 @@ class Rollback(Intervention):
         if most < 1:
             raise ValueError(f"Rollback(most={most}): at least 1")
         self._trigger = Trigger.of(rules, severity)
+        self._warnings = Trigger(frozenset() if self._trigger.rules else WARNINGS)
         self._most, self._load, self._callback = most, load, on_rollback
         self.done: list[RolledBack] = []
         """The roll backs so far."""
@@ -97,13 +102,16 @@ class Rollback(Intervention):
 
     def takes(self, alert: Alert) -> bool:
         """Tell whether an alert leads, or led, to a roll back: then nothing harsher is needed."""
-        return self._trigger.matches(alert) and (self._under_way or self._wanted is not None)
+        return self._matches(alert) and (self._under_way or self._wanted is not None)
+
+    def _matches(self, alert: Alert) -> bool:
+        return self._trigger.matches(alert) or (bool(self._warnings.rules) and self._warnings.matches(alert))
 
     # -- deciding, on the first rank -----------------------------------------------------------------------------
 
     @override
     def on_alert(self, alert: Alert) -> None:
-        if self._under_way or self._wanted is not None or not self._trigger.matches(alert):
+        if self._under_way or self._wanted is not None or not self._matches(alert):
             return
         if (why_not := self._why_not()) == "":
             self._wanted = alert

@@ -222,6 +222,21 @@ def test_a_roll_back_cuts_the_rate_where_that_was_asked_for(url: str, tmp_path: 
         assert lowering.factor == 0.25
 
 
+def test_which_alerts_set_it_off(tmp_path: Path, alarm: Alarm) -> None:
+    def set_off(alert: Alert, **options: Any) -> bool:
+        rolling = Rollback(load=lambda path: None, **options)
+        keeping = Checkpoint(tmp_path, save=lambda path: None)
+        keeping.good = tmp_path
+        rolling.attach(Training({}, [], Run("r", "r"), asked=(keeping, rolling)))
+        rolling.on_alert(alert)
+        return rolling.takes(alert)
+
+    warning, critical = alarm("broken_by_update"), alarm("non_finite", Severity.CRITICAL)
+    assert [set_off(each) for each in (warning, critical, alarm("loss_stays_high"))] == [True, True, False]
+    assert [set_off(each, rules=["non_finite"]) for each in (warning, critical)] == [False, True]
+    assert not set_off(alarm("broken_by_update", Severity.INFO))
+
+
 def test_alerts_of_an_undone_course_are_closed_and_may_come_again_at_once() -> None:
     key = (SeriesKey("loss"),)
 
