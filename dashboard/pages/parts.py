@@ -41,7 +41,8 @@ def graph(name: str, label: str, height: int) -> html.Div:
     """Return an empty graph that a live section fills; ``label`` says what it is to those who cannot see it."""
     figure = {"data": [], "layout": {"height": height, **_BLANK}}
     plot = dcc.Graph(id=name, figure=figure, config=GRAPH_CONFIG, className="graph", style={"minHeight": height})
-    return html.Div(plot, className="graph-frame", role="group", **aria(label=label))
+    # The frame keeps the place from the first paint on: what draws comes a moment later.
+    return html.Div(plot, className="graph-frame", style={"minHeight": height}, role="group", **aria(label=label))
 
 
 _BLANK: dict[str, Any] = {
