@@ -12,7 +12,7 @@ every step on which that is not 1.
     recovery   ``patience`` steps after the last cut and the last open warning; geometrically, over ``recover`` steps, to 1
     relapse    a warning during a recovery, or within ``recover`` steps after it, says that the rate was too high still: from then
                on a recovery ends at ``factor`` times what the one before aimed at
-    roll back  two cuts at once: what went wrong at this rate would again
+    roll back  two cuts at once, and a relapse: what went wrong at this rate would again
 """
 
 import math
@@ -170,7 +170,7 @@ class LowerLearningRate(Intervention):
 
     def _cut(self, why: str, times: int = 1, **data: Any) -> None:
         again = self._recovered_at is not None and self._now - self._recovered_at <= self._recover
-        if again or self._recovering is not None:
+        if again or self._recovering is not None or times > 1:
             self._goal = max(self._goal * self._cut_by, self._least)
         self._recovering = self._recovered_at = None
         self._last_cut, before = self._now, self.factor

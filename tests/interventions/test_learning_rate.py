@@ -178,6 +178,17 @@ def test_what_comes_back_leaves_the_rate_lower(alarm: Alarm) -> None:
     assert lowering.factor == 0.5
 
 
+def test_after_a_roll_back_the_rate_is_a_quarter_and_never_more_than_half_again() -> None:
+    lowering = LowerLearningRate(patience=5, recover=10)
+    story = Story(lowering, plain)
+    story.go(3)
+    lowering.on_rollback(1)
+    story.go(7)
+    assert lowering.factor == 0.25
+    story.go(60)
+    assert lowering.factor == 0.5
+
+
 def test_alerts_that_a_lower_rate_does_not_mend_are_left_alone(alarm: Alarm) -> None:
     lowering = LowerLearningRate()
     story = Story(lowering, plain)
