@@ -77,10 +77,12 @@ class Shock(Detector, name="shock"):
         usual = losses.median()
         rise = loss - usual
         if rise <= self._min_rise:  # nearly all samples end here
-            return self._is_usual(loss)
+            self._is_usual(loss)
+            return None
         z = rise / max(MAD_TO_STD * losses.deviation(), self._floor * abs(usual))
         if z <= self._z:
-            return self._is_usual(loss)
+            self._is_usual(loss)
+            return None
         self.high.append(loss)
         if len(self.high) >= self._rebaseline:
             losses.replace(self.high)
