@@ -26,8 +26,8 @@ def drawn(measured: Any) -> go.Figure:
         x=said,
         y=came,
         mode="markers+text",
-        text=[f"{line['runs']} runs, {line['scenarios']} kinds" for line in lines],
-        textposition=["bottom right" if value > 50 else "top left" for value in came],
+        text=[f"{line['runs']} runs, {line['scenarios']} scenarios" for line in lines],
+        textposition="bottom right",
         textfont={"size": 10, "color": "#64748b"},
         marker={"color": LINE, "size": 9},
         error_y={"type": "data", "array": above, "arrayminus": below, "color": LINE, "thickness": 1.2, "width": 4},
@@ -40,6 +40,7 @@ def drawn(measured: Any) -> go.Figure:
         mode="markers",
         marker={"color": "white", "size": 9, "line": {"color": INK, "width": 1.5}},
         name="on the runs it was set on",
+        cliponaxis=False,
     )
     figure.add_trace(diagonal, row=1, col=1)
     figure.add_trace(seen, row=1, col=1)
@@ -47,7 +48,7 @@ def drawn(measured: Any) -> go.Figure:
     bars = go.Bar(
         x=[(line["low"] + line["high"]) / 2 for line in lines],
         y=[line["moments"] for line in lines],
-        width=9,
+        width=18,
         marker={"color": "#bfdbfe"},
         showlegend=False,
     )
@@ -55,15 +56,15 @@ def drawn(measured: Any) -> go.Figure:
     figure.update_xaxes(range=[0, 100], gridcolor="#e2e8f0", zeroline=False)
     figure.update_xaxes(title="risk", row=2, col=1)
     figure.update_yaxes(range=[0, 100], title="moments followed by a failure, %", gridcolor="#e2e8f0", zeroline=False, row=1, col=1)
-    figure.update_yaxes(title="moments", type="log", gridcolor="#e2e8f0", row=2, col=1)
+    figure.update_yaxes(title="moments", type="log", dtick=1, gridcolor="#e2e8f0", row=2, col=1)
     figure.update_layout(
         width=760,
         height=620,
         plot_bgcolor="white",
         paper_bgcolor="white",
         font={"family": "sans-serif", "size": 12, "color": INK},
-        legend={"x": 0.02, "y": 0.99, "bgcolor": "rgba(255,255,255,0.8)"},
-        margin={"l": 70, "r": 30, "t": 20, "b": 60},
+        legend={"orientation": "h", "x": 0.0, "y": 1.02, "yanchor": "bottom"},
+        margin={"l": 70, "r": 90, "t": 50, "b": 60},
     )
     return figure
 

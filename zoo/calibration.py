@@ -28,6 +28,7 @@ from .recording import Recording, recordings, store_url
 SPLIT = "train"
 FIRST_SEED = 100
 MOMENTS = 40
+BINS = 5
 MEMORY_SHARE = 0.1
 MEMORY_LEAST = 50.0
 _OWN = ("monitor.", "system.")
@@ -227,7 +228,7 @@ def _lines(ordered: Sequence[Course], moments: risk_fit.Moments, chance_N: risk_
     """Return the reliability table of these chances."""
     scenarios = sorted({each.run.scenario for each in ordered})
     scenario_N = np.concatenate([np.full(len(each.steps), scenarios.index(each.run.scenario)) for each in ordered])
-    lines = risk_fit.reliability(chance_N, moments.failed_N, moments.weight_N, moments.run_N, scenario_N)
+    lines = risk_fit.reliability(chance_N, moments.failed_N, moments.weight_N, moments.run_N, scenario_N, count=BINS)
     return [{name: _round(value) for name, value in line.items()} for line in lines]
 
 
