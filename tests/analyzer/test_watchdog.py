@@ -220,6 +220,8 @@ def test_a_watchdog_that_was_overtaken_while_it_looked_tells_nothing(scene: Scen
     take, theirs = scene.store.take_lease, Lease("watchdog", "another")
 
     def overtaken(lease: Lease) -> bool:
+        """At every look: on duty when it asked, and no more when it writes."""
+        scene.store.release_lease(theirs)
         held = take(lease)
         scene.store.release_lease(lease)
         return held and take(theirs)

@@ -114,10 +114,10 @@ def test_memory_does_not_grow_with_the_run(file_store: Store, new_run: Callable[
         )
         file_store.write(Batch(new_id(), run.id, 0, records))
         tracemalloc.start()
-        assert sum(len(batch.steps) for batch in file_store.batches(run.id, steps_per_batch=100)) == count
+        assert sum(len(batch.steps) for batch in file_store.batches(run.id, steps_per_batch=20)) == count
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < 2 * peaks[0]
+    assert peaks[1] < 1.6 * peaks[0]
 
 
 def bin_ones(step: int) -> int:
