@@ -6,8 +6,9 @@ Not finite: never. Wild: the logarithm of the norm lies more than ``threshold`` 
 
 The past never learns from what it flags, and says nothing before it holds ``warmup`` norms. ``floor`` keeps a very even past from
 calling small changes wild: at the defaults (window 128, threshold 8, floor 0.2) a norm below e^1.6 = 5 times the median passes
-whatever its z. After ``limit`` bad steps in a row it gives way: the bad steps after them pass until a good one comes, and the past
-is learned anew, so that a lasting change of level costs ``limit`` steps and no more.
+whatever its z. After ``limit`` wild steps in a row (those that are not finite neither count nor break the row) it gives way: the
+wild steps after them pass until a fine one comes, and the past is learned anew, so that a lasting change of level costs ``limit``
+steps and no more.
 
 Memory: ``window`` float32 numbers. Cost: one norm over the gradients, and two medians of ``window`` numbers.
 """
@@ -64,16 +65,16 @@ class GradientJudge:
         median = torch.nanmedian(self._past)
         sigma = (_MAD_TO_SIGMA * torch.nanmedian((self._past - median).abs())).clamp_min(self._floor)
         wild = finite & (self._known >= self._warmup) & ((log_norm - median) / sigma > self._threshold)
-        bad = ~finite | wild
         counts = torch.ones_like(finite) if elsewhere is None else elsewhere.to(self.device) == 0
-        given_way = bad & (self._in_a_row >= self._limit)
+        given_way = wild & (self._in_a_row >= self._limit)
         verdict = torch.where(given_way, GIVEN_WAY, torch.where(finite, torch.where(wild, WILD, FINE), NOT_FINITE))
 
-        self._in_a_row = torch.where(counts, torch.where(bad, self._in_a_row + 1, 0), self._in_a_row)
+        row = torch.where(wild, self._in_a_row + 1, torch.where(finite, 0, self._in_a_row))
+        self._in_a_row = torch.where(counts, row, self._in_a_row)
         forget = counts & given_way
         self._past = torch.where(forget, math.nan, self._past)
         self._known = torch.where(forget, 0, self._known)
-        learned = counts & finite & (norm > 0) & (~bad | given_way)
+        learned = counts & finite & (norm > 0) & (~wild | given_way)
         at = self._place % len(self._past)
         self._past.index_copy_(0, at[None], torch.where(learned, log_norm, self._past[at])[None])
         self._place = self._place + learned

@@ -128,7 +128,10 @@ class SkipStep(Intervention):
         data = {"norm": norm if norm - norm == 0 else str(norm), "at": step}
         if verdict == GIVEN_WAY:
             limit = self._options["limit"]
-            self.tell(f"{limit} updates in a row were skipped: bad gradients are now used until good ones come.", **data)
+            self.tell(
+                f"{limit} updates in a row were wild and skipped: wild gradients are used from now on, until usual ones come.",
+                **data,
+            )
             return
         self.skipped += 1
         if self.skipped > _TOLD_ONE_BY_ONE and self.skipped % _TOLD_ONE_BY_ONE:

@@ -132,21 +132,38 @@ def test_every_skip_is_an_event_with_step_and_reason(url: str) -> None:
     store.close()
 
 
-def test_it_gives_way_after_so_many_in_a_row_and_says_so() -> None:
+def skipping_updates(skipping: SkipStep, gradients: list[float]) -> tuple[list[bool], list[str]]:
+    """Which of the updates by these gradients took place, and what was told."""
     weight = nn.Parameter(torch.ones(3))
-    optimizer = torch.optim.SGD([weight], lr=1.0)
+    optimizer = torch.optim.SGD([weight], lr=1e-3)
     told: list[str] = []
-    skipping = SkipStep(limit=3)
     skipping.attach(Training({}, [optimizer], Run("r", "r"), tell=lambda kind, message, **data: told.append(message)))
-    for _ in range(6):
-        weight.grad = torch.full((3,), math.nan)
+    moved = []
+    for gradient in gradients:
+        weight.grad = torch.full((3,), gradient)
         before = weight.detach().clone()
         optimizer.step()
-        assert torch.equal(weight, before) == (_ < 3)
-    assert len(told) == 4
-    assert "3 updates in a row were skipped" in told[-1]
+        moved.append(not torch.equal(weight, before))
+    assert bool(weight.isfinite().all())
     skipping.close()
     assert not optimizer._optimizer_step_pre_hooks
+    return moved, told
+
+
+def test_it_gives_way_to_a_lasting_change_of_level_and_says_so() -> None:
+    moved, told = skipping_updates(SkipStep(limit=3, warmup=4), [1.0] * 6 + [1e3] * 6)
+    assert moved == [True] * 6 + [False] * 3 + [True] * 3
+    assert len(told) == 4
+    assert "3 updates in a row were wild" in told[-1]
+
+
+def test_what_is_not_finite_is_skipped_however_long_it_lasts() -> None:
+    """It neither counts towards giving way to what is wild, nor begins that count anew."""
+    moved, told = skipping_updates(
+        SkipStep(limit=3, warmup=4), [1.0] * 6 + [math.nan, math.inf] * 20 + [1e3, 1e3, math.nan, 1e3, 1e3]
+    )
+    assert moved == [True] * 6 + [False] * 44 + [True]
+    assert "not finite" in told[0]
 
 
 def twin(norms: list[float], *, window: int, warmup: int, threshold: float, floor: float, limit: int) -> list[int]:
@@ -163,10 +180,11 @@ def twin(norms: list[float], *, window: int, warmup: int, threshold: float, floo
             deviations = sorted(abs(x - median) for x in kept)
             sigma = max(1.4826 * deviations[(len(kept) - 1) // 2], floor)
             verdict = WILD if (np.log(max(norm, 1.1754944e-38)) - median) / sigma > threshold else FINE
-        bad = verdict != FINE
-        if bad and row >= limit:
+        gives_way = verdict == WILD and row >= limit
+        if verdict != NOT_FINITE:
+            row = row + 1 if verdict == WILD else 0
+        if gives_way:
             verdict, past = GIVEN_WAY, []
-        row = row + 1 if bad else 0
         if math.isfinite(norm) and norm > 0 and verdict in (FINE, GIVEN_WAY):
             past.append(float(np.log(np.float32(norm))))
         verdicts.append(verdict)
