@@ -62,7 +62,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
     opened.close()
 
 
-def poll(condition: Callable[[], Any], timeout: float = 15.0, pause: float = 0.05) -> Any:
+def poll(condition: Callable[[], Any], timeout: float = 40.0, pause: float = 0.05) -> Any:
     """Return the first true answer, or fail with the last one."""
     deadline = time.monotonic() + timeout
     while not (answer := condition()):

@@ -20,7 +20,7 @@ def test_a_recording_is_a_store_beside_its_outcome_and_is_made_once(tmp_path: Pa
     store = tmp_path / "train" / "nan-in-data-0.db"
     for left in (store, store.with_name(f"{store.name}-wal")):  # by a call that was interrupted
         left.write_text("half a store")
-    (made,) = record([BAD_IMAGE], 1, tmp_path, jobs=1)
+    (made,) = record([BAD_IMAGE], [0], tmp_path, jobs=1)
 
     # It says how the run ended, and which alerts came when.
     assert recordings(tmp_path) == [made]
@@ -44,7 +44,7 @@ def test_a_recording_is_a_store_beside_its_outcome_and_is_made_once(tmp_path: Pa
 
     # What is there is not recorded again.
     before = store.stat().st_mtime_ns, sorted(path.name for path in tmp_path.rglob("*"))
-    assert list(record([BAD_IMAGE], 1, tmp_path, jobs=1)) == [made]
+    assert list(record([BAD_IMAGE], [0], tmp_path, jobs=1)) == [made]
     assert (store.stat().st_mtime_ns, sorted(path.name for path in tmp_path.rglob("*"))) == before
     assert made.bytes == store.stat().st_size
 
