@@ -42,9 +42,9 @@ def grows_live(browser: Browser, url: str) -> bool:
     while not (before := tab.evaluate(LAST_STEP)) and time.monotonic() < deadline:
         tab.wait_for_timeout(100)
     tab.evaluate("window.loadedOnce = true")
-    while tab.evaluate(LAST_STEP) < before + 100 and time.monotonic() < deadline:
+    while tab.evaluate(LAST_STEP) < before + 30 and time.monotonic() < deadline:
         tab.wait_for_timeout(100)
-    return bool(tab.evaluate(LAST_STEP) >= before + 100 and tab.evaluate("window.loadedOnce") is True)
+    return bool(tab.evaluate(LAST_STEP) >= before + 30 and tab.evaluate("window.loadedOnce") is True)
 
 
 def demo(folder: Path, look: Callable[[str], bool], *arguments: str) -> tuple[dict[str, Any], list[str], bool]:
