@@ -237,14 +237,9 @@ class FollowingMonitor:
     def _load(self, state: Mapping[str, Any]) -> None:
         if state:
             self._step = int(state["step"])
-            self._weights_replaced(self._step)
+            self.collector.begin_anew(self._step)
 
     def _rewind(self, step: int) -> None:
         """The weights are those after ``step`` again."""
         self._step = step  # whose end is about to be counted
-        self._weights_replaced(step + 1)
-
-    def _weights_replaced(self, step: int) -> None:
-        for probe in self.collector.probes:
-            probe.rebind()
-        self.collector.begin(step)
+        self.collector.begin_anew(step + 1)

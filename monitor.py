@@ -195,19 +195,14 @@ class Monitor:
         else:
             log.warning("the state loaded is of another run: its step is taken, the detectors start anew")
         self._step = step
-        self._weights_replaced(step)
+        self.collector.begin_anew(step)
 
     def _rewind(self, step: int) -> None:
         """The weights are those after ``step`` again: go on in a new segment, with the step after it."""
         self._segment += 1
         self._writer.begin_segment(Segment(self.run.id, self._segment, step + 1, time.time()))
         self._step = step  # whose end is about to be counted
-        self._weights_replaced(step + 1)
-
-    def _weights_replaced(self, step: int) -> None:
-        for probe in self.collector.probes:
-            probe.rebind()
-        self.collector.begin(step)
+        self.collector.begin_anew(step + 1)
 
     # -- the end -------------------------------------------------------------------------------------------------
 

@@ -101,6 +101,12 @@ class Collector:
         self._ended = perf_counter()
         self._prepare(step)
 
+    def begin_anew(self, step: int) -> None:
+        """The weights were replaced from outside: what probes learned of them is void, and ``step`` is sampled."""
+        for probe in self.probes:
+            self._faults.run(_source(probe), probe.rebind)
+        self.begin(step)
+
     def end_step(self, step: int, loss: Metric | None, metrics: Mapping[str, Metric]) -> PendingStep | PlainStep | JointStep:
         """End ``step``; return what was measured, on its way to the host.
 
