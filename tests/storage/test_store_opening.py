@@ -243,7 +243,7 @@ def _move(saved: Path, url: str) -> None:
         old, new = MetaData(), MetaData()
         old.reflect(rows_of)
         new.reflect(connection)
-        for table in new.sorted_tables:
+        for table in (table for table in new.sorted_tables if table.name in old.tables):  # partitions are of the server
             rows = [dict(row) for row in rows_of.execute(select(old.tables[table.name])).mappings()]
             if not rows or table.name == VERSION_TABLE:
                 continue
