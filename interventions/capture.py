@@ -69,7 +69,7 @@ class Capture(Intervention):
     ) -> None:
         if steps < 1 or megabytes < 0 or most < 1:
             raise ValueError(f"Capture(steps={steps}, megabytes={megabytes}, most={most}): steps and most at least 1, megabytes 0")
-        self._folder, self._bytes, self._most = Path(folder), int(megabytes * 2**20), most
+        self._folder, self._bytes, self._most = Path(folder).absolute(), int(megabytes * 2**20), most
         self._trigger = Trigger.of(rules, severity)
         self._ring: deque[_Seen] = deque(maxlen=steps)
         self._batches: deque[tuple[int, BatchNote]] = deque(maxlen=_BATCHES)

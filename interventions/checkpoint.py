@@ -58,7 +58,7 @@ class Checkpoint(Intervention):
             raise ValueError(
                 f"Checkpoint(every={every}, settle={settle}, keep={keep}): every and keep at least 1, settle at least 0"
             )
-        self._folder, self._every, self._keep = Path(folder), every, keep
+        self._folder, self._every, self._keep = Path(folder).absolute(), every, keep
         self._settle = every if settle is None else settle
         self._save = save
         self.extra = dict(extra or {})
