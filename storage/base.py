@@ -170,6 +170,14 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def add_series(self, run_id: str, keys: Sequence[SeriesKey]) -> None:
+        """Add series in this order, before there are samples of them; those already there keep their place.
+
+        Raises:
+            UnknownRunError: no such run.
+        """
+
+    @abstractmethod
     def series(self, run_id: str, *, signal: str | None = None, module: str | None = None) -> list[Series]:
         """Return the run's series in order of first appearance, narrowed to a signal and module (both exact)."""
 

@@ -22,6 +22,7 @@ from .records import (
     RunStatus,
     Segment,
     Series,
+    SeriesKey,
     Silence,
 )
 
@@ -102,6 +103,13 @@ class SQLAlchemyStore(Store):
             raise
         if numbers is not None and numbers is not known:
             self._numbers.remember(batch.run_id, identity, numbers)
+
+    @override
+    def add_series(self, run_id: str, keys: Sequence[SeriesKey]) -> None:
+        with self._database.write() as connection:
+            run_key = runs.key_of(connection, run_id)
+            if keys:
+                numbering.add_series(connection, run_key, keys)
 
     @override
     def series(self, run_id: str, *, signal: str | None = None, module: str | None = None) -> list[Series]:
