@@ -64,10 +64,14 @@ class Feed:
             behind = MirrorError("it cannot keep up; what is new is not mirrored until it does. The store has everything.")
             self._on_fault(f"{self._source} (queue)", behind)
 
-    def close(self, deadline: float) -> None:
-        """Let it tell what waits until ``deadline`` (``time.monotonic()``); then leave it, counting what it was not told."""
+    def end(self) -> None:
+        """Say that nothing more comes. Does not wait."""
         self._closing.set()
         self._wake.set()
+
+    def close(self, deadline: float) -> None:
+        """Let it tell what waits until ``deadline`` (``time.monotonic()``); then leave it, counting what it was not told."""
+        self.end()
         self._thread.join(max(0.0, deadline - time.monotonic()))
         with self._lock:
             self.dropped += len(self._queue) + self._telling

@@ -37,8 +37,8 @@ class MLflowMirror(Mirror):
             self._tracked, self._uri = active.info.run_id, package.get_tracking_uri()
         elif not self.target:
             raise MirrorError(
-                "mirror='mlflow': there is no active MLflow run. Call mlflow.start_run() before foreshock.watch(), or give the tracking "
-                "URI of a run to start: mirror='mlflow:sqlite:///mlflow.db' or 'mlflow:http://127.0.0.1:5000?experiment=NAME'"
+                "mirror='mlflow': there is no active MLflow run. Call mlflow.start_run() before foreshock.watch(), or give the "
+                "tracking URI of a run to start: mirror='mlflow:sqlite:///mlflow.db' or 'mlflow:http://127.0.0.1:5000?experiment=NAME'"
             )
         self._own = not self._tracked
 

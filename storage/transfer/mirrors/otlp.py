@@ -55,7 +55,9 @@ class OTLPMirror(Mirror):
         self._exporter = OTLPMetricExporter(endpoint=self._endpoint)
         self._reader = InMemoryMetricReader()
         about = {"foreshock.run": self.run.name, "foreshock.run_id": self.run.id, "foreshock.project": self.run.project}
-        resource = Resource({"service.name": PREFIX}).merge(Resource.create(about))
+        resource = Resource.create(about)
+        if str(resource.attributes.get("service.name", "")).startswith("unknown_service"):  # OTEL_SERVICE_NAME does not say
+            resource = resource.merge(Resource({"service.name": PREFIX}))
         self._provider = MeterProvider([self._reader], resource=resource, shutdown_on_exit=False)
         self._meter = self._provider.get_meter(PREFIX)
         self._gauges: dict[str, Any] = {}

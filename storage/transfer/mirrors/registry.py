@@ -98,6 +98,8 @@ class Mirrors:
         deadline = time.monotonic() + _CLOSING
         feeds, self.feeds = self.feeds, []
         for feed in feeds:
+            feed.end()
+        for feed in feeds:
             feed.close(deadline)
 
 

@@ -1,6 +1,7 @@
 """A run with everything that a run can have: two segments, values that are no numbers, histograms, alerts, events, odd names."""
 
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -36,6 +37,19 @@ SHAPE = SeriesKey("activation.shape", "h.0")
 def record_run() -> Callable[..., Run]:
     """Write such a run: ``record_run(store, name="gpt2-bf16", **facts)``."""
     return _record_run
+
+
+@pytest.fixture
+def wait_until() -> Callable[[Callable[[], bool]], None]:
+    """Poll until something holds; fail when it does not within half a minute."""
+
+    def wait(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 30
+        while not condition():
+            assert time.monotonic() < deadline, "it did not come to hold"
+            time.sleep(0.005)
+
+    return wait
 
 
 def _record_run(store: Store, name: str = "gpt2-bf16", **facts: Any) -> Run:
