@@ -115,7 +115,7 @@ class SQLAlchemyStore(Store):
         with self._database.write() as connection:
             run_key = runs.key_of(connection, run_id)
             if keys:
-                numbering.add_series(connection, run_key, keys)
+                numbering.add_series(connection, numbering.Numbers(run_key, {}), keys)
 
     @override
     def series(self, run_id: str, *, signal: str | None = None, module: str | None = None) -> list[Series]:
