@@ -64,7 +64,10 @@ class Mirror(ABC):
 
     @abstractmethod
     def open(self) -> None:
-        """Begin. Called again, later and later, when it raised."""
+        """Begin. Called again, later and later, when it raised.
+
+        What draws random numbers here or in ``take`` must not draw them from the global generators (see ``randomness``).
+        """
 
     @abstractmethod
     def take(self, batch: Batch, alerts: Sequence[Alert]) -> None:

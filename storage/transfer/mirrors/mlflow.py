@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from ...records import Alert, Batch, Run
 from .base import PREFIX, Mirror, MirrorError, alert_text, alert_title, label
+from .randomness import separate
 
 _MOST_METRICS = 1_000  # of one request, MLflow's limit
 _MOST_LETTERS = 250  # of a name, MLflow's limit
@@ -46,6 +47,7 @@ class MLflowMirror(Mirror):
     def open(self) -> None:
         from mlflow import MlflowClient
 
+        separate("mlflow", "urllib3")
         self._client = MlflowClient(tracking_uri=self._uri)
         if not self._own or self._tracked:
             return

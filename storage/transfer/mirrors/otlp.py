@@ -1,6 +1,8 @@
 """OpenTelemetry: the newest values as gauges, sent over OTLP/HTTP. ``otlp``, ``otlp:http://127.0.0.1:4318?interval=10``."""
 
+import logging
 import re
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +12,7 @@ from typing_extensions import override
 
 from ...records import Alert, Batch, Run
 from .base import PREFIX, Mirror, MirrorError, newest
+from .randomness import separate
 
 INTERVAL = 10.0
 """Seconds from one message to the next, unless ``interval=`` says otherwise."""
@@ -30,6 +33,7 @@ class OTLPMirror(Mirror):
     OPTIONS = ("interval",)
 
     _exporter: Any = None
+    _heard: "_Heard | None" = None
 
     @override
     def prepare(self, run: Run) -> None:
@@ -52,6 +56,9 @@ class OTLPMirror(Mirror):
         from opentelemetry.sdk.metrics.export import InMemoryMetricReader
         from opentelemetry.sdk.resources import Resource
 
+        separate("opentelemetry", "urllib3")
+        if self._heard is None:
+            self._heard = _Heard(OTLPMetricExporter.__module__)
         self._exporter = OTLPMetricExporter(endpoint=self._endpoint)
         self._reader = InMemoryMetricReader()
         about = {"foreshock.run": self.run.name, "foreshock.run_id": self.run.id, "foreshock.project": self.run.project}
@@ -86,6 +93,8 @@ class OTLPMirror(Mirror):
         finally:
             self._provider.shutdown()
             self._exporter.shutdown()
+            if self._heard is not None:
+                self._heard.end()
 
     def _send(self) -> None:
         from opentelemetry.sdk.metrics.export import MetricExportResult
@@ -93,4 +102,27 @@ class OTLPMirror(Mirror):
         self._send_at = time.monotonic() + self._interval
         found = self._reader.get_metrics_data()
         if found is not None and self._exporter.export(found) is not MetricExportResult.SUCCESS:
-            raise ConnectionError("the OTLP endpoint did not take the metrics; the SDK's log says why")
+            raise ConnectionError(f"the metrics were not taken: {self._heard.last if self._heard else 'no reason given'}")
+
+
+class _Heard(logging.Filter):
+    """Keeps what the exporter logs on this thread, at every attempt, out of the user's log: the mirror tells it, once."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.last = "no reason given"
+        self._thread = threading.get_ident()
+        self._log = logging.getLogger(name)
+        self._log.addFilter(self)
+
+    @override
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.thread != self._thread:
+            return True
+        if record.levelno < logging.ERROR or self.last == "no reason given":  # the reason; the error only says that it gave up
+            self.last = record.getMessage()
+        return False
+
+    def end(self) -> None:
+        """Let everything through again."""
+        self._log.removeFilter(self)

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from ...records import Alert, Batch, Histogram, Run, Severity
 from .base import PREFIX, Mirror, MirrorError, alert_text, alert_title, edges, finite, label
+from .randomness import separate
 
 STEP = f"{PREFIX}/step"
 _LEVELS = {Severity.INFO: "INFO", Severity.WARNING: "WARN", Severity.CRITICAL: "ERROR"}
@@ -48,6 +49,7 @@ class WandbMirror(Mirror):
     def open(self) -> None:
         import wandb
 
+        separate("wandb", "urllib3")
         if self._own:
             entity, _, project = self.target.rpartition("/")
             self._tracker = wandb.init(

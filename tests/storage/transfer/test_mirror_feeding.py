@@ -1,13 +1,17 @@
 """A tracker that is slow, failing, hanging or absent: counted, told, and nobody waits for it."""
 
+import random
+import sys
 import threading
 import time
+import types
 from collections.abc import Callable, Sequence
 
 import pytest
 from foreshock.storage.records import Alert, AlertState, Batch, Run, SeriesKey, Severity, StepRecord, new_id
 from foreshock.storage.transfer.mirrors import feeding, registry
 from foreshock.storage.transfer.mirrors.base import Mirror
+from foreshock.storage.transfer.mirrors.randomness import separate
 from foreshock.storage.transfer.mirrors.registry import Mirrors
 
 Wait = Callable[[Callable[[], bool]], None]
@@ -183,3 +187,17 @@ def test_one_mirror_does_not_keep_another_waiting(monkeypatch: pytest.MonkeyPatc
     mirrors.close()
     assert quick.closed == 1
     hanging.gate.set()
+
+
+def test_trackers_draw_from_a_generator_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("tracker.retry")
+    exec("import random\nfrom random import uniform\nbase = random.Random", module.__dict__)
+    monkeypatch.setitem(sys.modules, "tracker.retry", module)
+    state = random.getstate()
+    separate("tracker")
+    assert 0 <= module.random.random() < 1
+    assert 3 <= module.uniform(3, 4) <= 4
+    assert module.random.choice([5]) == 5
+    assert random.getstate() == state
+    assert module.base is module.random.Random is random.Random
+    assert sys.modules["random"] is random  # everybody else's
