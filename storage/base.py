@@ -16,7 +16,7 @@ pass (server away, file locked or read-only, disk full, file gone), ``UnknownRun
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -247,8 +247,12 @@ class Store(ABC):
         """Return the histograms of a module in order; with ``limit`` at most that many, evenly spread, first and last kept."""
 
     @abstractmethod
-    def batches(self, run_id: str, *, steps_per_batch: int = 1000) -> Iterator[Batch]:
-        """Yield the run's whole history in order of (segment, step), for replay. Batch ids are derived, not the original ones."""
+    def batches(self, run_id: str, *, steps_per_batch: int = 1000, keys: Container[SeriesKey] | None = None) -> Iterator[Batch]:
+        """Yield the run's whole history in order of (segment, step), for replay. Batch ids are derived, not the original ones.
+
+        Args:
+            keys: read these series only; every step is there all the same. None reads all.
+        """
 
     @abstractmethod
     def frame(self, run: Run | str, signal: str | None = None, module: str | None = None) -> "pd.DataFrame":

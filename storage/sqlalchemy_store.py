@@ -1,7 +1,7 @@
 """The Store over SQLAlchemy Core: SQLite (file and memory), PostgreSQL, MySQL and MariaDB."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
@@ -170,8 +170,8 @@ class SQLAlchemyStore(Store):
             return reading.histograms_of(connection, run_id, signal, module, start=start, stop=stop, limit=limit)
 
     @override
-    def batches(self, run_id: str, *, steps_per_batch: int = 1000) -> Iterator[Batch]:
-        return history.replay(self._database, run_id, steps_per_batch)
+    def batches(self, run_id: str, *, steps_per_batch: int = 1000, keys: Container[SeriesKey] | None = None) -> Iterator[Batch]:
+        return history.replay(self._database, run_id, steps_per_batch, keys)
 
     @override
     def frame(self, run: Run | str, signal: str | None = None, module: str | None = None) -> "pd.DataFrame":

@@ -1,7 +1,7 @@
 """The Parquet tables of an archive: what columns they have, and how records become rows and rows records again."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -13,7 +13,12 @@ from .parquet_file import layout, pyarrow
 from .points import Array, Places, points
 
 _MOST_TUPLES = 1024
-_TEXT_ALERT = {"severity": str, "state": str, "evidence": evidence_to_json, "diagnosis": diagnosis_to_json}
+_TEXT_ALERT: dict[str, Callable[[Any], str]] = {
+    "severity": str,
+    "state": str,
+    "evidence": evidence_to_json,
+    "diagnosis": diagnosis_to_json,
+}
 
 
 class Tables:

@@ -116,14 +116,9 @@ def _write(store: Store, run: Run, sink: Sink, wanted: Selection, places: Places
 
 
 def _chunks(store: Store, run: Run, wanted: Selection, places: Places) -> Iterator[tuple[Points, int]]:
-    import numpy as np
-
-    for batch in store.batches(run.id, steps_per_batch=steps_per_batch(len(places.keys))):
-        chunk = points(batch, places)
-        if not wanted.everything:
-            chosen = np.array([key in wanted for key in places.keys])
-            chunk = chunk.where(chosen[chunk.series])
-        yield chunk, len(batch.steps)
+    size = steps_per_batch(sum(key in wanted for key in places.keys))
+    for batch in store.batches(run.id, steps_per_batch=size, keys=None if wanted.everything else wanted):
+        yield points(batch, places), len(batch.steps)
 
 
 def _nothing(run: Run, wanted: Selection, places: Places) -> TransferError:

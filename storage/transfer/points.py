@@ -52,10 +52,6 @@ class Points:
     def __len__(self) -> int:
         return len(self.steps)
 
-    def where(self, mask: Array) -> "Points":
-        """Return those for which ``mask`` (N booleans) holds."""
-        return Points(self.segment, self.steps[mask], self.series[mask], self.values[mask])
-
 
 def points(batch: Batch, places: Places) -> Points:
     """Return a batch's samples as columns, about 0.1 microseconds a point."""

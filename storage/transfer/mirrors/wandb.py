@@ -88,8 +88,9 @@ class WandbMirror(Mirror):
 
 
 def _histogram(shape: Histogram) -> Any:
+    import numpy as np
     import wandb
 
     if not finite((shape.low, shape.high)) or not 1 <= len(shape.counts) <= _MOST_BINS:
         return None
-    return wandb.Histogram(np_histogram=(list(shape.counts), edges(shape)))
+    return wandb.Histogram(np_histogram=(np.array(shape.counts), np.array(edges(shape))))

@@ -40,6 +40,7 @@ def everything(store: Store, run_id: str) -> dict[str, Any]:
         "read_part": store.read(series, start=5, stop=35, segment=0, max_points=8),
         "changes": [(each.segment, each.first_step, each.last_step) for each in ranges],
         "step_times": store.step_times(run_id),
+        "envelopes": store.envelopes(series, max_points=9),
         "histograms": store.histograms(run_id, "activation.shape", "h.0"),
         "batches": [(each.segment, each.steps) for each in store.batches(run_id, steps_per_batch=11)],
         "frame": store.frame(run_id).to_csv(),
