@@ -7,8 +7,10 @@ compared with the one the connection was opened on, before and after: writing in
 
 import contextlib
 import os
+import socket
 import threading
 import urllib.parse
+import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -39,7 +41,7 @@ class Database:
     """
 
     def __init__(self, url: URL) -> None:
-        self.address = _printable(url)
+        self.address = printable(url)
         self.path = sqlite_path(url)
         self._pid = os.getpid()
         self._closed = ""
@@ -55,6 +57,9 @@ class Database:
                 self.engine = create_engine(_existing_only(url, self.path), poolclass=QueuePool, connect_args=_connect_args(url))
             event.listen(self.engine, "connect", self._on_sqlite_connect)
             event.listen(self.engine, "begin", _on_sqlite_begin)
+        self._connections: weakref.WeakSet[Any] = weakref.WeakSet()  # the driver's own, of servers
+        if url.get_backend_name() != "sqlite":
+            event.listen(self.engine, "connect", self._on_server_connect)
         self._writing = self.engine.execution_options(foreshock_write=True)
 
     @property
@@ -109,6 +114,17 @@ class Database:
             if not self.path.exists():
                 raise StoreUnavailableError(f"Cannot create {self.path}: {error.strerror}.") from error
 
+    def interrupt(self) -> None:
+        """End the connections under the feet of the threads that use them. For a server that does not answer; SQLite always does.
+
+        A driver in C waits for its socket, and no exception reaches it there.
+        """
+        for connection in list(self._connections):
+            with contextlib.suppress(Exception):  # one that is closed meanwhile, in whatever way its driver says so
+                own = connection if hasattr(connection, "fileno") else connection._sock
+                with socket.socket(fileno=os.dup(own.fileno())) as same:
+                    same.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Close all connections. May be called twice."""
         if self._closed or os.getpid() != self._pid:
@@ -146,6 +162,11 @@ class Database:
             f"The database file {self.path} was removed or replaced while it was open; what it held went with it. "
             "A running monitor starts a new file at its next attempt."
         )
+
+    def _on_server_connect(self, connection: Any, record: Any) -> None:
+        self._connections.add(connection)
+        if hasattr(connection, "_read_timeout"):  # PyMySQL has one time limit for greeting and statements; it was for the greeting
+            connection._read_timeout = None
 
     def _on_sqlite_connect(self, connection: Any, record: Any) -> None:
         connection.isolation_level = None  # transactions begin where we say, see _on_sqlite_begin
@@ -191,13 +212,23 @@ def _existing_only(url: URL, path: Path) -> URL:
 def _connect_args(url: URL) -> dict[str, Any]:
     defaults: dict[str, dict[str, Any]] = {
         "sqlite": {"timeout": LOCK_WAIT, "check_same_thread": False},
-        "postgresql": {"connect_timeout": 5},
+        # A peer that is gone is noticed within half a minute; one that is there and does not answer: see ``Database.interrupt``.
+        "postgresql": {
+            "connect_timeout": 5,
+            "keepalives_idle": 15,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 30_000,
+        },
         "mysql": {"connect_timeout": 5},
         "mariadb": {"connect_timeout": 5},
     }
+    if url.get_driver_name() == "pymysql":  # it waits for the server's greeting without end
+        defaults[url.get_backend_name()]["read_timeout"] = 10
     return {name: value for name, value in defaults.get(url.get_backend_name(), {}).items() if name not in url.query}
 
 
-def _printable(url: URL) -> str:
+def printable(url: URL) -> str:
+    """Return an address without its passwords."""
     secrets = {name: "***" for name in url.query if "passw" in name.lower()}
     return url.update_query_dict(secrets).render_as_string(hide_password=True)
