@@ -233,13 +233,17 @@ class Backlog:
         """Move the oldest entries in memory to the spool, as far as it takes them."""
         if self.place is None or self._closed or time.monotonic() < self._spool_again_at:
             return
+        together = _TOGETHER
         while count > 0:
-            some = list(islice(self._memory, min(count, _TOGETHER)))
+            some = list(islice(self._memory, min(count, together)))
             try:
                 if self._spool is None:
                     self._spool = SpoolFile.create(self.place, self._run, self.segments, self._channels)
                 self._spool.append([(waiting.number, waiting.entry) for waiting in some])
             except SpoolError as error:
+                if isinstance(error, SpoolFullError) and len(some) > 1:  # perhaps some of them
+                    together = len(some) // 2
+                    continue
                 self._spool_again_at = time.monotonic() + _SPOOL_PAUSE
                 self._say_full(error)
                 return

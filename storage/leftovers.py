@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from .base import InvalidRecordError, Store, StoreError
 from .entries import End, Entry, Judgement, points_of
 from .records import Batch, Event, Segment, derived_id
-from .spool import SpoolBusyError, SpoolError, SpoolFile, found_in
+from .spool import About, SpoolBusyError, SpoolError, SpoolFile, found_in
 
 log = logging.getLogger("foreshock")
 
@@ -33,6 +34,31 @@ class Drained:
     entries: int = 0
     points: int = 0
     refused: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """A spool as it lies in a folder. ``about`` is None unless its state is ``left``; ``why`` says what keeps it from being read."""
+
+    path: Path
+    state: Literal["left", "in use", "unreadable"]
+    about: About | None = None
+    points: int = 0
+    why: str = ""
+
+
+def leftovers_in(folder: Path) -> Iterator[Leftover]:
+    """Look at every spool in a folder, oldest first, and change none."""
+    for path in found_in(folder):
+        try:
+            spool = SpoolFile.open(path)
+        except SpoolBusyError as error:
+            yield Leftover(path, "in use", why=str(error))
+        except SpoolError as error:
+            yield Leftover(path, "unreadable", why=str(error))
+        else:
+            spool.close(keep=True)
+            yield Leftover(path, "left", spool.about, spool.points)
 
 
 class Draining:
