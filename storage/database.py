@@ -7,8 +7,11 @@ compared with the one the connection was opened on, before and after: writing in
 
 import contextlib
 import os
+import random
 import socket
+import sqlite3
 import threading
+import time
 import urllib.parse
 import weakref
 from collections.abc import Iterator
@@ -24,6 +27,9 @@ from .faults import translated
 
 LOCK_WAIT = 20.0
 """Seconds a connection waits for another process's lock (SQLite) before the store counts as unavailable."""
+
+_LOOK = 0.01  # seconds between looks at a lock that another process has, at most and at first
+_PAUSE = 0.0005  # seconds between two writing transactions of one connection, in which another process finds the lock free
 
 Identity = tuple[int, int]
 
@@ -90,6 +96,8 @@ class Database:
             with self._watched(self._writing) as connection:
                 yield connection
                 identity = connection.info.get("identity")
+                info = connection.info
+            info["written_at"] = time.monotonic()
             if self.path is not None and identity != identity_of(self.path):
                 self._vanished()
 
@@ -173,6 +181,7 @@ class Database:
         if self.path is not None:
             record.info["identity"] = identity_of(self.path)
         cursor = connection.cursor()
+        record.info["patience"] = cursor.execute("PRAGMA busy_timeout").fetchone()[0] / 1000  # as the URL says, if it does
         cursor.execute("PRAGMA synchronous = NORMAL")
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.execute("PRAGMA cache_size = -16000")
@@ -180,8 +189,39 @@ class Database:
 
 
 def _on_sqlite_begin(connection: Connection) -> None:
-    writing = connection.get_execution_options().get("foreshock_write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+    if not connection.get_execution_options().get("foreshock_write", False):
+        connection.exec_driver_sql("BEGIN")
+        return
+    own: Any = connection.connection.dbapi_connection
+    _take_turn(own, connection.info)
+    if not own.in_transaction:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")  # which says in SQLAlchemy's words why not
+
+
+def _take_turn(connection: sqlite3.Connection, info: Any) -> None:
+    """Begin a writing transaction as soon as no other process has one; give up when that takes too long.
+
+    SQLite's own way of waiting looks ever more seldom the longer it waits, so that among many writers those who come late go
+    first, and one that writes without a pause keeps out all others. Here who has waited long looks most often, and who has just
+    written leaves the others a moment.
+    """
+    started = time.monotonic()
+    if started - info.get("written_at", 0.0) < _PAUSE:
+        time.sleep(_PAUSE)
+    connection.execute("PRAGMA busy_timeout = 0").close()
+    try:
+        while True:
+            try:
+                connection.execute("BEGIN IMMEDIATE").close()
+            except sqlite3.OperationalError as error:
+                waited = time.monotonic() - started
+                if error.sqlite_errorname != "SQLITE_BUSY" or waited >= info["patience"]:
+                    return
+                time.sleep(random.uniform(0.2, 1.0) * _LOOK / (1.0 + 0.2 * waited))
+            else:
+                return
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {int(1000 * info['patience'])}").close()
 
 
 def sqlite_path(url: URL) -> Path | None:

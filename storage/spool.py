@@ -210,16 +210,14 @@ class SpoolFile:
 
 
 def found_in(folder: Path) -> list[Path]:
-    """Return the spools in a folder, oldest first."""
-    with suppress(OSError):
-        return sorted(folder.glob(PATTERN), key=lambda path: (_made_at(path), path.name))
-    return []
-
-
-def _made_at(path: Path) -> float:
-    with suppress(OSError):
-        return path.stat().st_mtime
-    return 0.0
+    """Return the spools in a folder, oldest first; not those that are just being made, which are still empty."""
+    found = []
+    for path in folder.glob(PATTERN):
+        with suppress(OSError):
+            facts = path.stat()
+            if facts.st_size:
+                found.append((facts.st_mtime, path))
+    return [path for _, path in sorted(found)]
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -279,6 +277,8 @@ def _told(path: Path, limit: int | None) -> Iterator[None]:
         code = "_".join(getattr(error, "sqlite_errorname", "").split("_")[:2])
         if code in ("SQLITE_BUSY", "SQLITE_LOCKED"):
             raise SpoolBusyError(f"{path} is in use by a living process.") from error
+        if code == "SQLITE_CANTOPEN" and not path.exists():
+            raise SpoolBusyError(f"{path} is gone: another process has drained it.") from error
         if code == "SQLITE_FULL":
             bound = f"its bound is {limit:,} bytes, see spool_limit" if limit else "its bound is reached"
             raise SpoolFullError(f"There is no room for more in {path}: {bound}, or the disk is full.") from error

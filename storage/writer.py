@@ -24,6 +24,7 @@ from .spool import SpoolPlace
 from .trouble import Reporter
 
 _MOST_POINTS = 250_000  # of one batch: about a second of writing
+_LONGEST_PAUSE = 1.0  # seconds that the analysis waits for a store at work
 _DRAIN_PAUSE = 0.005  # seconds between looks at a device copy that someone waits for
 _RETRY_PAUSE = 0.1  # the same for a store that is away
 _GRACE = 0.5  # seconds that the threads may take after their deadline: to end a call, to bring what is left to the spool
@@ -142,6 +143,7 @@ class Writer:
         self._deadline = float("inf")
         self._wake = threading.Event()
         self._go = threading.Event()  # wakes the sender
+        self._taken_at = float("-inf")
         self._all_taken = False
         self._all_saved = False
         self._pid = os.getpid()
@@ -279,13 +281,18 @@ class Writer:
         self._end()
 
     def _crowded(self) -> bool:
-        """Whether the store is at work and has enough to do: what comes meanwhile waits in the queue."""
-        return self._backlog.memory_points >= _MOST_POINTS and not self._saver.away
+        """Whether the store is at work and has enough to do: what comes meanwhile waits in the queue, for a larger batch."""
+        backlog = self._backlog
+        if self._saver.away or backlog.spooled_points:
+            return False
+        at_work = backlog.entries > 1 and time.monotonic() - self._taken_at < _LONGEST_PAUSE
+        return at_work or backlog.memory_points >= _MOST_POINTS
 
     def _take(self) -> bool:
         """Move what is ready from the queue into one analysed batch; return whether there is more than one batch holds."""
         if self._crowded():
             return bool(self._queue)
+        self._taken_at = time.monotonic()
         records: list[StepRecord] = []
         markers: list[_Marker] = []
         points = 0
@@ -373,7 +380,7 @@ class Writer:
         waiting, lost_before = backlog.points, backlog.points_lost
         if end is not None:
             backlog.add(end)
-        reason = self._saver.last_error or "there was no time left"
+        reason = (self._saver.last_error or "there was no time left").rstrip(".")
         if backlog.park():
             self._reporter.tell(
                 "left_in_spool",
