@@ -14,7 +14,6 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-import foreshock.storage.sqlalchemy_store
 import sqlalchemy.dialects.postgresql.psycopg
 import sqlalchemy.dialects.sqlite.pysqlite  # noqa: F401
 from foreshock.storage import open_store
@@ -79,7 +78,7 @@ def main(url: str, folder: str, processes: str, steps: str, series: str) -> int:
             try:
                 log(url, folder, f"{Path(folder).name}-{number:02}", int(steps), int(series))
                 status = 0
-            except BaseException:
+            except Exception:  # noqa: BLE001 - whatever it is, the test is to see it
                 traceback.print_exc()
             finally:
                 sys.stderr.flush()

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from foreshock.storage import Store, open_store
 from foreshock.storage.records import RunStatus
 from foreshock.storage.spool import found_in
@@ -74,8 +73,7 @@ def test_64_processes_write_one_postgresql_database(tmp_path: Path, postgres_url
         store.close()
 
 
-@pytest.mark.parametrize("writers", [4])
-def test_one_that_writes_without_a_pause_keeps_nobody_out(tmp_path: Path, writers: int) -> None:
+def test_one_that_writes_without_a_pause_keeps_nobody_out(tmp_path: Path) -> None:
     """SQLite alone would let the busy one go on for seconds while the others look for the lock ever more seldom."""
     code = """
 import os, sys, time
@@ -95,7 +93,7 @@ print(count, longest)
     command = [sys.executable, "-P", "-c", code, str(tmp_path / "runs.db")]
     processes = [
         subprocess.Popen([*command, f"w{number}", "2"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for number in range(writers)
+        for number in range(4)
     ]
     for process in processes:
         assert process.stdout is not None
