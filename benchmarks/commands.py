@@ -1,5 +1,7 @@
 """The commands ``foreshock bench ...``. Imports what is heavy when a command runs."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +10,22 @@ import typer
 app = typer.Typer(help="Measure what foreshock costs on this machine.", no_args_is_help=True)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print data as JSON, and nothing else.")]
+StoresOption = Annotated[
+    list[str] | None,
+    typer.Option("--store", metavar="URL", help="Where to make databases for it, dropped at the end; SQLite if left out."),
+]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads to train with.")]
+DEFAULT_STORES = ("sqlite:///bench.db",)
+"""A file in a temporary folder made here, for the folder is what is looked at."""
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Tell of impossible wishes as of wrong arguments."""
+    try:
+        yield
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 @app.command(epilog="Example: foreshock bench overhead --model gpt --mode eager --json")
@@ -73,4 +90,30 @@ def kernels(
         status = measure(backend=backend, **sweep, dtype=dtype, causal=causal, rounds=rounds, json=as_json, csv=csv, plot=plot)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    raise typer.Exit(status)
+
+
+@app.command(epilog="Example: foreshock bench ingest --store sqlite:///bench.db --store postgresql://user@host/database --json")
+def ingest(
+    series: Annotated[int, typer.Option(min=1, help="Values a step.")] = 200,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each contestant's run.")] = 5_000,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns that each contestant takes.")] = 3,
+    seconds: Annotated[float, typer.Option(min=0.01, help="A contestant begins no step later than that.")] = 20.0,
+    store: StoresOption = None,
+    peer: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only these; all if left out.")] = None,
+    peers: Annotated[bool, typer.Option(help="Compare with others at all.")] = True,
+    peer_python: Annotated[
+        list[str] | None, typer.Option(metavar="PATH", help="An interpreter that has trackers which this one lacks.")
+    ] = None,
+    part: Annotated[list[str] | None, typer.Option(help="rate or bytes; all if left out.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure durable points per second beside other trackers, bytes a point, and what the training thread waits."""
+    from .ingest import PARTS, PEERS
+    from .ingest import main as measure
+
+    wanted = {"series": series, "steps": steps, "rounds": rounds, "seconds": seconds, "parts": part or PARTS}
+    others = (peer or PEERS) if peers else ()
+    with explained():
+        status = measure(**wanted, stores=store or DEFAULT_STORES, peers=others, peer_pythons=peer_python or (), json=as_json)
     raise typer.Exit(status)
