@@ -105,15 +105,18 @@ def ingest(
     peer_python: Annotated[
         list[str] | None, typer.Option(metavar="PATH", help="An interpreter that has trackers which this one lacks.")
     ] = None,
-    part: Annotated[list[str] | None, typer.Option(help="rate or bytes; all if left out.")] = None,
+    waiting_steps: Annotated[
+        int, typer.Option(min=1, help="Steps of each case in which the training thread is looked at.")
+    ] = 4_000,
+    part: Annotated[list[str] | None, typer.Option(help="rate, bytes or waiting; all if left out.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure durable points per second beside other trackers, bytes a point, and what the training thread waits."""
     from .ingest import PARTS, PEERS
     from .ingest import main as measure
 
-    wanted = {"series": series, "steps": steps, "rounds": rounds, "seconds": seconds, "parts": part or PARTS}
-    others = (peer or PEERS) if peers else ()
+    size = {"series": series, "steps": steps, "rounds": rounds, "seconds": seconds, "waiting_steps": waiting_steps}
+    others = {"peers": (peer or PEERS) if peers else (), "peer_pythons": peer_python or ()}
     with explained():
-        status = measure(**wanted, stores=store or DEFAULT_STORES, peers=others, peer_pythons=peer_python or (), json=as_json)
+        status = measure(**size, **others, stores=store or DEFAULT_STORES, parts=part or PARTS, json=as_json)
     raise typer.Exit(status)

@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..commands.output import show
+from .marks import marks_table, table_of
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from .ingest import Ingest, Mark, Rate, Size
+    from .ingest import Ingest
+    from .ingest_contest import Rate, Size
+    from .ingest_waiting import Wait
 
 
 def shown(found: "Ingest") -> None:
@@ -25,23 +28,20 @@ def shown(found: "Ingest") -> None:
     if found.sizes:
         show("\nWhat a point takes on disk, all tables, indexes and rollups included.")
         show(_sizes(found.sizes))
+    if found.waits:
+        show(
+            f"\nWhat {found.series:,} series cost the training thread a step, microseconds; {found.waits[0].steps:,} steps a case."
+        )
+        show(_waits(found.waits))
     if found.marks:
         show("\nMarks.")
         show(marks_table(found.marks))
 
 
-def marks_table(marks: Sequence["Mark"]) -> "Table":
-    """Return what was to be reached and whether it was."""
-    table = _table("mark", right=("at", "measured"), last=("met",))
-    for mark in marks:
-        met = "–" if mark.met is None else "yes" if mark.met else "NO"
-        measured = "–" if mark.measured is None else f"{mark.measured:,.4g}" if mark.measured < 1000 else f"{mark.measured:,.0f}"
-        table.add_row(mark.what, f"{mark.mark:,.10g}", measured, met)
-    return table
-
-
 def _rates(rates: Sequence["Rate"]) -> "Table":
-    table = _table("contestant", "where", "version", right=("points/s", "spread", "foreshock is faster by", "steps", "bytes/point"))
+    table = table_of(
+        "contestant", "where", "version", right=("points/s", "spread", "foreshock is faster by", "steps", "bytes/point")
+    )
     for rate in rates:
         if rate.points_per_second is None or rate.spread is None:
             table.add_row(rate.contestant, rate.where, rate.version or "–", "–", "–", "–", "–", "–")
@@ -61,22 +61,19 @@ def _rates(rates: Sequence["Rate"]) -> "Table":
 
 
 def _sizes(sizes: Sequence["Size"]) -> "Table":
-    table = _table("where", right=("a sample every", "points", "MiB", "bytes/point"))
+    table = table_of("where", right=("a sample every", "points", "MiB", "bytes/point"))
     for size in sizes:
         every = f"{size.every} steps" if size.every > 1 else "step"
         table.add_row(size.where, every, f"{size.points:,}", f"{size.bytes / 2**20:.1f}", f"{size.bytes_per_point:.1f}")
     return table
 
 
-def _table(*left: str, right: Sequence[str] = (), last: Sequence[str] = ()) -> "Table":
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD)
-    for heading in left:
-        table.add_column(heading)
-    for heading in right:
-        table.add_column(heading, justify="right")
-    for heading in last:
-        table.add_column(heading)
+def _waits(waits: Sequence["Wait"]) -> "Table":
+    figures = ("median", "p99", "p99.9", "longest", "step, median", "p99.9", "longer by", "p99.9", "dropped")
+    table = table_of("call", "database", right=figures)
+    for wait in waits:
+        where = f"{wait.state} ({wait.where})" if wait.where else wait.state
+        values = (wait.median_us, wait.p99_us, wait.p999_us, wait.max_us, wait.step_median_us, wait.step_p999_us)
+        longer = (wait.longer_us, wait.longer_p999_us)
+        table.add_row(wait.call, where, *(f"{value:,.0f}" for value in (*values, *longer)), f"{wait.dropped:,}")
     return table

@@ -1,12 +1,13 @@
 """What the training thread waits a step, with 200 series, while the database is healthy, slow or gone. A process for each case.
 
-A loop does some milliseconds of numpy that lets go of the interpreter again and again, as training does, and then makes the call that
-is measured: ``put``, where all 200 values lie on the host and become one ``Writer.put``; or ``monitor.step``, where each is a keyword
-metric of ``watch()``'s monitor, rules and all. The call is one part of what the writer thread costs: it also takes the interpreter
-from the loop in between. So the whole step is measured too, against that of a loop in which nothing is called.
+A loop does two milliseconds of numpy that lets go of the interpreter again and again, as training does, and then makes the call that
+is measured: ``put``, where all 200 values lie on the host and become one ``Writer.put``; or ``monitor.step``, where each is a
+keyword metric of ``watch()``'s monitor, rules and all. The call is one part of what is lost: the writer thread also takes the
+interpreter from the loop in between. So the whole step is measured too, against that of a loop in which nothing is called.
 """
 
 import gc
+import importlib.util
 import json
 import os
 import socket
@@ -16,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,12 +25,18 @@ from ..storage import Store, open_store
 from ..storage.records import Run, SeriesKey, StepRecord, new_id
 from ..storage.writer import Writer
 from .ingest_trackers import names_of, rows_of
+from .marks import Mark, at_most
+from .places import Places
+from .processes import FailedError, told
 
 CALLS = ("put", "monitor.step")
 STATES = ("healthy", "slow", "refused", "hanging")
-"""Of the database: as it is; every write takes a second longer; no server at the address; one that takes calls and never answers."""
+"""Of the database: as it is; every write takes a second longer; nobody listens at the address; one takes calls and never answers."""
 
 WORK_MS = 2.0
+MOST_MEDIAN_US, MOST_P999_US = 200.0, 5_000.0
+"""The marks of each case."""
+
 _DELAY = 1.0
 _WARM_UP = 100  # steps that do not count
 _SIZE = 96
@@ -45,9 +51,9 @@ class Wait:
         steps: that counted.
         median_us, p99_us, p999_us, max_us: of the call.
         step_median_us, step_p999_us: of the whole step, work and all.
-        longer_us, longer_p999_us: than those of the loop in which nothing is called.
         collections: of garbage during calls, and the longest of them.
         dropped: steps that the writer refused.
+        longer_us, longer_p999_us: of the whole step, than those of the loop in which nothing is called.
     """
 
     call: str
@@ -60,11 +66,14 @@ class Wait:
     max_us: float
     step_median_us: float
     step_p999_us: float
-    longer_us: float
-    longer_p999_us: float
     collections: int
     longest_collection_us: float
     dropped: int
+    longer_us: float
+    longer_p999_us: float
+
+
+_DRIVERS = {"psycopg": "postgresql+psycopg", "pymysql": "mysql+pymysql"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +88,67 @@ class Case:
     repeats: int
 
 
-def calibrated(milliseconds: float = WORK_MS) -> int:
-    """Return how often the piece of work is to be repeated to last so long."""
+def waits(places: Sequence[Places], series: int, steps: int, say: Callable[[str], None] = lambda line: None) -> list[Wait]:
+    """Measure every case: healthy and slow in each place, and both ways of being gone.
+
+    Raises:
+        ValueError: a case could not be measured.
+    """
+    # One thread: what is measured is who waits for whom, not how many cores the work can use.
+    alone = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
+
+    def process(*arguments: str) -> dict[str, Any]:
+        try:
+            return told([sys.executable, "-P", "-m", f"{__package__}.ingest_waiting", *arguments], alone)
+        except FailedError as error:
+            raise ValueError(f"what the training thread waits ({' '.join(arguments)}): {error}") from None
+
+    size = [str(series), str(steps), str(process()["repeats"])]
+    bare = Wait("nothing", "", "", **process("nothing", "", "", *size), longer_us=0.0, longer_p999_us=0.0)
+    found = [bare]
+    for call in CALLS:
+        for state, place in _cases(places):
+            url = place.make() if place is not None else _server()
+            told_of = process(call, state, url, *size)
+            if place is not None:
+                place.drop(url)
+            longer = told_of["step_median_us"] - bare.step_median_us, told_of["step_p999_us"] - bare.step_p999_us
+            where = place.engine if place is not None else ""
+            found.append(Wait(call, state, where, **told_of, longer_us=longer[0], longer_p999_us=longer[1]))
+            say(f"{call}, {state} {where}: median {found[-1].median_us:.0f} us, p99.9 {found[-1].p999_us:.0f} us")
+    return found
+
+
+def _cases(places: Sequence[Places]) -> Iterator[tuple[str, Places | None]]:
+    yield from ((state, place) for place in places for state in STATES[:2])
+    if _server():
+        yield from ((state, None) for state in STATES[2:])
+
+
+def _server() -> str:
+    """Return the scheme of a server whose driver is here; empty where none is."""
+    return next((scheme for module, scheme in _DRIVERS.items() if importlib.util.find_spec(module) is not None), "")
+
+
+def waiting_marks(found: Sequence[Wait]) -> list[Mark]:
+    """Return the marks of every case."""
+    marks = []
+    for wait in found[1:]:
+        case = f"{wait.call}, database {wait.state}{f' ({wait.where})' if wait.where else ''}"
+        marks.append(at_most(f"{case}: median microseconds a step", MOST_MEDIAN_US, wait.median_us))
+        marks.append(at_most(f"{case}: p99.9", MOST_P999_US, wait.p999_us))
+    return marks
+
+
+def calibrated() -> int:
+    """Return how often the piece of work is to be repeated to last ``WORK_MS``."""
     work = _work()
     times = []
     for _ in range(20):
         started = time.perf_counter()
         work(50)
         times.append((time.perf_counter() - started) / 50)
-    return max(1, round(milliseconds / 1e3 / statistics.median(times)))
+    return max(1, round(WORK_MS / 1e3 / statistics.median(times)))
 
 
 def run(case: Case) -> dict[str, Any]:
@@ -237,7 +298,11 @@ def _collections() -> Iterator[list[tuple[float, float]]]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure one case: ``CALL STATE URL SERIES STEPS REPEATS`` (of a server that is away, its scheme); print a line of JSON."""
+    """Measure one case: ``CALL STATE URL SERIES STEPS REPEATS`` (of a server that is away, its scheme), or, without arguments, the
+    piece of work; print a line of JSON."""
+    if not arguments:
+        print(json.dumps({"repeats": calibrated()}))
+        return 0
     call, state, url, series, steps, repeats = arguments
     print(json.dumps(run(Case(call, state, url, int(series), int(steps), int(repeats)))), flush=True)
     # A thread that waits for a server that never answers must not hold up the others.

@@ -91,7 +91,10 @@ class Places:
 
     def drop(self, url: str) -> None:
         """Drop a database that ``make`` made."""
+        self._remove(url)
         self._made.remove(url)
+
+    def _remove(self, url: str) -> None:
         if self.engine == "sqlite":
             path = make_url(url).database
             for end in ("", "-wal", "-shm"):
