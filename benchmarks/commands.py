@@ -14,6 +14,9 @@ StoresOption = Annotated[
     list[str] | None,
     typer.Option("--store", metavar="URL", help="Where to make databases for it, dropped at the end; SQLite if left out."),
 ]
+PeerPythonOption = Annotated[
+    list[str] | None, typer.Option("--peer-python", metavar="PATH", help="An interpreter that has trackers which this one lacks.")
+]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads to train with.")]
 DEFAULT_STORES = ("sqlite:///bench.db",)
 """A file in a temporary folder made here, for the folder is what is looked at."""
@@ -102,9 +105,7 @@ def ingest(
     store: StoresOption = None,
     peer: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only these; all if left out.")] = None,
     peers: Annotated[bool, typer.Option(help="Compare with others at all.")] = True,
-    peer_python: Annotated[
-        list[str] | None, typer.Option(metavar="PATH", help="An interpreter that has trackers which this one lacks.")
-    ] = None,
+    peer_python: PeerPythonOption = None,
     waiting_steps: Annotated[
         int, typer.Option(min=1, help="Steps of each case in which the training thread is looked at.")
     ] = 4_000,
@@ -119,4 +120,28 @@ def ingest(
     others = {"peers": (peer or PEERS) if peers else (), "peer_pythons": peer_python or ()}
     with explained():
         status = measure(**size, **others, stores=store or DEFAULT_STORES, parts=part or PARTS, json=as_json)
+    raise typer.Exit(status)
+
+
+@app.command(
+    epilog="Example: foreshock bench query --store sqlite:///bench.db --store postgresql://user@host/database --keep --json"
+)
+def query(
+    series: Annotated[int, typer.Option(min=5, help="Series of the long run; two in five are layers of one signal.")] = 500,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the long run: ten million points with 500 series.")] = 20_000,
+    runs: Annotated[int, typer.Option(min=1, help="Short runs beside it.")] = 1_000,
+    times: Annotated[int, typer.Option(min=1, help="How often each thing is read.")] = 30,
+    store: StoresOption = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave what was built, and use it when it is there.")] = False,
+    peers: Annotated[bool, typer.Option(help="Read a run of that size with trackio, where installed.")] = True,
+    peer_python: PeerPythonOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how long the page waits for a series, a heatmap and the overview of a large store."""
+    from .query import main as measure
+    from .query_data import Sizes
+
+    wanted = {"sizes": Sizes(series, steps, runs), "times": times, "keep": keep, "peers": peers, "peer_pythons": peer_python or ()}
+    with explained():
+        status = measure(**wanted, stores=store or DEFAULT_STORES, json=as_json)
     raise typer.Exit(status)

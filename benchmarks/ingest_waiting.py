@@ -1,7 +1,7 @@
 """What the training thread waits a step, with 200 series, while the database is healthy, slow or gone. A process for each case.
 
-A loop does two milliseconds of numpy that lets go of the interpreter again and again, as training does, and then makes the call that
-is measured: ``put``, where all 200 values lie on the host and become one ``Writer.put``; or ``monitor.step``, where each is a
+A loop does two milliseconds of numpy that lets go of the interpreter again and again, as training does, and then makes the call
+that is measured: ``put``, where all 200 values lie on the host and become one ``Writer.put``; or ``monitor.step``, where each is a
 keyword metric of ``watch()``'s monitor, rules and all. The call is one part of what is lost: the writer thread also takes the
 interpreter from the loop in between. So the whole step is measured too, against that of a loop in which nothing is called.
 """
@@ -31,7 +31,7 @@ from .processes import FailedError, told
 
 CALLS = ("put", "monitor.step")
 STATES = ("healthy", "slow", "refused", "hanging")
-"""Of the database: as it is; every write takes a second longer; nobody listens at the address; one takes calls and never answers."""
+"""Of the database: as it is; every write takes a second longer; nobody listens at its address; somebody does and never answers."""
 
 WORK_MS = 2.0
 MOST_MEDIAN_US, MOST_P999_US = 200.0, 5_000.0

@@ -14,6 +14,7 @@ from types import FrameType
 
 from sqlalchemy import URL, create_engine, exc, make_url, text
 
+_KEPT = "foreshock_bench_kept"
 _NAME = re.compile(r"foreshock_bench_\w+")
 
 
@@ -79,15 +80,26 @@ class Places:
         if self.engine == "sqlite":
             assert self._folder is not None
             made = self._url.set(database=str(Path(self._folder.name) / f"{name}.db"))
-        elif self.engine == "postgresql":
-            made = self._url.update_query_dict({"options": f"-csearch_path={name}"})
         else:
-            made = self._url.set(database=name)
+            made = self._within(name)
         url = made.render_as_string(hide_password=False)
         self._made.append(url)  # before it is there, so that an interruption leaves nothing
         if self.engine != "sqlite":
             _execute(self._url, f"CREATE {self._kind} {name}")
         return url
+
+    def kept(self) -> str:
+        """Return the URL of a database that stays: the file that the URL names, or one called ``foreshock_bench_kept``."""
+        if self.engine == "sqlite":
+            path = self._url.database or "foreshock-bench.db"
+            return self._url.set(database=str(Path(path).absolute())).render_as_string(hide_password=False)
+        _execute(self._url, f"CREATE {self._kind} IF NOT EXISTS {_KEPT}")
+        return self._within(_KEPT).render_as_string(hide_password=False)
+
+    def analyze(self, url: str) -> None:
+        """Let a server look at its tables, as it does by itself some time after they were filled."""
+        if self.engine == "postgresql":
+            _execute(make_url(url), "ANALYZE")
 
     def drop(self, url: str) -> None:
         """Drop a database that ``make`` made."""
@@ -103,6 +115,11 @@ class Places:
         named = _NAME.search(url)
         assert named is not None
         _execute(self._url, f"DROP {self._kind} IF EXISTS {named[0]}{' CASCADE' if self.engine == 'postgresql' else ''}")
+
+    def _within(self, name: str) -> URL:
+        if self.engine == "postgresql":
+            return self._url.update_query_dict({"options": f"-csearch_path={name}"})
+        return self._url.set(database=name)
 
     @property
     def _kind(self) -> str:
