@@ -1,4 +1,4 @@
-"""The store that ``foreshock bench query`` reads: a long run with many series, and many short runs, written through the contract."""
+"""The store that ``foreshock bench query`` reads: a long run with many series, and many short runs, through the contract."""
 
 import math
 import time

@@ -12,9 +12,7 @@ if TYPE_CHECKING:
 def shown(found: "Query") -> None:
     """Print everything."""
     show(str(found.machine))
-    show(
-        f"\n{found.points:,} points: {found.sizes.series:,} series, {found.layers:,} of them layers; {found.sizes.runs:,} more runs."
-    )
+    show(f"\n{found.points:,} points: {found.sizes.series:,} series, {found.layers:,} of them layers; {found.sizes.runs:,} runs.")
     for engine, taken in found.bytes.items():
         built = f", built in {found.build_seconds[engine]:,.0f} s" if engine in found.build_seconds else ""
         show(f"{engine}: {taken / 2**20:,.0f} MiB with all tables and indexes{built}.")
