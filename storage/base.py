@@ -396,6 +396,12 @@ class Store(ABC):
             StoreConfigurationError, StoreUnavailableError: with the reason.
         """
 
+    def interrupt(self) -> None:  # noqa: B027 - not every store has anything to break off
+        """Break off what other threads wait for, on a server that does not answer: their calls raise StoreUnavailableError.
+
+        Nothing here waits. A store whose calls all end by themselves, such as a file, need not do anything.
+        """
+
     @abstractmethod
     def close(self) -> None:
         """Release connections. May be called twice; afterwards every method raises StoreUnavailableError."""

@@ -8,7 +8,8 @@ from sqlalchemy import URL, exc, make_url
 
 from . import schema
 from .base import Store, StoreConfigurationError, StoreError
-from .database import Database, sqlite_path
+from .database import Database, printable, sqlite_path
+from .spool import SpoolPlace
 from .sqlalchemy_store import SQLAlchemyStore
 from .upserts import unsupported
 
@@ -56,6 +57,23 @@ def open_store(url_or_store: str | os.PathLike[str] | Store | None = None, *, cr
         database.close()
         raise
     return SQLAlchemyStore(database)
+
+
+def spool_place(folder: str, limit: int, store: Store | str) -> SpoolPlace | None:
+    """Return where a run may spool that is meant for this store; None where spooling is off or the store does not outlive us.
+
+    Args:
+        folder: as the setting ``spool`` says; relative to the current folder, of now.
+        store: the store, or its address.
+
+    Raises:
+        StoreConfigurationError: there cannot be such a store.
+    """
+    address = store.url if isinstance(store, Store) else printable(_url(store))
+    in_memory = address.startswith("sqlite") and sqlite_path(make_url(address)) is None
+    if folder in ("", "off") or in_memory:
+        return None
+    return SpoolPlace(Path(os.path.abspath(Path(folder).expanduser())), limit, address)
 
 
 def _url(given: str) -> URL:

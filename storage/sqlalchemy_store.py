@@ -302,6 +302,10 @@ class SQLAlchemyStore(Store):
         schema.check(self._database)
 
     @override
+    def interrupt(self) -> None:
+        self._database.interrupt()
+
+    @override
     def close(self) -> None:
         self._database.close()
 

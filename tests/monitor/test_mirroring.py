@@ -167,6 +167,7 @@ def test_a_missing_package_is_told_at_watch_and_nothing_is_begun(small: Any, url
 def test_a_tracker_that_is_not_ready_is_told_at_watch_and_the_model_is_free_again(small: Any, url: str) -> None:
     with pytest.raises(StoreConfigurationError, match="there is no W&B run now"):
         foreshock.watch(small.model, small.optimizer, store=url, mirror="wandb")
+    assert foreshock.open_store(url).runs() == []  # no run that never began
     foreshock.watch(small.model, small.optimizer, store=url).close()
 
 

@@ -43,6 +43,7 @@ class Mirror(ABC):
         self.options = dict(options or {})
         self.selection = selection or Selection(run_wide=True)
         self.run = Run("", "")
+        """The run that is mirrored; known from ``open`` on."""
 
     @classmethod
     def require_packages(cls) -> None:
@@ -54,13 +55,12 @@ class Mirror(ABC):
         for module, extra in cls.PACKAGES:
             require(module, extra, f"mirror={cls.NAME!r}")
 
-    def prepare(self, run: Run) -> None:
-        """Take note of the run, and of what the tracker is doing now in the thread that trains. Quick, and without a network.
+    def prepare(self) -> None:  # noqa: B027 - most have nothing to do
+        """Look at what was given, and at what the tracker is doing now in the thread that trains. Quick, and without a network.
 
         Raises:
             MirrorError: the user has to do something first.
         """
-        self.run = run
 
     @abstractmethod
     def open(self) -> None:

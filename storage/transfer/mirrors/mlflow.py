@@ -7,7 +7,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from ...records import Alert, Batch, Run
+from ...records import Alert, Batch
 from .base import PREFIX, Mirror, MirrorError, alert_text, alert_title, label
 from .randomness import separate
 
@@ -27,8 +27,7 @@ class MLflowMirror(Mirror):
     _client: Any = None
 
     @override
-    def prepare(self, run: Run) -> None:
-        super().prepare(run)
+    def prepare(self) -> None:
         self._alerts = 0
         self._uri: str | None = self.target or None
         self._tracked = ""

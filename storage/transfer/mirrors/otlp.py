@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from typing_extensions import override
 
-from ...records import Alert, Batch, Run
+from ...records import Alert, Batch
 from .base import PREFIX, Mirror, MirrorError, newest
 from .randomness import separate
 
@@ -36,8 +36,7 @@ class OTLPMirror(Mirror):
     _heard: "_Heard | None" = None
 
     @override
-    def prepare(self, run: Run) -> None:
-        super().prepare(run)
+    def prepare(self) -> None:
         address = urlsplit(self.target)
         if self.target and (address.scheme not in ("http", "https") or not address.hostname):
             raise MirrorError(f"mirror='otlp:{self.target}': this is no address; allowed: otlp, or otlp:http://127.0.0.1:4318")

@@ -8,7 +8,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from ...records import Alert, Batch, Run, SeriesKey, Severity
+from ...records import Alert, Batch, SeriesKey, Severity
 from .base import PREFIX, Mirror, MirrorError, newest
 
 PORT = 9464
@@ -25,8 +25,7 @@ class PrometheusMirror(Mirror):
     _server: Any = None
 
     @override
-    def prepare(self, run: Run) -> None:
-        super().prepare(run)
+    def prepare(self) -> None:
         host, _, port = self.target.rpartition(":")
         if port and not (port.isdecimal() and 0 < int(port) < 65536):
             raise MirrorError(

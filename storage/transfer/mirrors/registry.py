@@ -54,25 +54,30 @@ def mirror_of(given: str | Mirror) -> Mirror:
 
 
 class Mirrors:
-    """The mirrors of one run. Nothing here blocks or raises once it is made.
+    """The mirrors of one run, none until ``begin``. Nothing here blocks or raises.
 
     Args:
-        mirrors: those chosen.
-        run: whose they are.
         on_fault: told of every failure; see ``feeding.OnFault``.
-        known: alerts of which the trackers know from before.
-
-    Raises:
-        MirrorError: a tracker needs something done first.
     """
 
-    def __init__(self, mirrors: Iterable[Mirror], run: Run, on_fault: OnFault, known: Iterable[Alert] = ()) -> None:
-        chosen = list(mirrors)
-        for mirror in chosen:
-            mirror.prepare(run)
-        self.feeds = [Feed(mirror, on_fault) for mirror in chosen]
-        self._told = {alert.id for alert in known}
+    def __init__(self, on_fault: OnFault) -> None:
+        self.feeds: list[Feed] = []
+        self._on_fault = on_fault
+        self._told: set[str] = set()
         self._fresh: list[Alert] = []
+
+    def begin(self, mirrors: Iterable[Mirror], run: Run, known: Iterable[Alert] = ()) -> None:
+        """Start a thread for each mirror.
+
+        Args:
+            mirrors: those chosen, and prepared.
+            run: whose they are.
+            known: alerts of which the trackers know from before.
+        """
+        self._told.update(alert.id for alert in known)
+        for mirror in mirrors:
+            mirror.run = run
+            self.feeds.append(Feed(mirror, self._on_fault))
 
     def hear(self, alerts: Iterable[Alert]) -> None:
         """Take note of alerts that changed; those that fire for the first time go out with the next batch."""

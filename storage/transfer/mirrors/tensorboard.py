@@ -8,7 +8,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from ...records import Alert, Batch, Histogram, Run
+from ...records import Alert, Batch, Histogram
 from .base import PREFIX, Mirror, alert_text, edges, finite, label
 
 _QUEUE = 1_000  # events that may wait for the disk
@@ -24,16 +24,15 @@ class TensorBoardMirror(Mirror):
     _writer: Any = None
 
     @override
-    def prepare(self, run: Run) -> None:
-        super().prepare(run)
-        folder = self.target or "runs/" + re.sub(r"[^\w.-]+", "_", run.name)
-        self._folder = Path(folder).expanduser().absolute()  # now, should training change its folder
+    def prepare(self) -> None:
+        self._here = Path.cwd()  # now, should training change its folder
 
     @override
     def open(self) -> None:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-        self._writer = EventFileWriter(str(self._folder), max_queue_size=_QUEUE, filename_suffix=_SUFFIX)
+        folder = self.target or "runs/" + re.sub(r"[^\w.-]+", "_", self.run.name)
+        self._writer = EventFileWriter(str(self._here / Path(folder).expanduser()), max_queue_size=_QUEUE, filename_suffix=_SUFFIX)
 
     @override
     def take(self, batch: Batch, alerts: Sequence[Alert]) -> None:

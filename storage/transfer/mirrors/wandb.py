@@ -11,7 +11,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from ...records import Alert, Batch, Histogram, Run, Severity
+from ...records import Alert, Batch, Histogram, Severity
 from .base import PREFIX, Mirror, MirrorError, alert_text, alert_title, edges, finite, label
 from .randomness import separate
 
@@ -30,8 +30,7 @@ class WandbMirror(Mirror):
     _tracker: Any = None
 
     @override
-    def prepare(self, run: Run) -> None:
-        super().prepare(run)
+    def prepare(self) -> None:
         package = sys.modules.get("wandb")  # importing it takes a second; without that there can be no current run
         self._tracker = None if self.target else getattr(package, "run", None)
         self._own = self._tracker is None

@@ -76,7 +76,8 @@ class Faults(list[tuple[str, Exception]]):
 
 def fed(tracker: Tracker) -> tuple[Mirrors, Callable[[Batch], Batch], Faults]:
     faults = Faults()
-    mirrors = Mirrors([tracker], RUN, faults)
+    mirrors = Mirrors(faults)
+    mirrors.begin([tracker], RUN)
     return mirrors, mirrors.after(lambda batch: batch), faults
 
 
@@ -179,7 +180,8 @@ def test_one_mirror_does_not_keep_another_waiting(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(registry, "_CLOSING", 0.5)
     hanging, quick = Tracker(), Tracker()
     hanging.gate.clear()
-    mirrors = Mirrors([hanging, quick], RUN, Faults())
+    mirrors = Mirrors(Faults())
+    mirrors.begin([hanging, quick], RUN)
     put = mirrors.after(lambda batch: batch)
     for step in range(5):
         put(batch(step))

@@ -71,10 +71,19 @@ def alert(rule: str = "loss_spike", state: AlertState = AlertState.FIRING) -> Al
     return Alert(id, RUN.id, rule, "h.0", 0, Severity.CRITICAL, state, *places, "it spikes", diagnosis=(cause,), remedy="lr down")
 
 
+def chosen(given: Any) -> list[Mirror]:
+    """Return mirrors as ``watch()`` does."""
+    found = choose_mirrors(given)
+    for mirror in found:
+        mirror.prepare()
+    return found
+
+
 def mirrored(given: str | Mirror, *batches: Batch, alerts: tuple[Alert, ...] = ()) -> None:
     """Tell a mirror, and let it finish; nothing may have gone wrong."""
     faults: list[tuple[str, Exception]] = []
-    mirrors = Mirrors(choose_mirrors(given), RUN, lambda *fault: faults.append(fault))
+    mirrors = Mirrors(lambda *fault: faults.append(fault))
+    mirrors.begin(chosen(given), RUN)
     (feed,) = mirrors.feeds
     complete = mirrors.after(lambda batch: batch)
     for each in batches:
@@ -191,7 +200,8 @@ def test_wandb_in_the_users_run_never_costs_the_user_a_row(tmp_path: Path) -> No
 
     tracked = wandb.init(project="mine", dir=str(tmp_path), settings=wandb.Settings(console="off"))
     try:
-        mirrors = Mirrors(choose_mirrors("wandb"), RUN, _no_fault)
+        mirrors = Mirrors(_no_fault)
+        mirrors.begin(chosen("wandb"), RUN)
         complete = mirrors.after(lambda batch: batch)
         for step in range(5):
             complete(batch(range(10 * step, 10 * step + 10)))
@@ -289,7 +299,8 @@ def scraped(port: int) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
 
 
 def test_prometheus(free_port: int, wait_until: Callable[[Callable[[], bool]], None]) -> None:
-    mirrors = Mirrors(choose_mirrors(f"prometheus:{free_port}?signals=weight.*,attention.*"), RUN, _no_fault)
+    mirrors = Mirrors(_no_fault)
+    mirrors.begin(chosen(f"prometheus:{free_port}?signals=weight.*,attention.*"), RUN)
     complete = mirrors.after(lambda batch: batch)
     complete(batch(range(10)))
     mirrors.hear([alert()])
@@ -382,7 +393,7 @@ def test_opentelemetry(collector: tuple[str, list[Any]]) -> None:
 )
 def test_what_cannot_be_is_told_at_once(given: Any, words: str) -> None:
     with pytest.raises(TransferError) as refused:
-        Mirrors(choose_mirrors([given]), RUN, _no_fault)
+        chosen([given])
     assert words in str(refused.value)
 
 
