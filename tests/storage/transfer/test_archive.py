@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+from click.testing import Result
+from foreshock.commands.archiving import add_commands
 from foreshock.storage import Store, StoreUnavailableError, open_store
 from foreshock.storage.records import Alert, Batch, Run, RunStatus, SeriesKey, StepRecord, new_id
 from foreshock.storage.transfer import archive as archiving
 from foreshock.storage.transfer.archive import Archive, archive_run, archives_in, remove_archived
 from foreshock.storage.transfer.packages import TransferError
 from foreshock.storage.transfer.restore import Outcome, restore_run
+from typer.testing import CliRunner
 
 Record = Callable[..., Run]
 
@@ -67,6 +71,7 @@ def test_a_run_goes_round_all_engines_and_comes_back_equal(
         with closing(open_store(source)) as one, closing(open_store(target)) as other:
             through(one, other, run, tmp_path / str(place))
             found = everything(other, run.id)
+            one.delete_run(run.id)  # the servers are the next test's too
         for name, value in expected.items():
             assert repr(found[name]) == repr(value), (target, name)
 
@@ -299,3 +304,46 @@ def test_alerts_come_back_with_their_evidence(file_store: Store, tmp_path: Path,
     alerts: list[Alert] = archived.alerts
     assert [repr(each.value) for each in alerts] == ["None", "2.5", "nan"]
     assert all(each.evidence and each.diagnosis for each in alerts)
+
+
+# -- the commands ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def db() -> Callable[..., Result]:
+    """Run a command of the group ``db``."""
+    app = typer.Typer()
+    add_commands(app)
+
+    def run(*arguments: object) -> Result:
+        return CliRunner().invoke(app, [str(each) for each in arguments])
+
+    return run
+
+
+def test_the_commands(file_store: Store, tmp_path: Path, record_run: Record, db: Callable[..., Result]) -> None:
+    runs = [record_run(file_store, name=name) for name in ("one", "two")]
+    told = db("archive", "one", "two", "one", "--to", tmp_path / "new" / "archives", "--store", file_store.url, "--json")
+    assert told.exit_code == 0, told.output
+    facts = json.loads(told.stdout)
+    assert [(each["run"], each["run_id"], each["removed"]) for each in facts] == [(run.name, run.id, False) for run in runs]
+    assert all(Path(each["folder"]).is_dir() and each["bytes"] > 0 for each in facts)
+    assert "verified" in told.stderr
+    other = f"sqlite:///{tmp_path / 'other.db'}"
+    for outcome in ("restored", "already there"):
+        told = db("restore", tmp_path / "new" / "archives", "--store", other, "--json")
+        assert [(each["run"], each["outcome"]) for each in json.loads(told.stdout)] == [("one", outcome), ("two", outcome)]
+    with closing(open_store(other)) as restored:
+        assert repr(everything(restored, runs[1].id)) == repr(everything(file_store, runs[1].id))
+
+
+def test_one_damaged_archive_of_several_stops_all_of_them(
+    file_store: Store, tmp_path: Path, record_run: Record, db: Callable[..., Result]
+) -> None:
+    for name in ("one", "two"):
+        folder = archive_run(file_store, record_run(file_store, name=name), tmp_path)
+    cut(folder / "samples.parquet")
+    told = db("restore", tmp_path, "--store", tmp_path / "other.db")
+    assert isinstance(told.exception, TransferError)
+    assert "two" in str(told.exception)
+    assert not (tmp_path / "other.db").exists()
