@@ -96,6 +96,39 @@ class StepHistogram:
     histogram: Histogram
 
 
+@dataclass(frozen=True, slots=True)
+class News:
+    """Which runs were written to. False in a condition when nothing is known to have been."""
+
+    runs: frozenset[str] = frozenset()
+    everything: bool = False
+    """It is not known which: anything may have changed."""
+
+    def __bool__(self) -> bool:
+        return self.everything or bool(self.runs)
+
+    def concerns(self, run_id: str) -> bool:
+        """Return whether something may have been written to that run; ``''`` stands for any run."""
+        return self.everything or run_id in self.runs or (not run_id and bool(self.runs))
+
+
+class Listener(ABC):
+    """Hears of what is written to a store, by whatever process. One thread waits; any thread may close it."""
+
+    @abstractmethod
+    def wait(self, timeout: float) -> News:
+        """Return what was written since the last call, as soon as there is any; nothing after ``timeout`` seconds, or once closed.
+
+        What is told was committed before. What is committed after ``Store.listen`` returned is told by one of the next calls,
+        sooner or later: as "anything may have changed" where the connection was lost meanwhile, or the engine tells no more.
+        More may be told than was written. A store that is away is waited for in silence. Never raises.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """End a wait that is going on, within a second, and release what listening holds. May be called twice."""
+
+
 class Store(ABC):
     """Keeps runs, samples, histograms, alerts, events and the notification outbox. See the module's docstring for the promises."""
 
@@ -341,6 +374,14 @@ class Store(ABC):
         """Give a right back, if the caller has it."""
 
     # -- the store itself ----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def listen(self) -> Listener:
+        """Begin to hear of what is written: every committed batch, run, segment, alert, decision and event.
+
+        On PostgreSQL the writing transaction announces itself and waiting costs the server nothing; elsewhere a look that costs
+        microseconds (SQLite file) or a small query a second (MariaDB, MySQL) stands in. One listener a process is enough.
+        """
 
     @abstractmethod
     def check(self) -> None:

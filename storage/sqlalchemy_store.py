@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from . import alerting, history, leasing, numbering, outboxes, reading, runs, schema, silencing, writing
-from .base import LeaseHeldError, SeriesData, StepHistogram, Store, StoreError
+from . import alerting, history, leasing, news, numbering, outboxes, reading, runs, schema, silencing, writing
+from .base import LeaseHeldError, Listener, SeriesData, StepHistogram, Store, StoreError
 from .database import Database
 from .records import (
     Alert,
@@ -49,6 +49,7 @@ class SQLAlchemyStore(Store):
             schema.prepare(self._database, create=True)
         with self._database.write() as connection:
             runs.create(connection, run)
+            news.announce(connection, run.id)
 
     @override
     def update_run(
@@ -62,6 +63,7 @@ class SQLAlchemyStore(Store):
     ) -> None:
         with self._database.write() as connection:
             runs.change(connection, run_id, status=status, heartbeat_at=heartbeat_at, ended_at=ended_at, meta=meta)
+            news.announce(connection, run_id)
 
     @override
     def runs(self, *, project: str | None = None, limit: int | None = None) -> list[Run]:
@@ -76,12 +78,15 @@ class SQLAlchemyStore(Store):
     @override
     def open_segment(self, run_id: str, start_step: int, started_at: float) -> int:
         with self._database.write() as connection:
-            return runs.open_segment(connection, run_id, start_step, started_at)
+            number = runs.open_segment(connection, run_id, start_step, started_at)
+            news.announce(connection, run_id)
+            return number
 
     @override
     def add_segment(self, segment: Segment) -> None:
         with self._database.write() as connection:
             runs.add_segment(connection, segment)
+            news.announce(connection, segment.run_id)
 
     @override
     def segments(self, run_id: str) -> list[Segment]:
@@ -97,6 +102,7 @@ class SQLAlchemyStore(Store):
                 identity = connection.info.get("identity")
                 known = self._numbers.known(batch.run_id, identity)
                 numbers = writing.write_batch(connection, batch, known)
+                news.announce(connection, batch.run_id)
         except StoreError:
             self._numbers.forget()
             raise
@@ -159,6 +165,8 @@ class SQLAlchemyStore(Store):
             if lease is not None and not leasing.take(connection, lease):
                 raise LeaseHeldError(f"Another process judges this run: it holds {lease.name!r} in {self.url}.")
             alerting.save_alerts(connection, alerts, notifications, time.time())
+            for run_id in sorted({alert.run_id for alert in alerts} or {""}):
+                news.announce(connection, run_id)
 
     @override
     def alerts(
@@ -174,16 +182,19 @@ class SQLAlchemyStore(Store):
     ) -> None:
         with self._database.write() as connection:
             alerting.decide(connection, alert_id, state, at=at, by=by, comment=comment, until=until)
+            news.announce(connection)
 
     @override
     def add_silence(self, silence: Silence) -> int:
         with self._database.write() as connection:
+            news.announce(connection)
             return alerting.silence_open(connection, silence)
 
     @override
     def end_silence(self, silence_id: str, *, at: float, by: str = "") -> int:
         with self._database.write() as connection:
             silencing.end(connection, silence_id, at)
+            news.announce(connection)
             return alerting.lift(connection, at, by)
 
     @override
@@ -197,12 +208,14 @@ class SQLAlchemyStore(Store):
             if not alerting.uncovered(connection, now):
                 return 0
         with self._database.write() as connection:
+            news.announce(connection)
             return alerting.lift(connection, now)
 
     @override
     def add_event(self, event: Event) -> None:
         with self._database.write() as connection:
             alerting.add_event(connection, event)
+            news.announce(connection, event.run_id)
 
     @override
     def events(self, run_id: str, *, kind: str | None = None) -> list[Event]:
@@ -223,10 +236,12 @@ class SQLAlchemyStore(Store):
     def settle_notification(self, notification: Notification) -> None:
         with self._database.write() as connection:
             outboxes.settle(connection, notification)
+            news.announce(connection)
 
     @override
     def retry_notification(self, notification_id: str, *, at: float) -> bool:
         with self._database.write() as connection:
+            news.announce(connection)
             return outboxes.retry(connection, notification_id, at)
 
     @override
@@ -267,6 +282,10 @@ class SQLAlchemyStore(Store):
             leasing.release(connection, lease)
 
     # -- the store itself ----------------------------------------------------------------------------------------
+
+    @override
+    def listen(self) -> Listener:
+        return news.listen(self._database)
 
     @override
     def check(self) -> None:
