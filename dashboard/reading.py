@@ -6,14 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..storage.base import SeriesData, StepHistogram, Store
-from ..storage.records import Alert, AlertState, Run, Series
+from ..storage.records import Alert, AlertState, Run, Series, SeriesKey
 from .grid import Floats, Grid, Points, fill, spacing
 from .signals import HISTOGRAM, SignalInfo
 
 MAX_POINTS = 2000
 MAX_HISTOGRAMS = 300
-_NEAR = 1000
-"""Steps before a run's last within which its newest values are looked for first."""
 
 OPEN_STATES = (AlertState.FIRING, AlertState.ACKNOWLEDGED, AlertState.SILENCED)
 SHOWN_STATES = (*OPEN_STATES, AlertState.RESOLVED)
@@ -33,13 +31,14 @@ def line(
     return store.read(series, start=start, max_points=max_points)[0] if series else None
 
 
-def newest(store: Store, run: Run, signal: str) -> float | None:
-    """Return the newest value of a run-wide signal; None where it was never measured."""
-    for start in (max(0, run.last_step - _NEAR), None):
-        data = line(store, run.id, signal, start=start, max_points=50)
-        if data is None or len(data.values):
-            return float(data.values[-1]) if data is not None else None
-    return None
+def newest_of(store: Store, run_ids: Sequence[str], signals: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Return run id -> signal -> newest value of its run-wide series (of rank 0 where there is none for the whole run)."""
+    keys = [SeriesKey(signal, rank=rank) for rank in (0, -1) for signal in signals]
+    found = store.newest(run_ids, keys)
+    return {
+        run_id: {key.signal: values[key] for key in keys if key in values}  # the later key, that of the whole run, wins
+        for run_id, values in found.items()
+    }
 
 
 def signals_and_layers(store: Store, run_id: str) -> tuple[set[str], list[str]]:

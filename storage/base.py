@@ -35,6 +35,7 @@ from .records import (
     Segment,
     Series,
     SeriesKey,
+    Severity,
     Silence,
 )
 
@@ -121,7 +122,8 @@ class Listener(ABC):
 
         What is told was committed before. What is committed after ``Store.listen`` returned is told by one of the next calls,
         sooner or later: as "anything may have changed" where the connection was lost meanwhile, or the engine tells no more.
-        More may be told than was written. A store that is away is waited for in silence. Never raises.
+        More may be told than was written. That the store went away, and that it came back, is told as "anything" too.
+        Never raises.
         """
 
     @abstractmethod
@@ -224,6 +226,21 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def newest(self, run_ids: Sequence[str], keys: Sequence[SeriesKey]) -> dict[str, dict[SeriesKey, float]]:
+        """Return run id -> key -> newest value (of the highest segment's last step), in a few queries for all of them.
+
+        Runs and series that are not there, or have no samples, are left out.
+        """
+
+    @abstractmethod
+    def sparklines(self, run_ids: Sequence[str], key: SeriesKey, *, points: int = 60) -> dict[str, list[float]]:
+        """Return run id -> a picture of one series in at most ``points`` values, in a few queries for all runs.
+
+        In order of (segment, step); of a long series the values are means of stretches, the last one is the newest value. nan
+        stands where nothing finite was. Runs without it are left out.
+        """
+
+    @abstractmethod
     def changes(self, run_id: str, after: int = 0) -> Changes:
         """Return the ranges written after a cursor (0: from the beginning). Cheap when nothing was written."""
 
@@ -275,6 +292,10 @@ class Store(ABC):
         self, run: Run | str | None = None, *, states: Sequence[AlertState] | None = None, limit: int | None = None
     ) -> list[Alert]:
         """Return a run's alerts, oldest first (by segment and first step); those of all runs, newest ``created_at`` first."""
+
+    @abstractmethod
+    def alert_counts(self, states: Sequence[AlertState]) -> dict[str, dict[Severity, int]]:
+        """Return run id -> severity -> number of alerts in one of these states, without reading the alerts themselves."""
 
     @abstractmethod
     def set_alert_state(

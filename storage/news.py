@@ -36,7 +36,7 @@ _ANNOUNCE = text("SELECT pg_notify('foreshock_' || relnamespace, :run) FROM pg_c
 
 
 def announce(connection: Connection, run_id: str = "") -> None:
-    """Let listeners know, when the caller's transaction commits, that this run was written to; without an id: any run may have been.
+    """Let listeners know, when the caller's transaction commits, that this run was written to; ``""``: any may have been.
 
     One round trip on PostgreSQL (equal announcements of one transaction are heard once), nothing elsewhere.
     """
@@ -63,8 +63,8 @@ class Polled(Listener):
     """Looks again and again.
 
     Args:
-        look: Returns what differs after a write. While it raises StoreError the store is away; what came meanwhile is told as
-            "anything may have changed". Its ``close()`` is called at the end.
+        look: Returns what differs after a write; raises StoreError, or returns None, while the store is away. Its ``close()`` is
+            called at the end.
         period: Seconds between two looks.
     """
 
@@ -86,7 +86,7 @@ class Polled(Listener):
                 except StoreError:
                     now = None
                 before, self._seen = self._seen, now
-            if now is not None and now != before:
+            if now != before:
                 return EVERYTHING
             remaining = deadline - time.monotonic()
             if remaining <= 0:
@@ -214,7 +214,9 @@ class _Notified(Listener):
                         self._heard.add("")
                     if self._connection is not None:
                         self._hear(0.0 if self._heard else min(_SLICE, max(0.0, deadline - time.monotonic())))
-                except Exception:  # noqa: BLE001 - whatever became of the connection: it is made anew, and everything may have changed
+                except Exception:  # noqa: BLE001 - whatever became of the connection: it is made anew
+                    if self._connection is not None:
+                        self._heard.add("")
                     self._drop()
                 heard, self._heard = self._heard, set()
             if heard:

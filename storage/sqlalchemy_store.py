@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from . import alerting, history, leasing, news, numbering, outboxes, reading, runs, schema, silencing, writing
+from . import alerting, history, leasing, newest, news, numbering, outboxes, reading, runs, schema, silencing, writing
 from .base import LeaseHeldError, Listener, SeriesData, StepHistogram, Store, StoreError
 from .database import Database
 from .records import (
@@ -22,6 +22,8 @@ from .records import (
     RunStatus,
     Segment,
     Series,
+    SeriesKey,
+    Severity,
     Silence,
 )
 
@@ -130,6 +132,16 @@ class SQLAlchemyStore(Store):
             ]
 
     @override
+    def newest(self, run_ids: Sequence[str], keys: Sequence[SeriesKey]) -> dict[str, dict[SeriesKey, float]]:
+        with self._database.read() as connection:
+            return newest.newest(connection, run_ids, keys)
+
+    @override
+    def sparklines(self, run_ids: Sequence[str], key: SeriesKey, *, points: int = 60) -> dict[str, list[float]]:
+        with self._database.read() as connection:
+            return newest.sparklines(connection, run_ids, key, points)
+
+    @override
     def changes(self, run_id: str, after: int = 0) -> Changes:
         with self._database.read() as connection:
             return reading.changes(connection, run_id, after)
@@ -175,6 +187,11 @@ class SQLAlchemyStore(Store):
         with self._database.read() as connection:
             run_id = None if run is None else _run_id(connection, run)
             return alerting.list_alerts(connection, run_id, states=states, limit=limit)
+
+    @override
+    def alert_counts(self, states: Sequence[AlertState]) -> dict[str, dict[Severity, int]]:
+        with self._database.read() as connection:
+            return newest.alert_counts(connection, states)
 
     @override
     def set_alert_state(

@@ -85,6 +85,7 @@ def test_another_file_in_its_place_is_news(tmp_path: Path, file_store: Store, ne
     with contextlib.closing(file_store.listen()) as listening:
         path = tmp_path / "runs.db"
         path.unlink()
+        assert listening.wait(LONG).everything, "a reader wants to say that it is gone"
         assert not listening.wait(SHORT)
         file_store.create_run(new_run())
         assert listening.wait(LONG).everything
