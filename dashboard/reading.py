@@ -4,13 +4,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from ..storage.base import SeriesData, StepHistogram, Store
 from ..storage.records import Alert, AlertState, Run, Series, SeriesKey
-from .grid import Floats, Grid, Points, fill, spacing
+from .envelopes import Envelope, envelopes
+from .grid import MAX_COLUMNS, Floats, Grid, Ints, Points, fill, spacing
 from .signals import HISTOGRAM, SignalInfo
 
 MAX_POINTS = 2000
+MAX_STRETCHES = 2 * MAX_COLUMNS
+"""Of a series in a heatmap: rollups come in tens, so that there are never fewer than a tenth of it."""
 MAX_HISTOGRAMS = 300
 
 OPEN_STATES = (AlertState.FIRING, AlertState.ACKNOWLEDGED, AlertState.SILENCED)
@@ -90,41 +94,59 @@ class LayerPoints:
 
 
 def layer_points(
-    store: Store, run_id: str, signal: str, *, start: int | None = None, max_points: int | None = MAX_POINTS
+    store: Store, run_id: str, info: SignalInfo, *, start: int | None = None, max_points: int | None = MAX_STRETCHES
 ) -> LayerPoints:
-    """Return every layer's points of a signal from step ``start`` on; heads and ranks of a layer are laid together."""
-    series = [one for one in store.series(run_id, signal=signal) if one.key.module]
-    rows: dict[str, tuple[list[int], list[float]]] = {}
-    for data in store.read(series, start=start, max_points=max_points):
-        steps, values = rows.setdefault(data.key.module, ([], []))
-        kept_steps, kept_values = latest(data)
-        steps.extend(kept_steps)
-        values.extend(kept_values)
+    """Return every layer's points of a signal from step ``start`` on; heads and ranks of a layer are laid together.
+
+    Of a long series they are stretches of steps with the most troubling value of each.
+
+    Args:
+        max_points: at most about so many a series; None reads every point.
+    """
+    series = [one for one in store.series(run_id, signal=info.name) if one.key.module]
+    parts: dict[str, list[Points]] = {}
+    for one, found in zip(series, envelopes(store, series, start=start, max_points=max_points), strict=True):
+        parts.setdefault(one.key.module, []).append(_worst(found, info))
     reference = [one.key.module for one in store.series(run_id, signal=ORDERED_SIGNAL)]
-    modules = in_model_order(rows, reference)
-    return LayerPoints(tuple(modules), tuple(Points(*rows[module]) for module in modules))
+    modules = in_model_order(parts, reference)
+    return LayerPoints(tuple(modules), tuple(_together(parts[module]) for module in modules))
 
 
-def latest(data: SeriesData) -> tuple[list[int], list[float]]:
-    """Return steps and values with every step once: where a resumed run repeated steps, the newer segment's value."""
-    steps, values = [int(step) for step in data.steps], [float(value) for value in data.values]
-    if not len(data.segments) or data.segments[0] == data.segments[-1]:
-        return steps, values
-    first_of_newer = None
-    kept: list[tuple[int, float]] = []
-    for index in range(len(steps) - 1, -1, -1):
-        if index + 1 < len(steps) and data.segments[index] != data.segments[index + 1]:
-            first_of_newer = min(steps[index + 1], first_of_newer if first_of_newer is not None else steps[index + 1])
-        if first_of_newer is None or steps[index] < first_of_newer:
-            kept.append((steps[index], values[index]))
-    kept.reverse()
-    return [step for step, _ in kept], [value for _, value in kept]
+def _worst(found: Envelope, info: SignalInfo) -> Points:
+    """Return the most troubling value of each stretch, and one that is not finite beside it where there was any."""
+    kept = current(found.segment, found.start_step)
+    steps, odd = found.start_step[kept], found.nonfinite[kept] > 0
+    values = (found.maximum if info.high_is_trouble else found.minimum)[kept]
+    finite = np.isfinite(values)
+    strange = np.where(np.isinf(values), values, np.nan)[odd | ~finite]
+    return Points(np.concatenate([steps[finite], steps[odd | ~finite]]), np.concatenate([values[finite], strange]))
+
+
+def _together(parts: Sequence[Points]) -> Points:
+    if len(parts) == 1:
+        return parts[0]
+    return Points(np.concatenate([part.steps for part in parts]), np.concatenate([part.values for part in parts]))
+
+
+def current(segments: Ints, steps: Ints) -> npt.NDArray[np.bool_]:
+    """Return which points still hold: where a resumed run repeated steps, those of the newer segment.
+
+    Args:
+        segments, steps: shape (n,), in order of (segment, step).
+    """
+    if not len(segments) or segments[0] == segments[-1]:
+        return np.ones(len(segments), dtype=np.bool_)
+    first = np.flatnonzero(np.diff(segments, prepend=segments[0] - 1))
+    begins = np.append(steps[first], np.iinfo(np.int64).max)
+    newer = np.minimum.accumulate(begins[::-1])[::-1][1:]  # the first step of any newer segment
+    holds: npt.NDArray[np.bool_] = steps < np.repeat(newer, np.diff(np.append(first, len(segments))))
+    return holds
 
 
 def layer_grid(points: LayerPoints, info: SignalInfo) -> Grid | None:
     """Lay a signal's points on a grid of their own; None where there are none."""
-    steps = [step for row in points.rows for step in row.steps]
-    if not steps:
+    steps = np.concatenate([np.empty(0, np.int64), *(row.steps for row in points.rows)])
+    if not len(steps):
         return None
     start, width = spacing(steps)
     return fill(points.rows, start, width, high_is_trouble=info.high_is_trouble)
@@ -156,7 +178,8 @@ def histogram_grid(
     # One histogram a column, so that shares keep adding up to 1: the last one measured in it.
     chosen = {column: index for index, column in enumerate(columns)}
     picked = sorted(chosen.values())
-    rows = [Points([steps[i] for i in picked], shares[picked, row].tolist()) for row in range(bins)]
+    places = np.array(steps)[picked]
+    rows = [Points(places, shares[picked, row]) for row in range(bins)]
     return fill(rows, start, width, high_is_trouble=True, before=before)
 
 
