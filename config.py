@@ -54,6 +54,8 @@ class Settings(BaseSettings):
 
     store: str = Field(default="sqlite:///foreshock.db", min_length=1)
     """SQLAlchemy URL of the store."""
+    read_store: str = ""
+    """URL of a read replica of a server's store, which the dashboard reads samples from."""
     project: str = ""
     """Project that new runs belong to."""
     probes: Annotated[str | tuple[str, ...], NoDecode, BeforeValidator(_preset_or_names)] = "default"

@@ -96,7 +96,7 @@ def _health(server: FastAPI) -> None:
 
 
 def _in_the_browser(app: dash.Dash) -> None:
-    """Register what the browser does by itself: counting a tab's requests, saying what it has drawn, permalink, clicked layer, title."""
+    """Register what the browser does by itself: count a tab's requests, say what it has drawn, permalink, clicked layer, title."""
 
     def clientside(name: str, *dependencies: Any, **more: Any) -> None:
         app.clientside_callback(  # type: ignore[no-untyped-call]

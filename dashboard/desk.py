@@ -69,6 +69,11 @@ class NewsDesk:
             with self._lock:
                 self._subscriptions.discard(subscription)
 
+    @property
+    def notice(self) -> str:
+        """What readers should be told about the store; asked of a store that is open."""
+        return self._source().notice
+
     def close(self) -> None:
         """Stop listening. May be called twice."""
         self._closed.set()

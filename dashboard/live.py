@@ -221,11 +221,11 @@ async def _show(view: View, make: Callable[[], Section], desk: NewsDesk) -> None
                 updates = await asyncio.to_thread(section.paint)
                 if not view.current():
                     return
-                view.send({"store-trouble": {"children": ""}, **updates})
+                view.send({"store-trouble": {"children": desk.notice}, **updates})
                 if socket is None:
                     return
                 pause = TRY_AGAIN
-                await _follow(section, view, news, liveness)
+                await _follow(section, view, desk, news, liveness)
                 return
         except StoreError as error:
             note = f"The store cannot be read just now: {error}"
@@ -243,7 +243,7 @@ async def _show(view: View, make: Callable[[], Section], desk: NewsDesk) -> None
         pause = min(2 * pause, MOST_TRY_AGAIN)
 
 
-async def _follow(section: Section, view: View, news: Subscription, liveness: "_Liveness") -> None:
+async def _follow(section: Section, view: View, desk: NewsDesk, news: Subscription, liveness: "_Liveness") -> None:
     """Send what changed whenever there is news and the tab has drawn what it was sent last."""
     said = time.monotonic()
     while await liveness.holds():
@@ -256,7 +256,7 @@ async def _follow(section: Section, view: View, news: Subscription, liveness: "_
         said = time.monotonic()
         updates = await asyncio.to_thread(section.advance if heard else section.tick)
         if view.current():
-            view.send(updates)
+            view.send({"store-trouble": {"children": desk.notice}, **updates})
 
 
 class _Liveness:

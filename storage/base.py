@@ -10,9 +10,10 @@ does not know whether a write arrived repeats it.
 
 Ordering: batches of one run become visible in the order in which one writer wrote them; ``changes`` never skips one.
 
-Errors: ``StoreConfigurationError`` for what only the user can mend (URL, driver, schema), ``StoreUnavailableError`` for what may
-pass (server away, file locked or read-only, disk full, file gone), ``UnknownRunError`` for a run that is not there,
-``InvalidRecordError`` for a record that no retry will bring in. Nothing else is raised but what a method names.
+Errors: ``StoreConfigurationError`` for what only the user can mend (URL, driver, schema), its kind ``ReadOnlyStoreError`` for a
+write by who may only read, ``StoreUnavailableError`` for what may pass (server away, file locked or read-only, disk full, file
+gone), ``UnknownRunError`` for a run that is not there, ``InvalidRecordError`` for a record that no retry will bring in. Nothing else
+is raised but what a method names.
 """
 
 from abc import ABC, abstractmethod
@@ -49,6 +50,10 @@ class StoreError(Exception):
 
 class StoreConfigurationError(StoreError, ValueError):
     """The URL, the driver or the schema is wrong; the message says what was given, what is allowed and what mends it."""
+
+
+class ReadOnlyStoreError(StoreConfigurationError):
+    """This address leads to a role, or to a replica, that may only read. Nothing was written."""
 
 
 class StoreUnavailableError(StoreError):
@@ -136,6 +141,11 @@ class Store(ABC):
 
     url: str
     """The address with any password replaced by ``***``; safe to print."""
+
+    @property
+    def notice(self) -> str:
+        """What readers should be told about the store just now (its read replica is away); empty when there is nothing."""
+        return ""
 
     # -- runs and segments ---------------------------------------------------------------------------------------
 
@@ -405,11 +415,11 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def check(self) -> None:
-        """Prove that the store can be read and written (a write that is rolled back).
+    def check(self, *, write: bool = True) -> None:
+        """Prove that the store can be read and, unless told not to, written (a write that is rolled back).
 
         Raises:
-            StoreConfigurationError, StoreUnavailableError: with the reason.
+            StoreConfigurationError, StoreUnavailableError: with the reason; ReadOnlyStoreError where it can only be read.
         """
 
     @abstractmethod

@@ -1,9 +1,10 @@
 """The Store over SQLAlchemy Core: SQLite (file and memory), PostgreSQL, MySQL and MariaDB."""
 
 import time
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from sqlalchemy import Connection
 from typing_extensions import override
 
 from . import alerting, history, leasing, newest, news, numbering, outboxes, reading, runs, schema, silencing, writing
@@ -26,9 +27,12 @@ from .records import (
     Severity,
     Silence,
 )
+from .replica import PatientListener, Replica
 
 if TYPE_CHECKING:
     import pandas as pd
+
+T = TypeVar("T")
 
 
 class SQLAlchemyStore(Store):
@@ -37,10 +41,23 @@ class SQLAlchemyStore(Store):
     Each method is one transaction around functions of ``runs``, ``writing``, ``reading``, ``history`` and ``alerting``.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, replica: Replica | None = None) -> None:
         self.url = database.address
         self._database = database
+        self._replica = replica
         self._numbers = numbering.SeriesNumbers()
+
+    @property
+    @override
+    def notice(self) -> str:
+        return self._replica.notice if self._replica is not None else ""
+
+    def _ask(self, question: Callable[[Connection], T]) -> T:
+        """Answer from the replica, where there is one: samples, histograms, step times, changes, lists of runs, frames."""
+        if self._replica is not None:
+            return self._replica.ask(question)
+        with self._database.read() as connection:
+            return question(connection)
 
     # -- runs and segments ---------------------------------------------------------------------------------------
 
@@ -69,13 +86,11 @@ class SQLAlchemyStore(Store):
 
     @override
     def runs(self, *, project: str | None = None, limit: int | None = None) -> list[Run]:
-        with self._database.read() as connection:
-            return runs.listed(connection, project=project, limit=limit)
+        return self._ask(lambda connection: runs.listed(connection, project=project, limit=limit))
 
     @override
     def run(self, reference: str) -> Run:
-        with self._database.read() as connection:
-            return runs.find(connection, reference)
+        return self._ask(lambda connection: runs.find(connection, reference))
 
     @override
     def open_segment(self, run_id: str, start_step: int, started_at: float) -> int:
@@ -92,8 +107,7 @@ class SQLAlchemyStore(Store):
 
     @override
     def segments(self, run_id: str) -> list[Segment]:
-        with self._database.read() as connection:
-            return runs.segments_of(connection, run_id)
+        return self._ask(lambda connection: runs.segments_of(connection, run_id))
 
     # -- samples -------------------------------------------------------------------------------------------------
 
@@ -113,8 +127,7 @@ class SQLAlchemyStore(Store):
 
     @override
     def series(self, run_id: str, *, signal: str | None = None, module: str | None = None) -> list[Series]:
-        with self._database.read() as connection:
-            return reading.series_of(connection, run_id, signal=signal, module=module)
+        return self._ask(lambda connection: reading.series_of(connection, run_id, signal=signal, module=module))
 
     @override
     def read(
@@ -126,46 +139,40 @@ class SQLAlchemyStore(Store):
         segment: int | None = None,
         max_points: int | None = None,
     ) -> list[SeriesData]:
-        with self._database.read() as connection:
-            return [
-                reading.points(connection, item, start=start, stop=stop, segment=segment, max_points=max_points) for item in series
-            ]
+        place = {"start": start, "stop": stop, "segment": segment, "max_points": max_points}
+        return self._ask(lambda connection: [reading.points(connection, item, **place) for item in series])
 
     @override
     def newest(self, run_ids: Sequence[str], keys: Sequence[SeriesKey]) -> dict[str, dict[SeriesKey, float]]:
-        with self._database.read() as connection:
-            return newest.newest(connection, run_ids, keys)
+        return self._ask(lambda connection: newest.newest(connection, run_ids, keys))
 
     @override
     def sparklines(self, run_ids: Sequence[str], key: SeriesKey, *, points: int = 60) -> dict[str, list[float]]:
-        with self._database.read() as connection:
-            return newest.sparklines(connection, run_ids, key, points)
+        return self._ask(lambda connection: newest.sparklines(connection, run_ids, key, points))
 
     @override
     def changes(self, run_id: str, after: int = 0) -> Changes:
-        with self._database.read() as connection:
-            return reading.changes(connection, run_id, after)
+        return self._ask(lambda connection: reading.changes(connection, run_id, after))
 
     @override
     def step_times(self, run_id: str, *, max_points: int | None = None) -> list[tuple[int, int, float]]:
-        with self._database.read() as connection:
-            return reading.step_times(connection, run_id, max_points)
+        return self._ask(lambda connection: reading.step_times(connection, run_id, max_points))
 
     @override
     def histograms(
         self, run_id: str, signal: str, module: str, *, start: int | None = None, stop: int | None = None, limit: int | None = None
     ) -> list[StepHistogram]:
-        with self._database.read() as connection:
-            return reading.histograms_of(connection, run_id, signal, module, start=start, stop=stop, limit=limit)
+        place = {"start": start, "stop": stop, "limit": limit}
+        return self._ask(lambda connection: reading.histograms_of(connection, run_id, signal, module, **place))
 
     @override
     def batches(self, run_id: str, *, steps_per_batch: int = 1000) -> Iterator[Batch]:
-        return history.replay(self._database, run_id, steps_per_batch)
+        database = self._replica.database() if self._replica is not None else self._database
+        return history.replay(database, run_id, steps_per_batch)
 
     @override
     def frame(self, run: Run | str, signal: str | None = None, module: str | None = None) -> "pd.DataFrame":
-        with self._database.read() as connection:
-            return history.frame(connection, _run_id(connection, run), signal, module)
+        return self._ask(lambda connection: history.frame(connection, _run_id(connection, run), signal, module))
 
     # -- alerts, events, outbox ----------------------------------------------------------------------------------
 
@@ -302,20 +309,25 @@ class SQLAlchemyStore(Store):
 
     @override
     def listen(self) -> Listener:
-        return news.listen(self._database)
+        listener = news.listen(self._database)
+        return PatientListener(listener, self._replica) if self._replica is not None else listener
 
     @override
-    def check(self) -> None:
-        schema.check(self._database)
+    def check(self, *, write: bool = True) -> None:
+        schema.check(self._database, write=write)
 
     @override
     def close(self) -> None:
         self._database.close()
+        if self._replica is not None:
+            self._replica.close()
 
     @override
     def abandon(self) -> None:
         self._database.abandon()
+        if self._replica is not None:
+            self._replica.abandon()
 
 
-def _run_id(connection: Any, run: Run | str) -> str:
+def _run_id(connection: Connection, run: Run | str) -> str:
     return run.id if isinstance(run, Run) else runs.find(connection, run).id

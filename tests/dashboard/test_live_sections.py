@@ -391,6 +391,8 @@ class Fragile:
 class Desk:
     """Has news all the time, or never."""
 
+    notice = ""
+
     def __init__(self, *, busy: bool) -> None:
         self.busy = busy
 
