@@ -130,7 +130,7 @@ class Watchdog:
             except ReadOnlyStoreError as error:
                 self.error = str(error)
                 log.info("the watchdog has nothing to do here: %s", error)
-                return
+                self._stop.set()
             except Exception as error:  # noqa: BLE001 - a watchdog that dies watches nobody
                 said, self.error = self.error, f"{type(error).__name__}: {error}"
                 if said != self.error:

@@ -6,15 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..storage.base import SeriesData, StepHistogram, Store
+from ..storage.base import Envelope, SeriesData, StepHistogram, Store
 from ..storage.records import Alert, AlertState, Run, Series, SeriesKey
-from .envelopes import Envelope, envelopes
-from .grid import MAX_COLUMNS, Floats, Grid, Ints, Points, fill, spacing
+from .grid import Floats, Grid, Ints, Points, fill, spacing
 from .signals import HISTOGRAM, SignalInfo
 
 MAX_POINTS = 2000
-MAX_STRETCHES = 2 * MAX_COLUMNS
-"""Of a series in a heatmap: rollups come in tens, so that there are never fewer than a tenth of it."""
+MOST_STRETCHES, LEAST_STRETCHES, STRETCHES = 400, 100, 30_000
+"""Stretches that a heatmap asks for a series: at most, at least, and of all series together. Ten times as many may come."""
 MAX_HISTOGRAMS = 300
 
 OPEN_STATES = (AlertState.FIRING, AlertState.ACKNOWLEDGED, AlertState.SILENCED)
@@ -93,33 +92,41 @@ class LayerPoints:
     rows: tuple[Points, ...]
 
 
-def layer_points(
-    store: Store, run_id: str, info: SignalInfo, *, start: int | None = None, max_points: int | None = MAX_STRETCHES
-) -> LayerPoints:
-    """Return every layer's points of a signal from step ``start`` on; heads and ranks of a layer are laid together.
+def layer_points(store: Store, run_id: str, info: SignalInfo, *, start: int | None = None) -> LayerPoints:
+    """Return every layer's points of a signal; heads and ranks of a layer are laid together.
 
     Of a long series they are stretches of steps with the most troubling value of each.
 
     Args:
-        max_points: at most about so many a series; None reads every point.
+        start: from this step on, and then every point.
     """
     series = [one for one in store.series(run_id, signal=info.name) if one.key.module]
+    if start is None:
+        share = min(MOST_STRETCHES, max(LEAST_STRETCHES, STRETCHES // max(1, len(series))))
+        found = [_worst(envelope, info) for envelope in store.envelopes(series, max_points=share)]
+    else:
+        found = [_points(data) for data in store.read(series, start=start)]
     parts: dict[str, list[Points]] = {}
-    for one, found in zip(series, envelopes(store, series, start=start, max_points=max_points), strict=True):
-        parts.setdefault(one.key.module, []).append(_worst(found, info))
+    for one, points in zip(series, found, strict=True):
+        parts.setdefault(one.key.module, []).append(points)
     reference = [one.key.module for one in store.series(run_id, signal=ORDERED_SIGNAL)]
     modules = in_model_order(parts, reference)
     return LayerPoints(tuple(modules), tuple(_together(parts[module]) for module in modules))
 
 
+def _points(data: SeriesData) -> Points:
+    steps = np.asarray(data.steps, np.int64)
+    kept = current(np.asarray(data.segments, np.int64), steps)
+    return Points(steps[kept], np.asarray(data.values, np.float64)[kept])
+
+
 def _worst(found: Envelope, info: SignalInfo) -> Points:
-    """Return the most troubling value of each stretch, and one that is not finite beside it where there was any."""
-    kept = current(found.segment, found.start_step)
-    steps, odd = found.start_step[kept], found.nonfinite[kept] > 0
-    values = (found.maximum if info.high_is_trouble else found.minimum)[kept]
-    finite = np.isfinite(values)
-    strange = np.where(np.isinf(values), values, np.nan)[odd | ~finite]
-    return Points(np.concatenate([steps[finite], steps[odd | ~finite]]), np.concatenate([values[finite], strange]))
+    """Return the most troubling value of each stretch, and nan beside it where a value was not finite."""
+    kept = current(np.asarray(found.segment, np.int64), np.asarray(found.start_step, np.int64))
+    steps = np.asarray(found.start_step, np.int64)[kept]
+    values = np.asarray(found.maximum if info.high_is_trouble else found.minimum, np.float64)[kept]
+    finite, odd = ~np.isnan(values), np.asarray(found.nonfinite)[kept] > 0
+    return Points(np.concatenate([steps[finite], steps[odd]]), np.append(values[finite], np.full(int(odd.sum()), np.nan)))
 
 
 def _together(parts: Sequence[Points]) -> Points:

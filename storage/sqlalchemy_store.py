@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy import Connection
 from typing_extensions import override
 
-from . import alerting, history, leasing, newest, news, numbering, outboxes, reading, runs, schema, silencing, writing
-from .base import LeaseHeldError, Listener, SeriesData, StepHistogram, Store, StoreError
+from . import alerting, charting, history, leasing, newest, news, numbering, outboxes, reading, runs, schema, silencing, writing
+from .base import Envelope, InvalidRecordError, LeaseHeldError, Listener, SeriesData, StepHistogram, Store
 from .database import Database
 from .records import (
     Alert,
@@ -114,12 +114,18 @@ class SQLAlchemyStore(Store):
     @override
     def write(self, batch: Batch) -> None:
         try:
+            self._write(batch)
+        except InvalidRecordError:
+            self._write(batch, careful=True)
+
+    def _write(self, batch: Batch, *, careful: bool = False) -> None:
+        try:
             with self._database.write() as connection:
                 identity = connection.info.get("identity")
                 known = self._numbers.known(batch.run_id, identity)
-                numbers = writing.write_batch(connection, batch, known)
+                numbers = writing.write_batch(connection, batch, known, careful=careful)
                 news.announce(connection, batch.run_id)
-        except StoreError:
+        except BaseException:
             self._numbers.forget()
             raise
         if numbers is not None and numbers is not known:
@@ -139,8 +145,23 @@ class SQLAlchemyStore(Store):
         segment: int | None = None,
         max_points: int | None = None,
     ) -> list[SeriesData]:
-        place = {"start": start, "stop": stop, "segment": segment, "max_points": max_points}
-        return self._ask(lambda connection: [reading.points(connection, item, **place) for item in series])
+        place = {"start": start, "stop": stop, "segment": segment}
+        if max_points is None:
+            return self._ask(lambda connection: [reading.points(connection, item, **place) for item in series])
+        return self._ask(lambda connection: list(charting.decimated(connection, series, **place, max_points=max_points)))
+
+    @override
+    def envelopes(
+        self,
+        series: Sequence[Series],
+        *,
+        start: int | None = None,
+        stop: int | None = None,
+        segment: int | None = None,
+        max_points: int = 400,
+    ) -> list[Envelope]:
+        place = {"start": start, "stop": stop, "segment": segment}
+        return self._ask(lambda connection: list(charting.envelopes(connection, series, **place, max_points=max_points)))
 
     @override
     def newest(self, run_ids: Sequence[str], keys: Sequence[SeriesKey]) -> dict[str, dict[SeriesKey, float]]:

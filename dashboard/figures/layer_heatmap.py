@@ -107,7 +107,7 @@ def odd_trace(grid: Grid, names: Sequence[str], limit: int = 2000) -> dict[str, 
         "x": [grid.first_centre + cell.column * grid.width for cell in cells],
         "y": [names[cell.row] for cell in cells],
         "marker": {"symbol": [kind_symbol(cell.value) for cell in cells], "color": "#ff5c7a", "size": 8},
-        "text": [kind_name(cell.value) for cell in cells],
+        "text": [kind_name(cell.value) if math.isinf(cell.value) else "not a finite number" for cell in cells],
         "hovertemplate": "step %{x:,.0f}<br><b>%{text}</b><extra></extra>",
     }
 

@@ -94,8 +94,8 @@ def test_another_file_in_its_place_is_news(tmp_path: Path, file_store: Store, ne
 # -- PostgreSQL --------------------------------------------------------------------------------------------------
 
 
-def test_the_run_that_was_written_to_is_named(postgres_url: str, new_run: MakeRun, batch_of: MakeBatch) -> None:
-    with opened(postgres_url) as store, contextlib.closing(store.listen()) as listening:
+def test_the_run_that_was_written_to_is_named(emptied_postgres_url: str, new_run: MakeRun, batch_of: MakeBatch) -> None:
+    with opened(emptied_postgres_url) as store, contextlib.closing(store.listen()) as listening:
         first, second = new_run("a"), new_run("b")
         for run in (first, second):
             store.create_run(run)
@@ -107,15 +107,15 @@ def test_the_run_that_was_written_to_is_named(postgres_url: str, new_run: MakeRu
         assert until(listening, bool).everything, "whom it concerns only the store knows"
 
 
-def test_stores_in_one_database_do_not_wake_each_other(postgres_url: str, new_run: MakeRun) -> None:
+def test_stores_in_one_database_do_not_wake_each_other(emptied_postgres_url: str, new_run: MakeRun) -> None:
     schema = f"foreshock_test_{new_id()[:8]}"
-    url = make_url(postgres_url)
+    url = make_url(emptied_postgres_url)
     neighbour = url.update_query_dict({"options": f"-csearch_path={schema}"}).render_as_string(hide_password=False)
     engine = create_engine(url, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.execute(text(f"CREATE SCHEMA {schema}"))
     try:
-        with opened(postgres_url) as store, opened(neighbour) as other, contextlib.closing(store.listen()) as listening:
+        with opened(emptied_postgres_url) as store, opened(neighbour) as other, contextlib.closing(store.listen()) as listening:
             other.create_run(new_run())
             assert not listening.wait(SHORT)
             mine = new_run()
@@ -127,9 +127,9 @@ def test_stores_in_one_database_do_not_wake_each_other(postgres_url: str, new_ru
         engine.dispose()
 
 
-def test_a_listener_that_was_cut_off_listens_again(postgres_url: str, new_run: MakeRun) -> None:
-    engine = create_engine(postgres_url, isolation_level="AUTOCOMMIT")
-    with opened(postgres_url) as store, contextlib.closing(store.listen()) as listening, engine.connect() as connection:
+def test_a_listener_that_was_cut_off_listens_again(emptied_postgres_url: str, new_run: MakeRun) -> None:
+    engine = create_engine(emptied_postgres_url, isolation_level="AUTOCOMMIT")
+    with opened(emptied_postgres_url) as store, contextlib.closing(store.listen()) as listening, engine.connect() as connection:
         process = listening._connection.info.backend_pid  # type: ignore[attr-defined]
         connection.execute(text("SELECT pg_terminate_backend(:process)"), {"process": process})
         store.create_run(new_run())
@@ -141,9 +141,9 @@ def test_a_listener_that_was_cut_off_listens_again(postgres_url: str, new_run: M
     engine.dispose()
 
 
-def test_waiting_costs_the_server_nothing(postgres_url: str) -> None:
-    engine = create_engine(postgres_url)
-    with opened(postgres_url) as store, contextlib.closing(store.listen()) as listening, engine.connect() as connection:
+def test_waiting_costs_the_server_nothing(emptied_postgres_url: str) -> None:
+    engine = create_engine(emptied_postgres_url)
+    with opened(emptied_postgres_url) as store, contextlib.closing(store.listen()) as listening, engine.connect() as connection:
         process = listening._connection.info.backend_pid  # type: ignore[attr-defined]
         last = text("SELECT state, query, query_start FROM pg_stat_activity WHERE pid = :process")
         before = connection.execute(last, {"process": process}).one()
@@ -155,12 +155,12 @@ def test_waiting_costs_the_server_nothing(postgres_url: str) -> None:
 
 
 def test_where_notifications_do_not_come_through_it_looks(
-    postgres_url: str, new_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+    emptied_postgres_url: str, new_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pooler in transaction mode gives the statement to one connection and the waiting to another."""
     monkeypatch.setattr(news, "_PROBE_WAIT", 0.2)
     monkeypatch.setattr(news, "_LISTEN", 'LISTEN "somewhere else"')
-    with opened(postgres_url) as store, contextlib.closing(store.listen()) as listening:
+    with opened(emptied_postgres_url) as store, contextlib.closing(store.listen()) as listening:
         assert not listening.wait(SHORT)
         store.create_run(new_run())
         assert until(listening, bool).everything
