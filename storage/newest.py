@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, ScalarSelect, func, select
+from sqlalchemy import Connection, Select, func, select, true
 
 from .codec import join
 from .columns import in_parts
@@ -18,29 +18,43 @@ from .numbering import digest
 from .records import AlertState, SeriesKey, Severity
 from .tables import alerts, rollups, runs, samples, series
 
+_LEAST = 3
+"""A sparkline of a long series may have this many times fewer values than were asked for."""
+
 Array = np.ndarray[Any, Any]
 
 
 def newest(connection: Connection, run_ids: Sequence[str], keys: Sequence[SeriesKey]) -> dict[str, dict[SeriesKey, float]]:
     """Return run id -> key -> newest value; what was never measured is left out."""
     by_digest = {digest(key): key for key in keys}
+    last = _beside if connection.dialect.name == "postgresql" else _one_by_one
     found: dict[str, dict[SeriesKey, float]] = {}
     for some in _parts(run_ids):
-        query = (
-            select(runs.c.id, series.c.digest, _last_of(samples.c.value), _last_of(samples.c.kind))
-            .join(series, series.c.run_key == runs.c.key)
-            .where(runs.c.id.in_(some), series.c.digest.in_(by_digest))
-        )
-        for run_id, of_key, value, kind in connection.execute(query):
+        for run_id, of_key, value, kind in connection.execute(last(some, list(by_digest))):
             if kind is not None:
                 known = join(value, kind)
                 found.setdefault(run_id, {})[by_digest[of_key]] = math.nan if known is None else known
     return found
 
 
-def _last_of(column: Any) -> ScalarSelect[Any]:
-    of_series = select(column).where(samples.c.series_id == series.c.id)
-    return of_series.order_by(samples.c.segment.desc(), samples.c.step.desc()).limit(1).correlate(series).scalar_subquery()
+def _last(*columns: Any) -> Select[Any]:
+    query = select(*columns).where(samples.c.series_id == series.c.id)
+    return query.order_by(samples.c.segment.desc(), samples.c.step.desc()).limit(1).correlate(series)
+
+
+def _beside(some: Sequence[str], digests: Sequence[str]) -> Select[Any]:
+    """Ask for the newest point of each series as a row beside it (LATERAL, which SQLite and MariaDB have not)."""
+    point = _last(samples.c.value, samples.c.kind).lateral()
+    query = select(runs.c.id, series.c.digest, point.c.value, point.c.kind)
+    query = query.select_from(runs.join(series, series.c.run_key == runs.c.key).join(point, true()))
+    return query.where(runs.c.id.in_(some), series.c.digest.in_(digests))
+
+
+def _one_by_one(some: Sequence[str], digests: Sequence[str]) -> Select[Any]:
+    """Ask for value and kind of the newest point of each series, each by a query of its own within the query."""
+    value, kind = (_last(column).scalar_subquery() for column in (samples.c.value, samples.c.kind))
+    query = select(runs.c.id, series.c.digest, value, kind).join(series, series.c.run_key == runs.c.key)
+    return query.where(runs.c.id.in_(some), series.c.digest.in_(digests))
 
 
 def sparklines(connection: Connection, run_ids: Sequence[str], key: SeriesKey, points: int) -> dict[str, list[float]]:
@@ -58,13 +72,13 @@ def sparklines(connection: Connection, run_ids: Sequence[str], key: SeriesKey, p
         )
         for number, run_id, last_step in connection.execute(query):
             numbers[number] = run_id
-            # A point a step at most: rows of this level are never more than ten times what is wanted.
-            levels[number] = max(0, math.floor(math.log10(max(1.0, (last_step + 1) / points))))
+            # With a point a step: the coarsest level that has a third of the points that are wanted.
+            levels[number] = math.floor(math.log10(max(1.0, (last_step + 1) * _LEAST / points)))
     lines: dict[int, Array] = {}
     for level in range(max(levels.values(), default=0), -1, -1):
         wanted = [number for number in numbers if levels[number] >= level and number not in lines]
         found = _rows(connection, wanted, level)
-        lines |= {number: line for number, line in found.items() if len(line) >= points / 3 or level == 0}
+        lines |= {number: line for number, line in found.items() if len(line) * _LEAST >= points or level == 0}
     ends = newest(connection, list(run_ids), [key])
     return {run_id: _thinned(lines[number], ends[run_id][key], points) for number, run_id in numbers.items() if number in lines}
 

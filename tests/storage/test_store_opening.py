@@ -130,8 +130,7 @@ def test_connections_say_who_they_are_and_what_the_address_says_wins(postgres_ur
 
 
 def test_a_read_that_takes_too_long_is_cut_off_and_a_write_is_not(postgres_url: str, mariadb_url: str) -> None:
-    endless = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 90000000) SELECT count(*) FROM n"
-    for url, sleep in ((postgres_url, "SELECT pg_sleep(20)"), (mariadb_url, endless)):
+    for url, sleep in ((postgres_url, "SELECT pg_sleep(20)"), (mariadb_url, "SELECT SLEEP(20)")):
         with opened(url, read_timeout=0.2) as store:
             with pytest.raises(StoreUnavailableError, match="took too long"):
                 _ask(store, sleep)
