@@ -1,1 +1,1 @@
-"""Bring history in, take it out. Nothing of a tracker's is imported until it is asked for."""
+"""Moving history in and out of a store: imports, exports, archives, and live mirrors to other trackers."""

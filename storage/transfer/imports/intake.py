@@ -78,7 +78,7 @@ def import_run(
     run_id = derived_id("import", *source.identity)
     before = _stored_run(store, run_id)
     known = before.meta.get("import", {}).get("names") if before is not None else None
-    naming = resolve(names_of(survey.labels | survey.histograms), maps or {}, known)
+    naming = resolve(names_of(survey.all_labels), maps or {}, known)
     facts = survey.meta | {"import": _facts(source, survey, naming)}
     if before is None:
         store.create_run(
@@ -96,7 +96,8 @@ def import_run(
         )
     intake = _Intake(store, run_id, survey, naming, Stored(store, run_id) if before is not None else None)
     intake.take(source.stream(), progress)
-    store.update_run(run_id, status=survey.status, ended_at=survey.ended_at, meta=facts)
+    ended_at = survey.ended_at if survey.ended_at is not None else store.run(run_id).heartbeat_at
+    store.update_run(run_id, status=survey.status, ended_at=ended_at, meta=facts)
     return Imported(store.run(run_id), source.origin, before is not None, naming, survey, intake.counts)
 
 
@@ -131,7 +132,7 @@ class _Intake:
     def take(self, stream: Iterable[Item], progress: Callable[[int], object] | None) -> None:
         """Read a stream to its end and write it. About 2 microseconds a value beside what the store takes."""
         counts, judge = self.counts, Segmenter()
-        keys: dict[Label, SeriesKey] = {label: self._key(label) for label in self.survey.labels | self.survey.histograms}
+        keys: dict[Label, SeriesKey] = {label: self._key(label) for label in self.survey.all_labels}
         rows, told, given = self._rows(), 0, False
         for item in stream:
             if isinstance(item, Part):

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..errors import TransferError
+from ..packages import TransferError
 
 USUAL: Mapping[str, tuple[str, ...]] = {
     "loss": (

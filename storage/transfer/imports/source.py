@@ -11,6 +11,9 @@ from typing import Any
 
 from ...records import RunStatus, SeriesKey
 
+FURTHEST = 2**63 - 1
+"""The largest step there can be."""
+
 Label = str | SeriesKey
 """What a value is called where it comes from: the tracker's own name, or one of our keys."""
 
@@ -73,6 +76,11 @@ class Survey:
         """Take a time at which something was written: the run began no later and ended no earlier."""
         self.created_at = min(self.created_at or time, time)
         self.ended_at = max(self.ended_at or time, time)
+
+    @property
+    def all_labels(self) -> Counter[Label]:
+        """Every label that has values or histograms."""
+        return self.labels | self.histograms
 
     @property
     def values(self) -> int:

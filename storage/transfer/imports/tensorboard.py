@@ -11,7 +11,7 @@ from typing import Any
 from typing_extensions import override
 
 from ...records import RunStatus
-from ..errors import MissingReaderError, TransferError
+from ..packages import TransferError, load
 from .source import HistogramPoint, Item, Part, Point, Progress, Source, Survey, equal_bins
 from .tfrecord import Frames
 
@@ -26,8 +26,7 @@ def find(path: Path) -> list["TensorBoardRun"]:
     """Return the runs at a path: an event file, a run's folder, or a folder of such.
 
     Raises:
-        TransferError: there is none.
-        MissingReaderError: the package is not installed.
+        TransferError: there is none, or the package that reads them is not installed.
     """
     _protocol()
     if path.is_file():
@@ -192,10 +191,6 @@ def _protocol() -> Any:
     """Return the module that knows what an event looks like.
 
     Raises:
-        MissingReaderError: the package is not installed.
+        TransferError: the package is not installed.
     """
-    try:
-        from tensorboard.compat.proto import event_pb2
-    except ModuleNotFoundError as error:
-        raise MissingReaderError("TensorBoard event files", "tensorboard", error.name) from error
-    return event_pb2
+    return load("tensorboard.compat.proto.event_pb2", "tensorboard", "Reading TensorBoard's event files")
