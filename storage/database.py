@@ -154,7 +154,10 @@ class Database:
         cursor = connection.cursor()
         cursor.execute("PRAGMA synchronous = NORMAL")
         cursor.execute("PRAGMA foreign_keys = ON")
-        cursor.execute("PRAGMA cache_size = -16000")
+        cursor.execute("PRAGMA cache_size = -32000")
+        # Each series has a place of its own in the file, so that a batch touches a page or two a series. Folding the log into the
+        # file at 32 MB instead of 4 writes each of these pages once for many batches.
+        cursor.execute("PRAGMA wal_autocheckpoint = 8000")
         cursor.close()
 
 

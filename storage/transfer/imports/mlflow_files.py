@@ -8,7 +8,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from ..packages import TransferError
+from ..packages import TransferError, load
 from .mlflow import Extent, Facts, MlflowRun
 from .source import Point, Progress
 
@@ -120,8 +120,7 @@ def _texts(folder: Path) -> dict[str, str]:
 
 
 def _yaml(file: Path) -> dict[str, Any]:
-    import yaml
-
+    yaml = load("yaml", "mlflow", "Reading MLflow's file store")
     try:
         facts = yaml.safe_load(file.read_text())
     except yaml.YAMLError as error:
