@@ -74,8 +74,10 @@ class Survey:
 
     def saw(self, time: float) -> None:
         """Take a time at which something was written: the run began no later and ended no earlier."""
-        self.created_at = min(self.created_at or time, time)
-        self.ended_at = max(self.ended_at or time, time)
+        if self.ended_at is None or time > self.ended_at:
+            self.ended_at = time
+        if not self.created_at or time < self.created_at:
+            self.created_at = time
 
     @property
     def all_labels(self) -> Counter[Label]:

@@ -14,6 +14,7 @@ from ...records import RunStatus
 from ..packages import TransferError, load
 from .source import HistogramPoint, Item, Part, Point, Progress, Source, Survey, equal_bins
 from .tfrecord import Frames
+from .tfscalar import scalar
 
 _PATTERN = "*tfevents*"
 _ENDS = {1: RunStatus.FINISHED, 2: RunStatus.CRASHED, 3: RunStatus.TERMINATED}  # of plug-in hparams; 3 means it never said
@@ -69,6 +70,10 @@ class TensorBoardRun(Source):
         found = Survey()
         for frames in self._frames:
             for event in _events(frames, progress):
+                if isinstance(event, tuple):
+                    found.labels[event[0]] += 1
+                    found.saw(event[2])
+                    continue
                 if not event.HasField("summary"):
                     what = event.WhichOneof("what")
                     if what in _GRAPHS:
@@ -90,6 +95,9 @@ class TensorBoardRun(Source):
         for frames in self._frames:
             yield Part()
             for event in _events(frames):
+                if isinstance(event, tuple):
+                    yield event
+                    continue
                 if not event.HasField("summary"):
                     continue
                 step, time = event.step, event.wall_time
@@ -139,11 +147,11 @@ class TensorBoardRun(Source):
 
 
 def _events(frames: Frames, progress: Progress | None = None) -> Iterator[Any]:
-    """Yield the events of a file."""
+    """Yield the events of a file, those of one plain scalar as a point."""
     parse = _protocol().Event.FromString
     for block in frames:
         for data in block:
-            yield parse(data)
+            yield scalar(data) or parse(data)
         if progress is not None:
             progress(sum(map(len, block)))
 
