@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from ..storage.transfer.imports.intake import Imported
-    from ..storage.transfer.imports.source import Source, Survey
+    from ..storage.transfer.imports.source import Found, Source, Survey
 
 app = typer.Typer(help="Bring in runs of TensorBoard, Weights & Biases, MLflow, or CSV files.", no_args_is_help=True)
 
@@ -84,7 +84,7 @@ def mlflow(
     """Import MLflow runs from its file store or its database."""
     from ..storage.transfer.imports import mlflow as reader
 
-    _Import(run, project, pick, map, store, as_json).of(*reader.find(path))
+    _Import(run, project, pick, map, store, as_json).of(reader.find(path))
 
 
 @app.command(epilog="Example: foreshock import csv losses.csv --step-column iteration --map loss=train")
@@ -115,7 +115,7 @@ class _Import:
     store: str | None
     as_json: bool
 
-    def of(self, sources: "Sequence[Source]", left_out: Sequence[str] = ()) -> None:
+    def of(self, found: "Found") -> None:
         """Look all runs over, import one after another, and tell what came of each."""
         from ..config import load_settings
         from ..storage import open_store
@@ -124,7 +124,7 @@ class _Import:
         from ..storage.transfer.imports.source import names_of
 
         maps = parse_maps(self.maps or ())
-        chosen = self._picked(sources)
+        chosen = self._picked(found.runs)
         imported: list[Imported] = []
         empty: list[str] = []
         with progress_bar() as progress:
@@ -149,14 +149,14 @@ class _Import:
                     )
                     progress.remove_task(task)
         if self.as_json:
-            show_json({"runs": [_plain(each) for each in imported], "empty": empty, "left_out": list(left_out)})
+            show_json({"runs": [_plain(each) for each in imported], "empty": empty, "left_out": list(found.left_out)})
         else:
             for each in imported:
                 show("\n".join(_told(each)))
             if empty:
                 note(f"Nothing to import in {', '.join(empty)}.")
-            if left_out:
-                note(f"Left out: {', '.join(left_out)}.")
+            if found.left_out:
+                note(f"Left out: {', '.join(found.left_out)}.")
 
     def _picked(self, sources: "Sequence[Source]") -> "list[Source]":
         """Return the runs that were asked for by name or id.

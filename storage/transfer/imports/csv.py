@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from ...records import SeriesKey
 from ..packages import TransferError
-from .source import Item, Part, Progress, Source, Survey
+from .source import Found, Item, Part, Progress, Source, Survey
 from .table import Layout, layout_of, rows, step_of, time_of, value_of
 
 T = TypeVar("T")
@@ -23,7 +23,7 @@ _MOST_TOLD = 5  # bad cells in a message
 _LONGEST = 1e7  # seconds a run without times is made to last at the most
 
 
-def find(path: Path, *, step_column: str | None = None) -> list["CsvRun"]:
+def find(path: Path, *, step_column: str | None = None) -> Found:
     """Return the runs of a file, or of all CSV files in a folder: one a file, or one for each name in a column ``run``.
 
     Raises:
@@ -32,7 +32,7 @@ def find(path: Path, *, step_column: str | None = None) -> list["CsvRun"]:
     files = [path] if path.is_file() else sorted(file for file in path.glob("*") if file.name.endswith(_ENDINGS))
     if not files:
         raise TransferError(f"No CSV files ({', '.join(_ENDINGS)}) in {path}.")
-    return [run for file in files for run in _runs(file, step_column)]
+    return Found([run for file in files for run in _runs(file, step_column)])
 
 
 def _runs(file: Path, step_column: str | None) -> Iterator["CsvRun"]:

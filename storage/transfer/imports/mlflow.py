@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from ...records import RunStatus
 from ..packages import TransferError
-from .source import Item, Part, Point, Progress, Source, Survey
+from .source import Found, Item, Part, Point, Progress, Source, Survey
 
 STATUSES = {"FINISHED": RunStatus.FINISHED, "FAILED": RunStatus.CRASHED, "KILLED": RunStatus.TERMINATED}
 
@@ -106,8 +106,8 @@ class MlflowRun(Source):
             yield name, step, time, value
 
 
-def find(path: str) -> tuple[list[MlflowRun], list[str]]:
-    """Return the runs at a path, and what was left out: a file store, an experiment's or a run's folder in one, or a database.
+def find(path: str) -> Found:
+    """Return the runs at a path: a file store, an experiment's or a run's folder in one, or a database.
 
     Args:
         path: a folder, a SQLite file, or any SQLAlchemy URL.

@@ -10,15 +10,15 @@ from typing_extensions import override
 
 from ..packages import TransferError, load
 from .mlflow import Extent, Facts, MlflowRun
-from .source import Point, Progress
+from .source import Found, Point, Progress
 
 _STATUSES = ("", "RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED")  # meta.yaml has their numbers
 _READ = 1 << 16
 _META = "meta.yaml"
 
 
-def find(path: Path) -> tuple[list[MlflowRun], list[str]]:
-    """Return the runs of a file store, of an experiment in it, or the one run of a folder; and what was left out.
+def find(path: Path) -> Found:
+    """Return the runs of a file store, of an experiment in it, or the one run of a folder.
 
     Raises:
         TransferError: there is none.
@@ -37,7 +37,7 @@ def find(path: Path) -> tuple[list[MlflowRun], list[str]]:
         runs.setdefault(run.aliases[0], run)
     if not runs and not deleted:
         raise TransferError(f"No MLflow runs in {path}: give an mlruns folder, an experiment's or a run's folder in it, or mlflow.db.")
-    return list(runs.values()), [f"{deleted} deleted runs"] if deleted else []
+    return Found(list(runs.values()), [f"deleted runs: {deleted}"] if deleted else [])
 
 
 class FileRun(MlflowRun):

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from ..packages import TransferError
 from .mlflow import Extent, Facts, MlflowRun
-from .source import Point, Progress
+from .source import Found, Point, Progress
 
 _ROWS = 10_000
 
@@ -23,8 +23,8 @@ _PARAMS = table("params", column("run_uuid"), column("key"), column("value"))
 _TAGS = table("tags", column("run_uuid"), column("key"), column("value"))
 
 
-def find(url: str) -> tuple[list[MlflowRun], list[str]]:
-    """Return the runs of a database, oldest first, and what was left out. Nothing is written to it.
+def find(url: str) -> Found:
+    """Return the runs of a database, oldest first. Nothing is written to it.
 
     Raises:
         TransferError: it cannot be read, or holds no runs.
@@ -45,7 +45,7 @@ def find(url: str) -> tuple[list[MlflowRun], list[str]]:
         raise TransferError(f"{home} cannot be read as a database of MLflow's: {str(error).splitlines()[0]}") from error
     if not runs and not deleted:
         raise TransferError(f"{home} holds no runs.")
-    return list(runs), [f"{deleted} deleted runs"] if deleted else []
+    return Found(runs, [f"deleted runs: {deleted}"] if deleted else [])
 
 
 def _facts(connection: Connection) -> Iterator[Facts]:

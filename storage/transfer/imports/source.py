@@ -5,9 +5,9 @@ A source never holds a run in memory; it is read twice because names must be kno
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...records import RunStatus, SeriesKey
 
@@ -88,6 +88,13 @@ class Survey:
     def values(self) -> int:
         """Number of values to be read, histograms too."""
         return self.labels.total() + self.histograms.total()
+
+
+class Found(NamedTuple):
+    """The runs at a path, and what there was beside them that cannot be read, in plain words."""
+
+    runs: "Sequence[Source]"
+    left_out: Sequence[str] = ()
 
 
 class Source(ABC):

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from ...records import RunStatus
 from ..packages import TransferError, load
-from .source import HistogramPoint, Item, Part, Point, Progress, Source, Survey, equal_bins
+from .source import Found, HistogramPoint, Item, Part, Point, Progress, Source, Survey, equal_bins
 from .tfrecord import Frames
 from .tfscalar import scalar
 
@@ -23,7 +23,7 @@ _GRAPHS = {"graph_def": "graphs", "meta_graph_def": "graphs", "tagged_run_metada
 UNEQUAL = "histograms with bins of unequal width"
 
 
-def find(path: Path) -> list["TensorBoardRun"]:
+def find(path: Path) -> Found:
     """Return the runs at a path: an event file, a run's folder, or a folder of such.
 
     Raises:
@@ -31,7 +31,7 @@ def find(path: Path) -> list["TensorBoardRun"]:
     """
     _protocol()
     if path.is_file():
-        return [TensorBoardRun(path.resolve().parent.name, [path.resolve()], path.resolve())]
+        return Found([TensorBoardRun(path.resolve().parent.name, [path.resolve()], path.resolve())])
     folders: dict[Path, list[Path]] = {}
     for file in sorted(path.rglob(_PATTERN)):
         if file.is_file() and not file.name.endswith(".profile-empty"):
@@ -39,10 +39,12 @@ def find(path: Path) -> list["TensorBoardRun"]:
     if not folders:
         raise TransferError(f"No TensorBoard event files (*tfevents*) in {path} or below it.")
     named = {folder: folder.relative_to(path).as_posix() for folder in folders}
-    return [
-        TensorBoardRun(path.resolve().name if named[folder] == "." else named[folder], files, folder.resolve())
-        for folder, files in folders.items()
-    ]
+    return Found(
+        [
+            TensorBoardRun(path.resolve().name if named[folder] == "." else named[folder], files, folder.resolve())
+            for folder, files in folders.items()
+        ]
+    )
 
 
 class TensorBoardRun(Source):

@@ -14,7 +14,7 @@ from typing_extensions import override
 from ...records import RunStatus
 from ..packages import TransferError, load
 from .leveldb import Log, NotALogError
-from .source import FURTHEST, HistogramPoint, Item, Part, Progress, Source, Survey, equal_bins
+from .source import FURTHEST, Found, HistogramPoint, Item, Part, Progress, Source, Survey, equal_bins
 from .tensorboard import UNEQUAL
 
 _PATTERN = "run-*.wandb"
@@ -23,25 +23,30 @@ _PLURALS = {"image-file": "images", "images": "images", "audio-file": "audio cli
 _OTHERS = {"stats": "system metrics (they have no step)", "output_raw": "lines of output", "output": "lines of output", "alert": "W&B alerts"}
 
 
-def find(path: Path, *, step_metric: str | None = None) -> list["WandbRun"]:
+def find(path: Path, *, step_metric: str | None = None) -> Found:
     """Return the runs at a path: a ``.wandb`` file, a run's folder, or a folder of such (``wandb/``).
 
     Args:
         step_metric: the logged metric that counts steps, where it is not W&B's own step.
 
     Raises:
-        TransferError: there is none, one is damaged at its very beginning, or the package that reads them is not installed.
+        TransferError: there is none, or the package that reads them is not installed.
     """
     _protocol()
     files = [path] if path.is_file() else sorted(path.rglob(_PATTERN), key=lambda file: file.parent.name)
     logs: dict[tuple[str, str, str], list[tuple[Log, Any]]] = {}
+    left_out: list[str] = []
     for file in {file.resolve(): None for file in files}:
         log = Log(file, file.stat().st_size)
-        run = _named(log)
+        try:
+            run = _named(log)
+        except NotALogError as error:
+            left_out.append(f"{file} ({error})")
+            continue
         logs.setdefault((run.entity, run.project, run.run_id), []).append((log, run))
     if not logs:
-        raise TransferError(f"No W&B run files (run-*.wandb) in {path} or below it.")
-    return [WandbRun(parts, step_metric) for parts in logs.values()]
+        raise TransferError(f"No W&B run files (run-*.wandb) in {path} or below it{': ' if left_out else ''}{'; '.join(left_out)}.")
+    return Found([WandbRun(parts, step_metric) for parts in logs.values()], left_out)
 
 
 class WandbRun(Source):
@@ -162,14 +167,15 @@ class WandbRun(Source):
 
 
 def _named(log: Log) -> Any:
-    """Return the record that names the run."""
-    try:
-        for _, record in zip(range(_LOOK_FOR_RUN), _records(log), strict=False):
-            if record.WhichOneof("record_type") == "run":
-                return record.run
-    except NotALogError as error:
-        raise TransferError(f"{log.path} is no W&B run file: {error}") from error
-    raise TransferError(f"{log.path} does not say which run it is of: it was cut off at its beginning, or is no W&B run file.")
+    """Return the record that names the run.
+
+    Raises:
+        NotALogError: there is none near the beginning.
+    """
+    for _, record in zip(range(_LOOK_FOR_RUN), _records(log), strict=False):
+        if record.WhichOneof("record_type") == "run":
+            return record.run
+    raise NotALogError("it does not say which run it is of: it has only just begun, or was cut off")
 
 
 def _records(log: Log, progress: Progress | None = None) -> Iterator[Any]:

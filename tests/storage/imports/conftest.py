@@ -1,8 +1,9 @@
 """Runs written by the real packages, brought into a store."""
 
+import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -57,20 +58,18 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Re
 
 
 @pytest.fixture(scope="session")
-def write_with() -> Callable[..., None]:
-    """Run a script in a process of its own, as a training job would; what a tracker leaves behind in a process stays there."""
+def quiet() -> dict[str, str]:
+    """The environment for trackers."""
+    return os.environ | QUIET
 
-    def write(script: str, folder: Path, environment: Mapping[str, str] | None = None, status: int = 0) -> None:
-        import os
 
-        answer = subprocess.run(
-            [sys.executable, "-c", script],
-            cwd=folder,
-            env={**os.environ, **QUIET, **(environment or {})},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert answer.returncode == status, answer.stdout + answer.stderr
+@pytest.fixture(scope="session")
+def write_with(quiet: dict[str, str]) -> Callable[[str, Path], None]:
+    """Run a script in a process of its own, as a training job would: what a tracker leaves behind in a process stays there."""
+
+    def write(script: str, folder: Path) -> None:
+        command = [sys.executable, "-c", script]
+        answer = subprocess.run(command, cwd=folder, env=quiet, capture_output=True, text=True, timeout=120)
+        assert answer.returncode == 0, answer.stdout + answer.stderr
 
     return write

@@ -38,7 +38,7 @@ def write(folder, tags, start=WRITTEN):
 def test_values_come_back_as_they_were_written(tmp_path, file_store, bring):
     loss = {step: 1 / (step + 1) for step in range(0, 100)} | {40: math.nan, 41: math.inf, 42: -math.inf}
     write(tmp_path / "gpt", {"train/loss": loss, "val/loss": {step: 2.0 for step in range(0, 100, 25)}, "lr": {7: 0.1}})
-    (imported,) = bring(file_store, find(tmp_path / "gpt"))
+    (imported,) = bring(file_store, find(tmp_path / "gpt").runs)
     frame = file_store.frame(imported.run, signal="loss").set_index("step")["value"]
     assert frame.index.tolist() == list(range(100))
     np.testing.assert_array_equal(frame.to_numpy(), np.array(list(loss.values()), np.float32).astype(np.float64))
@@ -55,7 +55,7 @@ def test_a_resumed_run_begins_a_new_segment(tmp_path, file_store, bring):
     write(tmp_path, {"loss": dict.fromkeys(range(100), 1.0), "eval": {0: 1.0, 50: 1.0}})
     write(tmp_path, {"loss": dict.fromkeys(range(61, 120), 2.0), "eval": {100: 2.0}})
     write(tmp_path, {"loss": dict.fromkeys(range(120, 130), 3.0)})
-    (imported,) = bring(file_store, find(tmp_path))
+    (imported,) = bring(file_store, find(tmp_path).runs)
     frame = file_store.frame(imported.run)
     assert frame.groupby("segment")["step"].agg(["min", "max"]).values.tolist() == [[0, 99], [61, 129]]
     assert frame.groupby("value")["segment"].unique().map(list).to_dict() == {1.0: [0], 2.0: [1], 3.0: [1]}
@@ -67,7 +67,7 @@ def test_steps_out_of_order_and_written_twice(tmp_path, file_store, bring):
     for step, value in [(0, 1.0), (10, 2.0), (20, 3.0), (15, 9.0), (30, 4.0), (30, 5.0)]:
         writer.add_scalar("loss", value, step)
     writer.close()
-    (imported,) = bring(file_store, find(tmp_path))
+    (imported,) = bring(file_store, find(tmp_path).runs)
     assert file_store.frame(imported.run)[["segment", "step", "value"]].values.tolist() == [
         [0, 0, 1.0],
         [0, 10, 2.0],
@@ -85,7 +85,7 @@ def test_a_run_that_went_back_within_one_file(tmp_path, file_store, bring):
         writer.add_scalar("loss", value, step)
         writer.add_scalar("epoch", 0.0, step // 100)  # another count of steps, which must not look like one
     writer.close()
-    (imported,) = bring(file_store, find(tmp_path))
+    (imported,) = bring(file_store, find(tmp_path).runs)
     frame = file_store.frame(imported.run, signal="loss")
     assert frame.groupby("segment")["step"].agg(["min", "max"]).values.tolist() == [[0, 90], [50, 140]]
     assert imported.counts.segments == 2
@@ -94,21 +94,21 @@ def test_a_run_that_went_back_within_one_file(tmp_path, file_store, bring):
 def test_a_run_that_grew(tmp_path, file_store, bring, points):
     run = tmp_path / "run"
     write(run, {"loss": dict.fromkeys(range(50), 1.0)})
-    (before,) = bring(file_store, find(run))
-    (again,) = bring(file_store, find(run))
+    (before,) = bring(file_store, find(run).runs)
+    (again,) = bring(file_store, find(run).runs)
     assert (before.already, again.already) == (False, True)
     assert (again.counts.read, again.counts.values, again.counts.steps, again.counts.changed) == (50, 0, 0, 0)
     cursor = file_store.changes(before.run.id).cursor
-    bring(file_store, find(run))
+    bring(file_store, find(run).runs)
     assert file_store.changes(before.run.id, cursor).ranges == ()
 
     write(run, {"loss": dict.fromkeys(range(50, 80), 2.0), "acc": {60: 0.5}})
-    (grown,) = bring(file_store, find(run))
+    (grown,) = bring(file_store, find(run).runs)
     assert (grown.counts.values, grown.counts.steps, grown.run.last_step) == (31, 30, 79)
     assert grown.run.id == before.run.id
     assert grown.run.ended_at == WRITTEN + 79
     fresh = open_store("sqlite://")
-    (whole,) = bring(fresh, find(run))
+    (whole,) = bring(fresh, find(run).runs)
     assert points(fresh, whole.run) == points(file_store, grown.run)
     fresh.close()
 
@@ -116,16 +116,16 @@ def test_a_run_that_grew(tmp_path, file_store, bring, points):
 def test_an_import_that_was_cut_off_is_finished_by_the_next(tmp_path, file_store, bring, points, monkeypatch):
     write(tmp_path, {tag: dict.fromkeys(range(100), math.nan if tag == "a" else 1.0) for tag in "abc"})
     whole = open_store("sqlite://")
-    (expected,) = bring(whole, find(tmp_path))
+    (expected,) = bring(whole, find(tmp_path).runs)
     monkeypatch.setattr(intake, "VALUES_PER_BATCH", 64)
 
     def pulled(values):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        bring(file_store, find(tmp_path), progress=pulled)
+        bring(file_store, find(tmp_path).runs, progress=pulled)
     assert 0 < len(file_store.frame(expected.run.id)) < 300
-    (finished,) = bring(file_store, find(tmp_path))
+    (finished,) = bring(file_store, find(tmp_path).runs)
     assert finished.already
     assert finished.counts.values == 300 - 64
     assert points(file_store, finished.run) == points(whole, expected.run)
@@ -143,7 +143,7 @@ def test_what_is_no_number_is_counted(tmp_path, file_store, bring):
     writer.add_histogram("weights", np.arange(10.0), 0)  # bins that grow
     writer.add_histogram("even", np.arange(10.0), 5, bins=np.linspace(0.0, 10.0, 6))
     writer.close()
-    (imported,) = bring(file_store, find(tmp_path))
+    (imported,) = bring(file_store, find(tmp_path).runs)
     assert imported.survey.skipped == {
         "texts": 1,
         "images": 1,
@@ -154,7 +154,7 @@ def test_what_is_no_number_is_counted(tmp_path, file_store, bring):
     assert frame.set_index("signal")["value"].to_dict() == {"loss": 1.0, "plugin": 0.25, "precise": 1e300}
     (kept,) = file_store.histograms(imported.run.id, "even", "")
     assert (kept.step, kept.histogram.low, kept.histogram.high, kept.histogram.counts) == (5, 0.0, 10.0, (2, 2, 2, 2, 2))
-    (again,) = bring(file_store, find(tmp_path))
+    (again,) = bring(file_store, find(tmp_path).runs)
     assert (imported.counts.histograms, again.counts.histograms) == (1, 0)
 
 
@@ -171,7 +171,7 @@ def test_newer_histograms_of_equal_bins_are_kept(tmp_path, file_store, bring):
         value.tensor.double_val.extend(table.ravel())
         writer.file_writer.add_summary(Summary(value=[value]), step)
     writer.close()
-    (imported,) = bring(file_store, find(tmp_path))
+    (imported,) = bring(file_store, find(tmp_path).runs)
     (kept,) = file_store.histograms(imported.run.id, "activations", "")
     assert (kept.step, kept.histogram.low, kept.histogram.high, kept.histogram.counts) == (0, 0.0, 1.0, (3, 4))
     assert imported.survey.skipped == {"histograms with bins of unequal width": 1}
@@ -181,7 +181,7 @@ def test_hyperparameters_become_facts_of_the_run(tmp_path, file_store, bring):
     writer = SummaryWriter(str(tmp_path))
     writer.add_hparams({"lr": 0.1, "name": "adam", "amsgrad": True}, {"best": 1.0}, run_name=".")
     writer.close()
-    (imported,) = bring(file_store, find(tmp_path))
+    (imported,) = bring(file_store, find(tmp_path).runs)
     assert imported.run.meta["config"] == {"amsgrad": True, "lr": 0.1, "name": "adam"}
     assert imported.run.status is RunStatus.FINISHED
 
@@ -189,7 +189,7 @@ def test_hyperparameters_become_facts_of_the_run(tmp_path, file_store, bring):
 def test_a_file_cut_short_gives_what_is_whole(tmp_path, file_store, bring):
     file = write(tmp_path, {"loss": dict.fromkeys(range(50), 1.0)})
     file.write_bytes(file.read_bytes()[:-10])
-    (imported,) = bring(file_store, find(tmp_path))
+    (imported,) = bring(file_store, find(tmp_path).runs)
     assert imported.counts.values == 49
     (note,) = imported.survey.notes
     assert "are no whole record" in note
@@ -203,7 +203,7 @@ def test_a_damaged_record_is_told_not_believed(tmp_path, file_store, bring, offs
     (first,) = struct.unpack_from("<Q", data)
     data[first + 16 + offset] ^= 1
     file.write_bytes(bytes(data))
-    (run,) = find(tmp_path)
+    (run,) = find(tmp_path).runs
     survey = run.survey(lambda size: None)
     assert survey.values == kept
     told = survey.skipped["damaged records (wrong checksum)"], len(survey.notes)
