@@ -4,6 +4,7 @@ import fnmatch
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +25,8 @@ PathArgument = Annotated[Path, typer.Argument(metavar="PATH", help="A run, or a 
 RunOption = Annotated[str | None, typer.Option("--run", metavar="NAME", help="What to call the run here; only for one run.")]
 ProjectOption = Annotated[str | None, typer.Option("--project", metavar="P", help="Project to put runs in; else the tracker's.")]
 PickOption = Annotated[
-    list[str] | None, typer.Option("--pick", metavar="NAME", help="Only runs of this name or id; * stands for anything. Repeatable.")
+    list[str] | None,
+    typer.Option("--pick", metavar="NAME", help="Only runs of this name or id; * stands for anything. Repeatable."),
 ]
 MapOption = Annotated[
     list[str] | None, typer.Option("--map", metavar="SIGNAL=THEIRNAME", help="Take THEIRNAME for this signal. Repeatable.")
@@ -73,7 +75,9 @@ def wandb(
 
 @app.command(epilog="Example: foreshock import mlflow mlflow.db --pick my-run")
 def mlflow(
-    path: Annotated[str, typer.Argument(metavar="PATH", help="mlruns/, an experiment or run in it, mlflow.db, or a database's URL.")],
+    path: Annotated[
+        str, typer.Argument(metavar="PATH", help="mlruns/, an experiment or run in it, mlflow.db, or a database's URL.")
+    ],
     run: RunOption = None,
     project: ProjectOption = None,
     pick: PickOption = None,
@@ -144,7 +148,7 @@ class _Import:
                             name=self.name,
                             project=self.project,
                             maps=maps,
-                            progress=lambda values, task=task: progress.advance(task, values),
+                            progress=partial(progress.advance, task),
                         )
                     )
                     progress.remove_task(task)
@@ -171,7 +175,9 @@ class _Import:
             if not any(_is(source, pattern) for source in sources):
                 raise TransferError(f"--pick {pattern}: no run is called that. There are {_names(sources)}.")
         if self.name is not None and len(chosen) > 1:
-            raise TransferError(f"--run {self.name} names one run, and these are {len(chosen)}: {_names(chosen)}. Choose one with --pick.")
+            raise TransferError(
+                f"--run {self.name} names one run, and these are {len(chosen)}: {_names(chosen)}. Choose one with --pick."
+            )
         return chosen
 
 

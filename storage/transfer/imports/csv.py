@@ -160,7 +160,9 @@ class CsvRun(Source):
             if place >= 0 and cells[place]:
                 trouble.read(step_of, "whole number", line, cells, layout, place)
         kind = cells[layout.kind] if layout.kind >= 0 else ""
-        value = trouble.read(lambda cell: value_of(cell, kind), f"number of kind {kind}" if kind else "number", line, cells, layout, layout.value)
+        value = trouble.read(
+            lambda cell: value_of(cell, kind), f"number of kind {kind}" if kind else "number", line, cells, layout, layout.value
+        )
         if value is not None and not trouble.bad:
             found.labels[key_of(layout.named(cells))] += 1
         elif value is None:
@@ -173,7 +175,9 @@ class CsvRun(Source):
         self._times = written - pace * last, pace
         found.saw(written - pace * (last - first))
         found.saw(written)
-        found.notes.append("The file has no times: steps are put a second apart, the last one at the time at which the file was written.")
+        found.notes.append(
+            "The file has no times: steps are put a second apart, the last one at the time at which the file was written."
+        )
 
     def _rows(self) -> Iterator[tuple[int, list[str]]]:
         table = rows(self._file)

@@ -1,7 +1,7 @@
 """The log in which Weights & Biases writes a run: that of LevelDB, with a head of its own.
 
-Blocks of 32 KiB; in them records of a checksum (CRC-32 of type and data), a length, a type (whole, first, middle or last piece) and data.
-W&B's packages read it in Go alone. The format: https://github.com/google/leveldb/blob/main/doc/log_format.md
+Blocks of 32 KiB hold records: a checksum (CRC-32 of type and data), a length, a type (whole, first, middle or last piece), data.
+W&B's package reads it in Go alone. The format: https://github.com/google/leveldb/blob/main/doc/log_format.md
 """
 
 import struct

@@ -88,7 +88,9 @@ class MlflowRun(Source):
         found.created_at = (facts.start or 0) / 1000
         found.ended_at = None if facts.end is None else facts.end / 1000
         theirs = {key: value for key, value in facts.tags.items() if key.startswith("mlflow.")}
-        found.tags = tuple(key if value in ("", "True", "true") else f"{key}={value}" for key, value in facts.tags.items() if key not in theirs)
+        found.tags = tuple(
+            key if value in ("", "True", "true") else f"{key}={value}" for key, value in facts.tags.items() if key not in theirs
+        )
         found.meta = {"mlflow_id": facts.id, "config": dict(facts.params), "mlflow_tags": theirs}
         return found
 

@@ -1,4 +1,4 @@
-"""MLflow's file store: ``EXPERIMENT/RUN/`` with ``meta.yaml``, a file a metric (time, value, step a line), a file a parameter and tag."""
+"""MLflow's file store: ``EXPERIMENT/RUN/`` with ``meta.yaml``, a file a metric (lines of time, value, step), a parameter, a tag."""
 
 import heapq
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,12 @@ def find(path: Path) -> Found:
     Raises:
         TransferError: there is none.
     """
-    metas = [path / _META, *sorted(path.glob(f"*/{_META}")), *sorted(path.glob(f"*/*/{_META}")), *sorted(path.glob(f"mlruns/*/*/{_META}"))]
+    metas = [
+        path / _META,
+        *sorted(path.glob(f"*/{_META}")),
+        *sorted(path.glob(f"*/*/{_META}")),
+        *sorted(path.glob(f"mlruns/*/*/{_META}")),
+    ]
     runs: dict[str, MlflowRun] = {}
     deleted = 0
     for meta in metas:
@@ -36,7 +41,9 @@ def find(path: Path) -> Found:
         run = FileRun(meta.parent, facts)
         runs.setdefault(run.aliases[0], run)
     if not runs and not deleted:
-        raise TransferError(f"No MLflow runs in {path}: give an mlruns folder, an experiment's or a run's folder in it, or mlflow.db.")
+        raise TransferError(
+            f"No MLflow runs in {path}: give an mlruns folder, an experiment's or a run's folder in it, or mlflow.db."
+        )
     return Found(list(runs.values()), [f"deleted runs: {deleted}"] if deleted else [])
 
 

@@ -108,7 +108,9 @@ def check_maps(wanted: Mapping[str, str], there: Sequence[str]) -> None:
     for theirs, signal in wanted.items():
         if theirs not in there:
             near = difflib.get_close_matches(theirs, there, n=5, cutoff=0.3) or list(there[:5])
-            raise TransferError(f"--map {signal}={theirs}: nothing is called {theirs!r} there. Near it: {', '.join(near) or 'nothing'}")
+            raise TransferError(
+                f"--map {signal}={theirs}: nothing is called {theirs!r} there. Near it: {', '.join(near) or 'nothing'}"
+            )
 
 
 def resolve(there: Sequence[str], wanted: Mapping[str, str], known: Mapping[str, str] | None = None) -> Naming:
@@ -132,7 +134,10 @@ def resolve(there: Sequence[str], wanted: Mapping[str, str], known: Mapping[str,
         if not holders and free:
             holders.append(free.pop(0))
             signals[holders[0]] = signal
-        clashes += [f"{theirs!r} could be {signal!r} too, which is {holders[0]!r}; it is kept as {_own(theirs, signals)!r}" for theirs in free]
+        clashes += [
+            f"{theirs!r} could be {signal!r} too, which is {holders[0]!r}; it is kept as {_own(theirs, signals)!r}"
+            for theirs in free
+        ]
     for theirs in there:
         if theirs not in signals:
             signals[theirs] = _own(theirs, signals)

@@ -1,8 +1,8 @@
 """Which segment a step belongs to, concluded from the steps themselves.
 
-A run that was resumed writes steps again that it had before: from there on it is another segment. In a file of its own
-(``Part``) any step that a series had, or had passed, says so; within one file only a step that the series had already, for values may come
-late and out of order. The latest step once more is a value that was written twice: the later one counts.
+A run that was resumed writes steps again that it had before: from there on it is another segment. At the beginning of a file of
+its own (``Part``) any step that a series has had or has passed says so. Within a file only an earlier step that the series has had
+does, for values may come late and out of order. The latest step once more is a value written twice: the last counts.
 """
 
 from array import array

@@ -108,4 +108,3 @@ class StepCount:
 
     def __len__(self) -> int:
         return sum(len(steps) for steps in self._seen.values())
-

@@ -90,7 +90,11 @@ def layout_of(header: Sequence[str], origin: str, step_column: str | None) -> La
 def opened(path: Path) -> Iterator[TextIO]:
     """Open a file as text, one that is gzip-compressed too."""
     compressed = path.suffix == ".gz"
-    with gzip.open(path, "rt", encoding="utf-8-sig", newline="") if compressed else path.open(encoding="utf-8-sig", newline="") as file:
+    with (
+        gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+        if compressed
+        else path.open(encoding="utf-8-sig", newline="") as file
+    ):
         yield file
 
 

@@ -19,7 +19,12 @@ from .tfscalar import scalar
 _PATTERN = "*tfevents*"
 _ENDS = {1: RunStatus.FINISHED, 2: RunStatus.CRASHED, 3: RunStatus.TERMINATED}  # of plug-in hparams; 3 means it never said
 _SKIPPED = {"image": "images", "audio": "audio clips", "text": "texts", "images": "images", "histo": "histograms"}
-_GRAPHS = {"graph_def": "graphs", "meta_graph_def": "graphs", "tagged_run_metadata": "traces of a step", "log_message": "log messages"}
+_GRAPHS = {
+    "graph_def": "graphs",
+    "meta_graph_def": "graphs",
+    "tagged_run_metadata": "traces of a step",
+    "log_message": "log messages",
+}
 UNEQUAL = "histograms with bins of unequal width"
 
 
@@ -180,12 +185,11 @@ def _histogram(tag: str, step: int, time: float, edges: Any, counts: Any) -> His
 
 
 def _take_hyperparameters(content: bytes, found: Survey) -> None:
-    from google.protobuf.json_format import MessageToDict
-    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
-
-    data = HParamsPluginData.FromString(content)
+    plugin = load("tensorboard.plugins.hparams.plugin_data_pb2", "tensorboard", "Reading TensorBoard's hyper-parameters")
+    data = plugin.HParamsPluginData.FromString(content)
     if data.HasField("session_start_info"):
-        given = {name: MessageToDict(each) for name, each in sorted(data.session_start_info.hparams.items())}
+        values = sorted(data.session_start_info.hparams.items())
+        given = {name: getattr(value, kind) for name, value in values if (kind := value.WhichOneof("kind"))}
         found.meta.setdefault("config", {}).update(given)
     if data.HasField("session_end_info"):
         found.status = _ENDS.get(data.session_end_info.status, found.status)

@@ -6,7 +6,7 @@ Four times as fast as through protobuf's objects. What looks any different is no
 import re
 import struct
 
-# wall_time (double) | step (varint; left out when 0) | summary: its length | value: its length | tag: its length, tag | simple_value
+# wall_time | step (varint; none when 0) | length of summary | length of value | length of tag, tag | simple_value
 _SCALAR = re.compile(
     rb"\x09(.{8})(?:\x10([\x80-\xff]{0,9}[\x00-\x7f]))?\x2a([\x00-\x7f])\x0a([\x00-\x7f])\x0a([\x00-\x7f])(.*)\x15(.{4})", re.DOTALL
 )

@@ -1,7 +1,7 @@
 """Weights & Biases: the file ``run-ID.wandb`` that every run keeps beside itself, offline or not.
 
-Values are what ``run.log`` was given, nested ones joined by dots, under the step of the history. What has no step (system metrics) or
-is no number is counted. A run that was resumed has several folders under one id; they are its parts.
+Values are what ``run.log`` was given, nested ones joined by dots, under the step of the history. What has no step (system metrics)
+or is no number is counted. A run that was resumed has several folders under one id; they are its parts.
 """
 
 import json
@@ -20,7 +20,12 @@ from .tensorboard import UNEQUAL
 _PATTERN = "run-*.wandb"
 _LOOK_FOR_RUN = 50  # records before the one that names the run
 _PLURALS = {"image-file": "images", "images": "images", "audio-file": "audio clips", "table-file": "tables", "video-file": "videos"}
-_OTHERS = {"stats": "system metrics (they have no step)", "output_raw": "lines of output", "output": "lines of output", "alert": "W&B alerts"}
+_OTHERS = {
+    "stats": "system metrics (they have no step)",
+    "output_raw": "lines of output",
+    "output": "lines of output",
+    "alert": "W&B alerts",
+}
 
 
 def find(path: Path, *, step_metric: str | None = None) -> Found:

@@ -44,7 +44,8 @@ def points() -> Callable[[Store, Run | str], dict[tuple[int, str, int], str]]:
     def read(store: Store, run: Run | str) -> dict[tuple[int, str, int], str]:
         frame = store.frame(run)
         return {
-            (row.segment, row.signal, row.step): repr(row.value) for row in frame[["segment", "signal", "step", "value"]].itertuples()
+            (row.segment, row.signal, row.step): repr(row.value)
+            for row in frame[["segment", "signal", "step", "value"]].itertuples()
         }
 
     return read
@@ -73,3 +74,15 @@ def write_with(quiet: dict[str, str]) -> Callable[[str, Path], None]:
         assert answer.returncode == 0, answer.stdout + answer.stderr
 
     return write
+
+
+@pytest.fixture
+def command_without(tmp_path: Path, quiet: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run ``foreshock`` where a package is not installed."""
+
+    def run(missing: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        script = f"import sys; sys.modules[{missing!r}] = None; from foreshock.cli import main; sys.exit(main())"
+        command = [sys.executable, "-c", script, *map(str, arguments)]
+        return subprocess.run(command, cwd=tmp_path, env=quiet, capture_output=True, text=True)
+
+    return run

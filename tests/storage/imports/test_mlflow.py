@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 
 import pytest
 from foreshock.storage.records import RunStatus
@@ -101,7 +99,12 @@ def test_what_is_known_of_a_run_comes_too(kept, file_store, bring):
 def test_a_resumed_run_is_one_run_in_two_segments(kept, file_store, bring, points):
     (imported,) = bring(file_store, [named("resumed", kept)])
     frame = file_store.frame(imported.run)
-    assert frame.groupby(["signal", "segment"])["step"].agg(["min", "max"]).values.tolist() == [[0, 55], [40, 75], [0, 59], [40, 79]]
+    assert frame.groupby(["signal", "segment"])["step"].agg(["min", "max"]).values.tolist() == [
+        [0, 55],
+        [40, 75],
+        [0, 59],
+        [40, 79],
+    ]
     assert (frame["value"] == frame["segment"]).all()
     before = points(file_store, imported.run)
     (again,) = bring(file_store, [named("resumed", kept)])
@@ -129,11 +132,9 @@ def test_a_url_and_an_id_name_a_run_and_empty_ones_are_told(folder, command):
     assert "Nothing to import in killed." in command("import", "mlflow", url, "--pick", "killed").stderr
 
 
-def test_it_reads_without_mlflow(folder, tmp_path, quiet):
-    script = "import sys; sys.modules['mlflow'] = None; from foreshock.cli import main; sys.exit(main())"
+def test_it_reads_without_mlflow(folder, tmp_path, command_without):
     for kept in ("mlruns", "mlflow.db"):
-        command = [sys.executable, "-c", script, "import", "mlflow", str(folder / kept), "--store", f"sqlite:///{tmp_path / kept}.db"]
-        answer = subprocess.run(command, env=quiet, capture_output=True, text=True)
+        answer = command_without("mlflow", "import", "mlflow", folder / kept, "--store", f"sqlite:///{tmp_path / kept}.db")
         assert answer.returncode == 0, answer.stderr
         assert "resumed (" in answer.stdout
 

@@ -3,9 +3,6 @@
 import json
 import math
 import struct
-import subprocess
-import sys
-
 
 import numpy as np
 import pytest
@@ -36,8 +33,8 @@ def write(folder, tags, start=WRITTEN):
 
 
 def test_values_come_back_as_they_were_written(tmp_path, file_store, bring):
-    loss = {step: 1 / (step + 1) for step in range(0, 100)} | {40: math.nan, 41: math.inf, 42: -math.inf}
-    write(tmp_path / "gpt", {"train/loss": loss, "val/loss": {step: 2.0 for step in range(0, 100, 25)}, "lr": {7: 0.1}})
+    loss = {step: 1 / (step + 1) for step in range(100)} | {40: math.nan, 41: math.inf, 42: -math.inf}
+    write(tmp_path / "gpt", {"train/loss": loss, "val/loss": dict.fromkeys(range(0, 100, 25), 2.0), "lr": {7: 0.1}})
     (imported,) = bring(file_store, find(tmp_path / "gpt").runs)
     frame = file_store.frame(imported.run, signal="loss").set_index("step")["value"]
     assert frame.index.tolist() == list(range(100))
@@ -253,7 +250,9 @@ def test_a_folder_of_runs_and_a_choice_among_them(tmp_path, command):
 def test_backtest_finds_the_explosion_of_an_imported_run(tmp_path, command):
     rng = np.random.default_rng(0)
     loss = {step: 2.0 + math.exp(-step / 100) + 0.02 * rng.standard_normal() for step in range(600)}
-    loss |= {step: min(1e4, loss[step] * math.exp((step - 500) / 8)) for step in range(500, 560)} | dict.fromkeys(range(560, 600), math.nan)
+    loss |= {step: min(1e4, loss[step] * math.exp((step - 500) / 8)) for step in range(500, 560)} | dict.fromkeys(
+        range(560, 600), math.nan
+    )
     write(tmp_path / "exploding", {"Loss/train": loss, "grad_norm": {step: 1.0 + 0.1 * rng.random() for step in range(600)}})
     command("import", "tensorboard", tmp_path / "exploding")
     found = json.loads(command("backtest", "exploding", "--json").stdout)
@@ -264,12 +263,9 @@ def test_backtest_finds_the_explosion_of_an_imported_run(tmp_path, command):
     assert min(alert["step"] for alert in found["alerts"] if alert["severity"] != "info") >= 500
 
 
-def test_nothing_there_and_no_reader_say_what_to_do(tmp_path):
+def test_nothing_there_and_no_reader_say_what_to_do(tmp_path, command_without):
     with pytest.raises(TransferError, match="No TensorBoard event files"):
         find(tmp_path)
-    script = "import sys; sys.modules['tensorboard'] = None; from foreshock.cli import main; sys.argv[1:] = ['import', 'tensorboard', '.']; sys.exit(main())"
-    answer = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    answer = command_without("tensorboard", "import", "tensorboard", ".")
     assert answer.returncode == 2
     assert 'pip install "foreshock[tensorboard]"' in answer.stderr
-
-

@@ -34,8 +34,9 @@ with start("healthy", id="healthy1", config={"lr": 0.1, "model": {"depth": 12}},
         if step % 10 == 0:
             values |= {"val/loss": 2.0, "trainer/step": step * 8, "ok": True, "word": "text"}
         if step == 50:
-            values |= {"even": wandb.Histogram(np_histogram=([1, 2, 3], [0.0, 1.0, 2.0, 3.0]))}
-            values |= {"uneven": wandb.Histogram(np_histogram=([1, 2], [0.0, 1.0, 3.0])), "picture": wandb.Image(np.zeros((2, 2, 3), np.uint8))}
+            values["even"] = wandb.Histogram(np_histogram=([1, 2, 3], [0.0, 1.0, 2.0, 3.0]))
+            values["uneven"] = wandb.Histogram(np_histogram=([1, 2], [0.0, 1.0, 3.0]))
+            values["picture"] = wandb.Image(np.zeros((2, 2, 3), np.uint8))
         run.log(values, step=step)
 
 run = start("failed", id="failed01")
@@ -150,13 +151,12 @@ def test_commands_pick_by_id_and_name(folder, command):
     assert command("backtest", "resumed").exit_code == 0
 
 
-def test_nothing_there_and_no_reader_say_what_to_do(tmp_path):
+def test_nothing_there_and_no_reader_say_what_to_do(tmp_path, command_without):
     with pytest.raises(TransferError, match="No W&B run files"):
         find(tmp_path)
     (tmp_path / "run-x.wandb").write_text("something else")
     with pytest.raises(TransferError, match="does not begin with ':W&B'"):
         find(tmp_path)
-    script = "import sys; sys.modules['wandb'] = None; from foreshock.cli import main; sys.argv[1:] = ['import', 'wandb', '.']; sys.exit(main())"
-    answer = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    answer = command_without("wandb", "import", "wandb", ".")
     assert answer.returncode == 2
     assert 'pip install "foreshock[wandb]"' in answer.stderr
