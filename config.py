@@ -77,6 +77,8 @@ class Settings(BaseSettings):
     """Apprise URLs that alerts are sent to."""
     interventions: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = ()
     """Names of what may be done to a run (docs/interventions.md)."""
+    mirror: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = ()
+    """Trackers that are told live what the store is given (docs/exporting.md)."""
     disable: bool = False
     """Make ``watch()`` do nothing."""
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = "WARNING"
