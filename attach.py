@@ -192,7 +192,7 @@ def watch(
             engine,
             record,
             store=opened,
-            reopen=lambda: open_store(settings.store),
+            reopen=lambda: open_store(settings.store, role="monitor"),
             owns_store=opened is not store,
             spool=spool,
             segment=segment,
@@ -248,7 +248,7 @@ def _has_run_compiled(model: WatchedModel, optimizers: Sequence[Optimizer]) -> b
 
 def _open(url: str) -> Store | None:
     try:
-        return open_store(url)
+        return open_store(url, role="monitor")
     except StoreUnavailableError as error:
         log.error("the store cannot be reached now, training goes on and alerts are still raised: %s", error)
         return None
