@@ -180,6 +180,8 @@ def test_several_runs_in_a_column_or_a_folder(tmp_path, command):
     assert {run["run"]: (run["values"], run["segments"]) for run in told["runs"]} == {"alone": (1, 1), "a": (2, 1), "b": (1, 1)}
     answer = command("import", "csv", tmp_path / "logs", "--pick", "alone", "--map", "loss=mine")
     assert "already imported" in answer.stdout
+    answer = command("import", "csv", tmp_path / "logs", "--pick", "alone", "--run", "other")
+    assert "It keeps the name 'alone'" in answer.stdout
 
 
 def test_a_file_that_grew_and_was_mended(tmp_path, file_store, bring):
