@@ -15,6 +15,7 @@ from .decimation import kept
 from .records import Series
 from .rollups.buckets import Array
 from .rollups.reading import Span, Stretch, spans, stretches
+from .rollups.rows import ALL, EXTREMES
 from .runs import key_of
 from .tables import samples
 
@@ -60,7 +61,7 @@ def envelopes(
     if max_points < 1:
         raise ValueError(f"max_points is {max_points}; it must be at least 1")
     parts: dict[int, list[tuple[Array, ...]]] = {series.id: [] for series in wanted}
-    for span, drawn in _of_runs(connection, wanted, start, stop, segment, max_points):
+    for span, drawn in _of_runs(connection, wanted, start, stop, segment, max_points, EXTREMES):
         for number, stretch in drawn.items():
             parts[number].append(_extremes(span, stretch))
     for series in wanted:
@@ -69,14 +70,20 @@ def envelopes(
 
 
 def _of_runs(
-    connection: Connection, wanted: Sequence[Series], start: int | None, stop: int | None, segment: int | None, least: int
+    connection: Connection,
+    wanted: Sequence[Series],
+    start: int | None,
+    stop: int | None,
+    segment: int | None,
+    least: int,
+    names: Sequence[str] = ALL,
 ) -> Iterator[tuple[Span, dict[int, Stretch]]]:
     by_run: dict[str, list[int]] = {}
     for series in wanted:
         by_run.setdefault(series.run_id, []).append(series.id)
     for run_id, numbers in by_run.items():
         for span in spans(connection, key_of(connection, run_id), start, stop, segment):
-            yield span, stretches(connection, sorted(set(numbers)), span, least)
+            yield span, stretches(connection, sorted(set(numbers)), span, least, names=names)
 
 
 def _as_found(stretch: Stretch) -> Array:

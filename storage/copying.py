@@ -4,7 +4,8 @@ A row is, for each column, its length in bytes (-1: NULL) and its big-endian byt
 the same columns are alike in shape, so each such group is one structured array.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from typing import Any
 
 import numpy as np
@@ -28,32 +29,38 @@ def copy_in(connection: Connection, table: Table, columns: Mapping[str, Array], 
     Raises:
         sqlalchemy.exc.IntegrityError: a row was there.
     """
-    from psycopg import Error
-    from sqlalchemy.exc import DBAPIError
-
     formats = [_format(table, name) for name in columns]
     names = ", ".join(f'"{name}"' for name in columns)
     statement = f'COPY "{into or table.name}" ({names}) FROM STDIN (FORMAT binary)'
-    cursor = connection.connection.cursor()
     total = len(next(iter(columns.values())))
-    try:
-        with cursor.copy(statement) as copy:
-            copy.write(_HEADER)
-            for first in range(0, total, _ROWS):
-                part = {name: column[first : first + _ROWS] for name, column in columns.items()}
-                for block in _blocks(list(part.values()), formats):
-                    copy.write(block)
-            copy.write(_TRAILER)
-    except Error as error:
-        # As if SQLAlchemy had run it: one way for all errors of the driver.
-        dialect = connection.dialect
-        raise DBAPIError.instance(statement, None, error, dialect.loaded_dbapi.Error, dialect=dialect) from error
-    finally:
-        cursor.close()
+    with (
+        _errors_of_the_driver(connection, statement),
+        closing(connection.connection.cursor()) as cursor,
+        cursor.copy(statement) as copy,
+    ):
+        copy.write(_HEADER)
+        for first in range(0, total, _ROWS):
+            part = [column[first : first + _ROWS] for column in columns.values()]
+            for block in _blocks(part, formats):
+                copy.write(block)
+        copy.write(_TRAILER)
 
 
 def _format(table: Table, name: str) -> str:
     return next(format for kind, format in _FORMATS if isinstance(table.c[name].type, kind))
+
+
+@contextmanager
+def _errors_of_the_driver(connection: Connection, statement: str) -> Iterator[None]:
+    """Turn what psycopg raises into what SQLAlchemy would have raised: one way for all errors of a driver."""
+    from psycopg import Error
+    from sqlalchemy.exc import DBAPIError
+
+    try:
+        yield
+    except Error as error:
+        dialect = connection.dialect
+        raise DBAPIError.instance(statement, None, error, dialect.loaded_dbapi.Error, dialect=dialect) from error
 
 
 def _blocks(columns: Sequence[Array], formats: Sequence[str]) -> list[bytes]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, MetaData, Table, inspect, select, text
 
-from .base import StoreConfigurationError
+from .base import ReadOnlyStoreError, StoreConfigurationError
 from .database import LOCK_WAIT, Database
 from .records import Run, new_id
 from .runs import create as create_run
@@ -60,11 +60,19 @@ def prepare(database: Database, *, create: bool) -> None:
         )
     if database.path is not None:
         _write_ahead(database)
-    with database.write() as connection, _in_turn(connection):
-        if revision(connection) != HEAD:
-            from alembic import command
+    try:
+        with database.write() as connection, _in_turn(connection):
+            if revision(connection) != HEAD:
+                from alembic import command
 
-            command.upgrade(migrations(connection), HEAD)
+                command.upgrade(migrations(connection), HEAD)
+    except ReadOnlyStoreError as error:
+        reason = str(getattr(error.__cause__, "orig", error)).splitlines()[0]
+        has = f"has schema {found}, this foreshock needs {HEAD}" if found else "holds no foreshock store yet"
+        raise StoreConfigurationError(
+            f"{database.address} {has}, and this role may not make or change tables ({reason}). "
+            "Mend it with: foreshock db upgrade --store URL, with the URL of the role that owns the schema"
+        ) from error
 
 
 def _refuse_newer(found: str | None, address: str) -> None:
@@ -75,8 +83,8 @@ def _refuse_newer(found: str | None, address: str) -> None:
         )
 
 
-def check(database: Database) -> None:
-    """Prove that the schema is ours and that a row can be written; the row is rolled back.
+def check(database: Database, *, write: bool = True) -> None:
+    """Prove that the schema is ours and, unless told not to, that a row can be written; the row is rolled back.
 
     Raises:
         StoreConfigurationError, StoreUnavailableError: with the reason.
@@ -87,6 +95,8 @@ def check(database: Database) -> None:
         raise StoreConfigurationError(
             f"{database.address} has schema {found}, this foreshock writes {HEAD}. Mend it with: foreshock db upgrade"
         )
+    if not write:
+        return
     with contextlib.suppress(_Undo), database.write() as connection:
         create_run(connection, Run(new_id(), ""))
         raise _Undo

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, func, select
 from ..columns import columns
 from ..tables import rollups, steps
 from .buckets import BUCKET, POINT, WHOLE, Array
-from .rows import read_rows
+from .rows import ALL, read_rows
 
 _UNBOUNDED = 2**63 - 1
 _HIGHEST = 12  # level looked at: a series of more points than that would fill disks
@@ -61,20 +61,24 @@ def _segments(connection: Connection, run_key: int) -> Iterator[int]:
             yield number
 
 
-def stretches(connection: Connection, numbers: Sequence[int], span: Span, least: int) -> dict[int, Stretch]:
+def stretches(
+    connection: Connection, numbers: Sequence[int], span: Span, least: int, *, names: Sequence[str] = ALL
+) -> dict[int, Stretch]:
     """Return, for each series number, what draws it over a span: at least ``least`` buckets, or all points.
 
     Args:
         least: buckets that suffice; at most about ten times as many buckets or points are read of a series.
+        names: what of the buckets is needed.
     """
-    descent = _Descent(connection, span, least)
+    descent = _Descent(connection, span, least, names)
     return descent.run(np.array(sorted(numbers), np.int64))
 
 
 class _Descent:
     """One way down the levels, many series side by side."""
 
-    def __init__(self, connection: Connection, span: Span, least: int) -> None:
+    def __init__(self, connection: Connection, span: Span, least: int, names: Sequence[str]) -> None:
+        self._names = names
         self._connection = connection
         self._span = span
         self._least = least
@@ -120,7 +124,7 @@ class _Descent:
             where.append(rollups.c.bucket >= int(low.min()))
         if high.max() < _UNBOUNDED:
             where.append(rollups.c.bucket < int(high.max()))
-        bucket, rows = read_rows(self._connection, *where)
+        bucket, rows = read_rows(self._connection, *where, names=self._names)
         place = np.searchsorted(numbers, rows["series"])
         wanted = (bucket >= low[place]) & (bucket < high[place])
         return bucket[wanted], rows[wanted]

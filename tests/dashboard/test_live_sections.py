@@ -3,6 +3,9 @@
 import asyncio
 import copy
 import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -11,6 +14,7 @@ import dash
 import pytest
 from foreshock.dashboard import decisions, factory, live
 from foreshock.dashboard.live import Section, Sender, Showings, Updates
+from foreshock.dashboard.pace import Pace
 from foreshock.storage.base import Store
 from foreshock.storage.records import (
     AlertState,
@@ -365,6 +369,7 @@ class Fragile:
     """A section that fails at every third look."""
 
     made = 0
+    subject = "run"
 
     def __init__(self) -> None:
         Fragile.made += 1
@@ -377,7 +382,43 @@ class Fragile:
         self.looks += 1
         if self.looks == 3:
             raise ZeroDivisionError("a surprise")
+        return {"chart": {"children": f"painted {Fragile.made}, look {self.looks}"}}
+
+    def tick(self) -> Updates:
         return {}
+
+
+class Desk:
+    """Has news all the time, or never."""
+
+    notice = ""
+
+    def __init__(self, *, busy: bool) -> None:
+        self.busy = busy
+
+    @contextmanager
+    def subscribed(self, _run_id: str) -> Iterator[Any]:
+        async def wait(timeout: float) -> bool:
+            await asyncio.sleep(0.001 if self.busy else timeout)
+            return self.busy
+
+        yield SimpleNamespace(wait=wait, clear=lambda: None)
+
+
+class Willing(Pace):
+    """The pace of a tab that draws in no time."""
+
+    async def turn(self, timeout: float) -> bool:
+        return True
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
+    sent: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setattr(dash, "set_props", lambda component, properties: sent.append((component, properties)))
+    monkeypatch.setattr(live, "TRY_AGAIN", 0.001)
+    monkeypatch.setattr(live, "LIVENESS_EVERY", 0.15)
+    return sent
 
 
 @pytest.mark.parametrize(
@@ -389,15 +430,75 @@ class Fragile:
         ([dash.exceptions.WebsocketDisconnected()], 1),
     ],
 )
-def test_a_loop_ends_with_its_tab_and_not_before(answers: list[Any], asked: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[tuple[str, dict[str, Any]]] = []
+def test_a_loop_ends_with_its_tab_and_not_before(
+    answers: list[Any], asked: int, sent: list[tuple[str, dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     tab = Tab(*answers)
-    monkeypatch.setattr(dash, "set_props", lambda component, properties: sent.append((component, properties)))
     monkeypatch.setattr(dash, "ctx", SimpleNamespace(websocket=tab))
-    monkeypatch.setattr(live, "PERIOD", 0.001)
-    monkeypatch.setattr(live, "LIVENESS_EVERY", 0.01)
     Fragile.made = 0
-    asyncio.run(live._show(lambda: True, Fragile, "run-page", Sender()))
+
+    async def show() -> None:
+        view = live.View(lambda: True, "run-page", Sender(), Willing())
+        await live._show(view, Fragile, Desk(busy=True))  # type: ignore[arg-type]
+
+    asyncio.run(show())
     assert tab.asked == asked
     assert ("chart", {"children": "painted 2"}) in sent, "a fault ends no loop: the section is drawn anew"
     assert any("ZeroDivisionError: a surprise" in str(properties) for _, properties in sent), "and it is told"
+
+
+def test_a_tab_that_has_not_drawn_is_sent_no_more_until_it_answers(
+    sent: list[tuple[str, dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is sent meanwhile is sent once, together."""
+    tab = Tab(*["run-page"] * 1000)
+    monkeypatch.setattr(dash, "ctx", SimpleNamespace(websocket=tab))
+    monkeypatch.setattr(live, "LIVENESS_EVERY", 60.0)
+    monkeypatch.setattr(Fragile, "advance", lambda self: {"chart": {"children": str(time.monotonic())}})
+
+    async def show() -> list[int]:
+        pace = Pace()
+        monkeypatch.setattr("foreshock.dashboard.pace.PERIOD", 0.05)
+        view = live.View(lambda: True, "run-page", Sender(), pace)
+        loop = asyncio.create_task(live._show(view, Fragile, Desk(busy=True)))  # type: ignore[arg-type]
+        counts = []
+        for _ in range(3):
+            while not pace.owed:
+                await asyncio.sleep(0.005)
+            await asyncio.sleep(0.2)
+            counts.append(len([each for each in sent if each[0] == "chart"]))
+            (*_, beat) = [properties["data"] for component, properties in sent if component == "beat"]
+            pace.drawn(beat)
+        loop.cancel()
+        return counts
+
+    assert asyncio.run(show()) == [1, 2, 3]
+
+
+def test_a_tab_rests_twice_as_long_as_it_drew() -> None:
+    now = 100.0
+
+    async def turns(pace: Pace) -> bool:
+        return await pace.turn(0.0)
+
+    async def play() -> None:
+        nonlocal now
+        pace = Pace(lambda: now)
+        assert await pace.turn(1.0)
+        first, second = pace.sent(), pace.sent()
+        pace.drawn(first)
+        assert pace.owed
+        now += 0.4
+        pace.drawn(second)
+        assert not await turns(pace)
+        now += 0.79
+        assert not await turns(pace)
+        now += 0.02
+        assert await pace.turn(1.0)
+        pace.drawn(pace.sent())
+        now += 0.4
+        assert not await turns(pace), "a quick tab too is sent to twice a second at most"
+        now += 0.2
+        assert await pace.turn(1.0)
+
+    asyncio.run(play())
