@@ -94,6 +94,8 @@ def import_run(
                 meta=facts,
             )
         )
+    elif (name or before.name, before.project if project is None else project) != (before.name, before.project):
+        survey.notes.append(f"It keeps the name {before.name!r} and the project {before.project!r} of its first import.")
     intake = _Intake(store, run_id, survey, naming, Stored(store, run_id) if before is not None else None)
     intake.take(source.stream(), progress)
     ended_at = survey.ended_at if survey.ended_at is not None else store.run(run_id).heartbeat_at

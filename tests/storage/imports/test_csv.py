@@ -9,6 +9,7 @@ import os
 import numpy as np
 import pandas as pd
 import pytest
+from foreshock.cli import app
 from foreshock.storage import open_store
 from foreshock.storage.records import Batch, Segment, SeriesKey, StepRecord, new_id
 from foreshock.storage.transfer.imports.csv import find
@@ -16,10 +17,11 @@ from foreshock.storage.transfer.imports.intake import import_run
 from foreshock.storage.transfer.packages import TransferError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 KEYS = (
     SeriesKey("loss"),
-    SeriesKey("weight.norm", "h.0, first"),
+    SeriesKey("weight.norm", 'h.0, "q"\nfirst'),
     SeriesKey("attention.max_logit", "h.0", head=3),
     SeriesKey("rank.loss", rank=0),
     SeriesKey("rank.loss", rank=1),
@@ -57,6 +59,16 @@ def test_a_frame_comes_back_as_it_was(tmp_path, memory, written, name, options):
     written.to_csv(tmp_path / name, **options)
     (run,) = find(tmp_path / name).runs
     assert run.name == "run"
+    pd.testing.assert_frame_equal(stored(memory, run), written)
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.csv.gz"])
+def test_what_foreshock_exports_comes_back(tmp_path, memory, file_store, written, monkeypatch, name):
+    monkeypatch.setenv("FORESHOCK_STORE", file_store.url)
+    monkeypatch.chdir(tmp_path)
+    answer = CliRunner().invoke(app, ["export", "original", "--to", name], catch_exceptions=False)
+    assert answer.exit_code == 0
+    (run,) = find(tmp_path / name).runs
     pd.testing.assert_frame_equal(stored(memory, run), written)
 
 
@@ -180,6 +192,8 @@ def test_several_runs_in_a_column_or_a_folder(tmp_path, command):
     assert {run["run"]: (run["values"], run["segments"]) for run in told["runs"]} == {"alone": (1, 1), "a": (2, 1), "b": (1, 1)}
     answer = command("import", "csv", tmp_path / "logs", "--pick", "alone", "--map", "loss=mine")
     assert "already imported" in answer.stdout
+    answer = command("import", "csv", tmp_path / "logs", "--pick", "alone", "--run", "other")
+    assert "It keeps the name 'alone'" in answer.stdout
 
 
 def test_a_file_that_grew_and_was_mended(tmp_path, file_store, bring):
