@@ -264,7 +264,7 @@ def _connect_args(url: URL) -> dict[str, Any]:
         "mariadb": {"connect_timeout": 5},
     }
     if url.get_driver_name() == "pymysql":  # it waits for the server's greeting without end
-        defaults[url.get_backend_name()]["read_timeout"] = 10
+        defaults[url.get_backend_name()]["read_timeout"] = 5
     return {name: value for name, value in defaults.get(url.get_backend_name(), {}).items() if name not in url.query}
 
 
