@@ -8,7 +8,7 @@ shows how well it holds.
 
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -155,10 +155,19 @@ def words(value: float | None) -> str:
     shown = f"{value:.0f}"
     if not _calibrated():
         return f"Risk {shown} of 100, not calibrated: it tells more from less, but is no share of anything."
+    seen, unseen = (_bin(default_model().measured.get(table, ()), value) for table in ("reliability_seen", "reliability"))
+    if seen is None:
+        return f"Risk {shown} of 100: likelier to fail soon than a run with a lower number; no moments like this were measured."
+    of_others = f", in kinds of runs that it had not seen {unseen['came']:.0f} %" if unseen is not None else ""
     return (
-        f"Risk {shown}: of the moments scored like this in the zoo, about {shown} % were followed by a failure before the run was "
-        f"twice as long (in a run's first {HORIZON_LEAST} steps: within {HORIZON_LEAST})."
+        f"Risk {shown}: of the zoo's moments scored {seen['low']} to {seen['high']}, {seen['came']:.0f} % were followed by a "
+        f"failure before the run was twice as long{of_others} (in a run's first {HORIZON_LEAST} steps: within {HORIZON_LEAST})."
     )
+
+
+def _bin(table: Sequence[Mapping[str, Any]], value: float) -> Mapping[str, Any] | None:
+    """Return the row of a table of reliability that a reading falls into; None where no moments did."""
+    return next((row for row in table if row["low"] <= value < row["high"] and row["moments"]), None)
 
 
 def shifted(value: float, share: float, zoo_share: float) -> float:

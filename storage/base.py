@@ -87,6 +87,23 @@ class SeriesData:
     decimated: bool = False
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Envelope:
+    """A series as consecutive stretches of points, in order of (segment, start_step): arrays of shape (n,).
+
+    ``minimum`` and ``maximum`` are over a stretch's finite values, nan where there are none; ``nonfinite`` counts the others.
+    All but these two hold integers.
+    """
+
+    key: SeriesKey
+    segment: Any
+    start_step: Any
+    end_step: Any
+    minimum: Any
+    maximum: Any
+    nonfinite: Any
+
+
 @dataclass(frozen=True, slots=True)
 class StepHistogram:
     """A histogram with the place where it was measured."""
@@ -186,8 +203,25 @@ class Store(ABC):
         """Return the points of each series, in the order given, with ``start <= step < stop``.
 
         Args:
-            max_points: decimate each series to about this many points by MinMaxLTTB over the finite values. Non-finite
-                points are always kept. None reads everything.
+            max_points: decimate each series to about this many points by MinMaxLTTB over the finite values. Extremes are
+                kept, and non-finite points: all while they are few, of long stretches of them the ends. None reads everything.
+                A long series is read by its rollups, so the cost does not follow its length.
+        """
+
+    @abstractmethod
+    def envelopes(
+        self,
+        series: Sequence[Series],
+        *,
+        start: int | None = None,
+        stop: int | None = None,
+        segment: int | None = None,
+        max_points: int = 400,
+    ) -> list[Envelope]:
+        """Return the extremes of each series, in the order given, over at least ``max_points`` stretches, or over every point.
+
+        What a heatmap of many layers reads: at most about ten times as many rows a series, however long the run. A stretch at
+        the edge may reach beyond ``start`` and ``stop``.
         """
 
     @abstractmethod

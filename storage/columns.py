@@ -38,11 +38,15 @@ class Columns:
 Reader = Callable[..., Iterator[Columns]]
 
 
-def columns(connection: Connection, numbers: Sequence[int], segment: int, first: int, last: int) -> Columns:
+def columns(
+    connection: Connection, numbers: Sequence[int], segment: int, first: int, last: int, *, most_steps: int = MOST_STEPS
+) -> Columns:
     """Return the samples of these series in one segment with ``first <= step <= last``.
 
-    There must be no more than ``MOST_STEPS`` different steps among them.
+    There must be no more than ``most_steps`` different steps among them.
     """
+    if connection.dialect.name in ("mysql", "mariadb"):
+        connection.exec_driver_sql(f"SET SESSION group_concat_max_len = {most_steps * 32}")
     read: Reader = _READERS.get(connection.dialect.name, _rows)
     chunks = [chunk for some in in_parts(numbers) for chunk in read(connection, some, segment, first, last)]
     if not chunks:
@@ -95,7 +99,6 @@ def _listed(connection: Connection, *place: Any) -> Iterator[Columns]:
 
     Only of a plain number does MariaDB write every digit here; beside text, in a CASE or a CONCAT, it cuts off the exponent.
     """
-    connection.exec_driver_sql(f"SET SESSION group_concat_max_len = {MOST_STEPS * 32}")
     found = (samples.c.step, func.coalesce(samples.c.value, 0.0), samples.c.kind)
     query = of_these_steps(samples, *place, *(func.group_concat(column) for column in found)).group_by(samples.c.series_id)
     for number, *texts in connection.execute(query):

@@ -184,7 +184,10 @@ class Database:
         record.info["patience"] = cursor.execute("PRAGMA busy_timeout").fetchone()[0] / 1000  # as the URL says, if it does
         cursor.execute("PRAGMA synchronous = NORMAL")
         cursor.execute("PRAGMA foreign_keys = ON")
-        cursor.execute("PRAGMA cache_size = -16000")
+        cursor.execute("PRAGMA cache_size = -32000")
+        # Each series has a place of its own in the file, so that a batch touches a page or two a series. Folding the log into the
+        # file at 32 MB instead of 4 writes each of these pages once for many batches.
+        cursor.execute("PRAGMA wal_autocheckpoint = 8000")
         cursor.close()
 
 

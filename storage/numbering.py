@@ -4,11 +4,14 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from sqlalchemy import Connection, select
 
 from .codec import clean
 from .database import Identity
+from .partitions import cover
 from .records import Batch, SeriesKey, derived_id
+from .rollups.buckets import Array, Tails
 from .tables import series
 from .upserts import insert_new
 
@@ -17,20 +20,27 @@ _MOST_LAYOUTS = 64
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A tuple of keys, resolved: (series number, place in the tuple) in order of numbers."""
+    """A tuple of keys, resolved. ``numbers`` are their series', rising; ``places`` where each stands in the tuple. Shape (K,)."""
 
     keys: tuple[SeriesKey, ...]
-    columns: tuple[tuple[int, int], ...]
+    numbers: Array
+    places: Array
     distinct: bool
     """Whether no two keys mean the same series."""
 
 
 class Numbers:
-    """The series numbers of one run. Steps that share a ``keys`` tuple cost one look-up for all of it."""
+    """What a writer knows of one run: its series' numbers, and how far its rollups have come.
+
+    Steps that share a ``keys`` tuple cost one look-up for all of it.
+    """
 
     def __init__(self, run_key: int, by_key: dict[SeriesKey, int]) -> None:
         self.run_key = run_key
         self.by_key = by_key
+        self.tails: dict[int, Tails] = {}
+        """By segment, what is in no rollup yet; holds as long as ``sequence`` is the run's last place in the ledger."""
+        self.sequence = -1
         self._layouts: dict[int, Layout] = {}
 
     def missing(self, batch: Batch) -> list[SeriesKey]:
@@ -44,8 +54,9 @@ class Numbers:
         """Return the layout of a tuple whose keys all have numbers."""
         found = self._layouts.get(id(keys))
         if found is None or found.keys is not keys:  # an id may come back for another tuple
-            columns = tuple(sorted((self.by_key[key], place) for place, key in enumerate(keys)))
-            found = Layout(keys, columns, len({number for number, _ in columns}) == len(columns))
+            numbers = np.fromiter((self.by_key[key] for key in keys), np.int64, len(keys))
+            places = np.argsort(numbers, kind="stable")  # of two keys of one series the later one stays the later
+            found = Layout(keys, numbers[places], places, len(np.unique(numbers)) == len(numbers))
             if len(self._layouts) >= _MOST_LAYOUTS:
                 self._layouts.clear()
             self._layouts[id(keys)] = found
@@ -79,11 +90,14 @@ class SeriesNumbers:
     def forget(self) -> None:
         """Forget everything: a write failed, and what it numbered was rolled back."""
         with self._lock:
+            for numbers in self._known.values():  # another thread may hold one of them
+                numbers.tails.clear()
             self._known = {}
 
 
-def add_series(connection: Connection, run_key: int, missing: Sequence[SeriesKey]) -> Numbers:
+def add_series(connection: Connection, known: Numbers, missing: Sequence[SeriesKey]) -> Numbers:
     """Add series in order of appearance, then read all numbers of the run: another process may have added some first."""
+    run_key = known.run_key
     rows = [
         {
             "run_key": run_key,
@@ -98,8 +112,11 @@ def add_series(connection: Connection, run_key: int, missing: Sequence[SeriesKey
     connection.execute(insert_new(connection.dialect.name, series, "digest"), rows)
     query = select(series.c.id, series.c.signal, series.c.module, series.c.head, series.c.rank).where(series.c.run_key == run_key)
     numbers = {SeriesKey(row.signal, row.module, row.head, row.rank): row.id for row in connection.execute(query)}
+    cover(connection, max(numbers.values()))
     # A name that had to be cleaned is stored under its clean form and looked up under the form it came in.
-    return Numbers(run_key, numbers | {key: numbers[_clean(key)] for key in missing})
+    found = Numbers(run_key, numbers | {key: numbers[_clean(key)] for key in missing})
+    found.tails, found.sequence = known.tails, known.sequence
+    return found
 
 
 def _clean(key: SeriesKey) -> SeriesKey:

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Select, Table, bindparam, func, select
 
 from .base import SeriesData, StepHistogram
 from .codec import NON_FINITE, clean, unpack
-from .decimation import evenly, kept
+from .decimation import evenly
 from .records import Change, Changes, Series, SeriesKey
 from .runs import key_of
 from .tables import batches, histograms, samples, series, steps
@@ -62,22 +62,11 @@ def point_array(
 
 
 def points(
-    connection: Connection,
-    wanted: Series,
-    *,
-    start: int | None = None,
-    stop: int | None = None,
-    segment: int | None = None,
-    max_points: int | None = None,
+    connection: Connection, wanted: Series, *, start: int | None = None, stop: int | None = None, segment: int | None = None
 ) -> SeriesData:
-    """Return the points of one series, decimated to about ``max_points``."""
+    """Return all points of one series."""
     found = point_array(connection, wanted.id, start=start, stop=stop, segment=segment)
-    total = len(found)
-    if max_points is not None:
-        found = found[kept(found["segment"], found["step"], found["value"], max_points)]
-    return SeriesData(
-        wanted.key, found["segment"].tolist(), found["step"].tolist(), found["value"].tolist(), decimated=len(found) < total
-    )
+    return SeriesData(wanted.key, found["segment"].tolist(), found["step"].tolist(), found["value"].tolist())
 
 
 def changes(connection: Connection, run_id: str, after: int) -> Changes:

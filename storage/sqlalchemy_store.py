@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from . import alerting, history, leasing, numbering, outboxes, reading, runs, schema, silencing, writing
-from .base import LeaseHeldError, SeriesData, StepHistogram, Store, StoreError
+from . import alerting, charting, history, leasing, numbering, outboxes, reading, runs, schema, silencing, writing
+from .base import Envelope, InvalidRecordError, LeaseHeldError, SeriesData, StepHistogram, Store
 from .database import Database
 from .records import (
     Alert,
@@ -93,11 +93,17 @@ class SQLAlchemyStore(Store):
     @override
     def write(self, batch: Batch) -> None:
         try:
+            self._write(batch)
+        except InvalidRecordError:
+            self._write(batch, careful=True)
+
+    def _write(self, batch: Batch, *, careful: bool = False) -> None:
+        try:
             with self._database.write() as connection:
                 identity = connection.info.get("identity")
                 known = self._numbers.known(batch.run_id, identity)
-                numbers = writing.write_batch(connection, batch, known)
-        except StoreError:
+                numbers = writing.write_batch(connection, batch, known, careful=careful)
+        except BaseException:
             self._numbers.forget()
             raise
         if numbers is not None and numbers is not known:
@@ -119,9 +125,24 @@ class SQLAlchemyStore(Store):
         max_points: int | None = None,
     ) -> list[SeriesData]:
         with self._database.read() as connection:
-            return [
-                reading.points(connection, item, start=start, stop=stop, segment=segment, max_points=max_points) for item in series
-            ]
+            if max_points is None:
+                return [reading.points(connection, item, start=start, stop=stop, segment=segment) for item in series]
+            options = {"start": start, "stop": stop, "segment": segment}
+            return list(charting.decimated(connection, series, **options, max_points=max_points))
+
+    @override
+    def envelopes(
+        self,
+        series: Sequence[Series],
+        *,
+        start: int | None = None,
+        stop: int | None = None,
+        segment: int | None = None,
+        max_points: int = 400,
+    ) -> list[Envelope]:
+        with self._database.read() as connection:
+            options = {"start": start, "stop": stop, "segment": segment}
+            return list(charting.envelopes(connection, series, **options, max_points=max_points))
 
     @override
     def changes(self, run_id: str, after: int = 0) -> Changes:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from foreshock.analyzer import risk, risk_course
 from foreshock.analyzer.failing import MET, OVER, WELL, Failing
-from foreshock.analyzer.risk import HIGHEST, RiskError, RiskModel, horizon, shifted, words
+from foreshock.analyzer.risk import HIGHEST, RiskError, RiskModel, default_model, horizon, shifted, words
 from foreshock.analyzer.risk_course import RiskCourse
 from foreshock.analyzer.rules import RuleSet
 from foreshock.storage.records import Severity
@@ -44,13 +44,19 @@ def course(turns: list[tuple[int, str, str, bool]], steps: int, losses: dict[int
 # -- what a reading says -----------------------------------------------------------------------------------------------
 
 
-def test_words_state_the_horizon_wherever_they_name_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(risk, "default_model", lambda: MODEL)
-    assert "Risk 78: of the moments scored like this in the zoo, about 78 %" in words(78.2)
+def test_words_tell_what_was_counted_and_state_the_horizon_wherever_they_name_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    (seen,) = (row for row in default_model().measured["reliability_seen"] if row["low"] <= 78.2 < row["high"])
+    (unseen,) = (row for row in default_model().measured["reliability"] if row["low"] <= 78.2 < row["high"])
+    assert f"Risk 78: of the zoo's moments scored 60 to 80, {seen['came']:.0f} % were followed" in words(78.2)
+    assert f"in kinds of runs that it had not seen {unseen['came']:.0f} %" in words(78.2)
+    assert words(60.0).startswith("Risk 60: of the zoo's moments scored 60 to 80")
     assert "before the run was twice as long" in words(78.2)
     assert "within 100" in words(3.0)
     assert words(100.0) == "Risk 100: the loss is not finite any more. The run has failed."
     assert words(None) == words(math.nan) == "Risk n/a: nothing has been measured yet."
+    monkeypatch.setattr(risk, "default_model", lambda: MODEL)
+    assert "no moments like this were measured" in words(78.2)
+    assert "%" not in words(78.2)
 
 
 def test_words_claim_nothing_of_a_model_that_was_not_fitted(monkeypatch: pytest.MonkeyPatch) -> None:

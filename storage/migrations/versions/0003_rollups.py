@@ -1,7 +1,7 @@
 """Rollups, built from the samples that are there; on PostgreSQL ``samples`` becomes partitioned.
 
-Revision: 0003. On PostgreSQL the old table turns into the first partition, without a copy. Partitions are made by a function that runs
-with its owner's rights, so that a writer needs none but to insert.
+Revision: 0003. On PostgreSQL the old table turns into the first partition, without a copy. Partitions are made by a function that
+runs with its owner's rights, so that a writer needs none but to insert.
 """
 
 from collections.abc import Iterator
@@ -27,10 +27,12 @@ WHOLE = 10  # points in a bucket of level 1, buckets of one level in one of the 
 ROWS = 1000  # of an INSERT
 
 COVER = """
-CREATE FUNCTION foreshock_cover_series(series bigint) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp AS $$
+CREATE FUNCTION foreshock_cover_series(series bigint) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp AS $$
 DECLARE
     past bigint;
     until bigint := (series / {span} + 1) * {span};
+    part text;
 BEGIN
     SELECT coalesce(max(split_part(relname, '_', 3)::bigint), 0) INTO past
         FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid WHERE inhparent = 'samples'::regclass;
@@ -39,8 +41,9 @@ BEGIN
     SELECT coalesce(max(split_part(relname, '_', 3)::bigint), 0) INTO past
         FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid WHERE inhparent = 'samples'::regclass;
     IF series < past THEN RETURN; END IF;
-    EXECUTE format('CREATE TABLE %I (LIKE samples INCLUDING ALL)', 'samples_' || past || '_' || until);
-    EXECUTE format('ALTER TABLE samples ATTACH PARTITION %I FOR VALUES FROM (%s) TO (%s)', 'samples_' || past || '_' || until, past, until);
+    part := 'samples_' || past || '_' || until;
+    EXECUTE format('CREATE TABLE %I (LIKE samples INCLUDING ALL)', part);
+    EXECUTE format('ALTER TABLE samples ATTACH PARTITION %I FOR VALUES FROM (%s) TO (%s)', part, past, until);
 END $$
 """
 
