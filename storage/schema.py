@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, MetaData, Table, inspect, select, text
 
-from .base import StoreConfigurationError
+from .base import StoreConfigurationError, StoreError
 from .database import LOCK_WAIT, Database
 from .records import Run, new_id
 from .runs import create as create_run
@@ -60,6 +60,18 @@ def prepare(database: Database, *, create: bool) -> None:
         )
     if database.path is not None:
         _write_ahead(database)
+    try:
+        _upgrade(database)
+    except StoreError as error:
+        if found is None:
+            raise
+        raise type(error)(
+            f"{database.address} was written by an older foreshock (schema {found}; this one needs {HEAD}) and cannot be brought "
+            f"up to date from here: {error} Mend it with: foreshock db upgrade, as somebody who may change the tables"
+        ) from error
+
+
+def _upgrade(database: Database) -> None:
     with database.write() as connection, _in_turn(connection):
         if revision(connection) != HEAD:
             from alembic import command
