@@ -54,14 +54,14 @@ class Settings(BaseSettings):
 
     store: str = Field(default="sqlite:///foreshock.db", min_length=1)
     """SQLAlchemy URL of the store."""
+    project: str = ""
+    """Project that new runs belong to."""
     spool: str = "."
     """Folder that takes what the store cannot take while it is away (docs/durability.md); empty or ``off``: none."""
     spool_limit: ByteSize = Field(default=ByteSize(2**30), ge=64 * 1024)
     """At most how large a run's spool may grow: bytes, or ``500MB``, ``2GiB``."""
     read_store: str = ""
     """URL of a read replica of a server's store, which the dashboard reads samples from."""
-    project: str = ""
-    """Project that new runs belong to."""
     probes: Annotated[str | tuple[str, ...], NoDecode, BeforeValidator(_preset_or_names)] = "default"
     """Preset of probes, or their names."""
     every: int | None = Field(default=None, ge=1)

@@ -6,6 +6,7 @@ compared with the one the connection was opened on, before and after: writing in
 """
 
 import contextlib
+import logging
 import os
 import random
 import socket
@@ -32,6 +33,10 @@ LOCK_WAIT = 20.0
 _LOOK = 0.01  # seconds between looks at a lock that another process has, at most and at first
 _PAUSE = 0.0005  # seconds between two writing transactions of one connection, in which another process finds the lock free
 
+_QUIET = "foreshock"
+# What the pool logs of connections that died comes as an exception as well, where it is told in our words.
+logging.getLogger(f"{QueuePool.__module__}.{QueuePool.__name__}.{_QUIET}").setLevel(logging.CRITICAL)
+
 Identity = tuple[int, int]
 
 _abandoned: list[Engine] = []  # engines of forked children: kept, so that nothing closes what belongs to the parent
@@ -57,7 +62,7 @@ class Database:
         self._lock: AbstractContextManager[Any] = contextlib.nullcontext()
         if url.get_backend_name() != "sqlite":
             url, options = server_options(url, role)
-            self.engine = create_engine(url, **options)
+            self.engine = create_engine(url, **options, pool_logging_name=_QUIET)
             if read_timeout is not None:
                 bound_reads(self.engine, read_timeout)
         else:

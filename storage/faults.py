@@ -19,7 +19,7 @@ _SQLITE_REASONS = {
     "SQLITE_READONLY": "it is read-only",
     "SQLITE_FULL": "the disk is full",
     "SQLITE_IOERR": "the disk reports an error",
-    "SQLITE_CANTOPEN": "the file cannot be opened",
+    "SQLITE_CANTOPEN": "the file cannot be opened; its folder is gone, or read-only",
 }
 # What servers say while connecting when only the user can mend it (they give no code at that point, MySQL apart).
 _REFUSALS = (

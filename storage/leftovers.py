@@ -38,7 +38,7 @@ class Drained:
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """A spool as it lies in a folder. ``about`` is None unless its state is ``left``; ``why`` says what keeps it from being read."""
+    """A spool as it lies in a folder. ``about`` is None unless its state is ``left``; ``why`` says what keeps it closed."""
 
     path: Path
     state: Literal["left", "in use", "unreadable"]

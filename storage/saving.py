@@ -233,7 +233,7 @@ class Saver:
         self._ok = self._prepared = False
         self._delay = min(max(_FIRST_DELAY, 2 * self._delay), _LONGEST_DELAY)
         self._next_attempt = time.monotonic() + self._delay
-        if self._away_since is None:
+        if self._away_since is None and not self.stopping:
             self._away_since = time.time()
             self._lost_before_outage = self._backlog.points_lost
             place = self._backlog.place

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, MetaData, Table, inspect, select, text
 
-from .base import ReadOnlyStoreError, StoreConfigurationError
+from .base import ReadOnlyStoreError, StoreConfigurationError, StoreError
 from .database import LOCK_WAIT, Database
 from .records import Run, new_id
 from .runs import create as create_run
@@ -61,18 +61,24 @@ def prepare(database: Database, *, create: bool) -> None:
     if database.path is not None:
         _write_ahead(database)
     try:
-        with database.write() as connection, _in_turn(connection):
-            if revision(connection) != HEAD:
-                from alembic import command
-
-                command.upgrade(migrations(connection), HEAD)
-    except ReadOnlyStoreError as error:
-        reason = str(getattr(error.__cause__, "orig", error)).splitlines()[0]
-        has = f"has schema {found}, this foreshock needs {HEAD}" if found else "holds no foreshock store yet"
-        raise StoreConfigurationError(
-            f"{database.address} {has}, and this role may not make or change tables ({reason}). "
-            "Mend it with: foreshock db upgrade --store URL, with the URL of the role that owns the schema"
+        _upgrade(database)
+    except StoreError as error:
+        if found is None and not isinstance(error, ReadOnlyStoreError):
+            raise
+        was = f"was written by an older foreshock (schema {found}; this one needs {HEAD})" if found else "holds no foreshock store yet"
+        kind = StoreConfigurationError if isinstance(error, ReadOnlyStoreError) else type(error)
+        raise kind(
+            f"{database.address} {was}, and the tables cannot be made or changed from here: {error} "
+            "Mend it with: foreshock db upgrade --store URL, as a role that may not only write rows but owns the schema"
         ) from error
+
+
+def _upgrade(database: Database) -> None:
+    with database.write() as connection, _in_turn(connection):
+        if revision(connection) != HEAD:
+            from alembic import command
+
+            command.upgrade(migrations(connection), HEAD)
 
 
 def _refuse_newer(found: str | None, address: str) -> None:

@@ -346,6 +346,14 @@ def test_a_schema_newer_than_this_program_is_refused(tmp_path: Path, file_store:
         open_store(tmp_path / "runs.db")
 
 
+def test_an_old_schema_that_one_may_not_upgrade_says_who_can(tmp_path: Path) -> None:
+    shutil.copy(ASSETS / "revision_0001.sqlite", tmp_path / "old.db")
+    with contextlib.closing(sqlite3.connect(tmp_path / "old.db")) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")  # so that it can be read without writing beside it
+    with pytest.raises(StoreUnavailableError, match=r"older foreshock \(schema 0001; .*read-only.*foreshock db upgrade"):
+        open_store(f"sqlite:///{tmp_path / 'old.db'}?mode=ro", create=False)
+
+
 def test_a_dropped_table_is_a_clear_message(tmp_path: Path, file_store: Store, new_run: Callable[..., Run]) -> None:
     run = new_run()
     file_store.create_run(run)
