@@ -17,7 +17,7 @@ else is raised but what a method names.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -232,6 +232,14 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def add_series(self, run_id: str, keys: Sequence[SeriesKey]) -> None:
+        """Add series in this order, before there are samples of them; those already there keep their place.
+
+        Raises:
+            UnknownRunError: no such run.
+        """
+
+    @abstractmethod
     def series(self, run_id: str, *, signal: str | None = None, module: str | None = None) -> list[Series]:
         """Return the run's series in order of first appearance, narrowed to a signal and module (both exact)."""
 
@@ -299,8 +307,12 @@ class Store(ABC):
         """Return the histograms of a module in order; with ``limit`` at most that many, evenly spread, first and last kept."""
 
     @abstractmethod
-    def batches(self, run_id: str, *, steps_per_batch: int = 1000) -> Iterator[Batch]:
-        """Yield the run's whole history in order of (segment, step), for replay. Batch ids are derived, not the original ones."""
+    def batches(self, run_id: str, *, steps_per_batch: int = 1000, keys: Container[SeriesKey] | None = None) -> Iterator[Batch]:
+        """Yield the run's whole history in order of (segment, step), for replay. Batch ids are derived, not the original ones.
+
+        Args:
+            keys: read these series only; every step is there all the same. None reads all.
+        """
 
     @abstractmethod
     def frame(self, run: Run | str, signal: str | None = None, module: str | None = None) -> "pd.DataFrame":
@@ -454,6 +466,12 @@ class Store(ABC):
 
         Raises:
             StoreConfigurationError, StoreUnavailableError: with the reason; ReadOnlyStoreError where it can only be read.
+        """
+
+    def interrupt(self) -> None:  # noqa: B027 - not every store has anything to break off
+        """Break off what other threads wait for, on a server that does not answer: their calls raise StoreUnavailableError.
+
+        Nothing here waits. A store whose calls all end by themselves, such as a file, need not do anything.
         """
 
     @abstractmethod

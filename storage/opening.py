@@ -8,8 +8,9 @@ from sqlalchemy import URL, exc, make_url
 
 from . import schema
 from .base import Store, StoreConfigurationError, StoreError
-from .database import Database, sqlite_path
+from .database import Database, printable, sqlite_path
 from .replica import Replica
+from .spool import SpoolPlace
 from .sqlalchemy_store import SQLAlchemyStore
 from .upserts import unsupported
 
@@ -77,6 +78,23 @@ def _replica(primary: Database, given: str, role: str, read_timeout: float | Non
             f"{_printable(given)!r} cannot be the read replica of {primary.address}: it must be the same kind of server."
         )
     return Replica(primary, _connect(url, given, role, read_timeout))
+
+
+def spool_place(folder: str, limit: int, store: Store | str) -> SpoolPlace | None:
+    """Return where a run may spool that is meant for this store; None where spooling is off or the store does not outlive us.
+
+    Args:
+        folder: as the setting ``spool`` says; relative to the current folder, of now.
+        store: the store, or its address.
+
+    Raises:
+        StoreConfigurationError: there cannot be such a store.
+    """
+    address = store.url if isinstance(store, Store) else printable(_url(store))
+    in_memory = address.startswith("sqlite") and sqlite_path(make_url(address)) is None
+    if folder in ("", "off") or in_memory:
+        return None
+    return SpoolPlace(Path(os.path.abspath(Path(folder).expanduser())), limit, address)
 
 
 def _url(given: str) -> URL:

@@ -2,7 +2,7 @@
 
 A pool of five connections (ten more for a moment) is what a dashboard uses; a training process uses one or two. Each is asked for
 a sign of life before it is used and replaced after half an hour, because firewalls and servers drop what is idle. On PostgreSQL a
-dead peer is noticed within a minute by TCP keepalives, and ``pg_stat_activity`` shows who is there: ``foreshock ROLE``.
+dead peer is noticed within half a minute by TCP keepalives, and ``pg_stat_activity`` shows who is there: ``foreshock ROLE``.
 """
 
 from typing import Any
@@ -26,8 +26,8 @@ _POOL: dict[str, Any] = {
 _POSTGRES: dict[str, Any] = {
     "connect_timeout": CONNECT_TIMEOUT,
     "keepalives": 1,
-    "keepalives_idle": 30,
-    "keepalives_interval": 10,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
@@ -44,7 +44,10 @@ def server_options(url: URL, role: str) -> tuple[URL, dict[str, Any]]:
         StoreConfigurationError: ``prepare_threshold`` is neither a number nor ``none``.
     """
     if url.get_backend_name() != "postgresql":
-        return url, {**_POOL, "connect_args": _missing(url, {"connect_timeout": CONNECT_TIMEOUT})}
+        arguments = {"connect_timeout": CONNECT_TIMEOUT}
+        if url.get_driver_name() == "pymysql":  # it waits for the server's greeting without end; lifted once connected
+            arguments["read_timeout"] = 2 * CONNECT_TIMEOUT
+        return url, {**_POOL, "connect_args": _missing(url, arguments)}
     arguments = _missing(url, {**_POSTGRES, "application_name": f"foreshock {role}".strip()})
     if _PREPARE in url.query:
         arguments[_PREPARE] = _threshold(url.query[_PREPARE])

@@ -1,7 +1,7 @@
 """The Store over SQLAlchemy Core: SQLite (file and memory), PostgreSQL, MySQL and MariaDB."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Connection
@@ -132,6 +132,13 @@ class SQLAlchemyStore(Store):
             self._numbers.remember(batch.run_id, identity, numbers)
 
     @override
+    def add_series(self, run_id: str, keys: Sequence[SeriesKey]) -> None:
+        with self._database.write() as connection:
+            run_key = runs.key_of(connection, run_id)
+            if keys:
+                numbering.add_series(connection, numbering.Numbers(run_key, {}), keys)
+
+    @override
     def series(self, run_id: str, *, signal: str | None = None, module: str | None = None) -> list[Series]:
         return self._ask(lambda connection: reading.series_of(connection, run_id, signal=signal, module=module))
 
@@ -187,9 +194,9 @@ class SQLAlchemyStore(Store):
         return self._ask(lambda connection: reading.histograms_of(connection, run_id, signal, module, **place))
 
     @override
-    def batches(self, run_id: str, *, steps_per_batch: int = 1000) -> Iterator[Batch]:
+    def batches(self, run_id: str, *, steps_per_batch: int = 1000, keys: Container[SeriesKey] | None = None) -> Iterator[Batch]:
         database = self._replica.database() if self._replica is not None else self._database
-        return history.replay(database, run_id, steps_per_batch)
+        return history.replay(database, run_id, steps_per_batch, keys)
 
     @override
     def frame(self, run: Run | str, signal: str | None = None, module: str | None = None) -> "pd.DataFrame":
@@ -336,6 +343,10 @@ class SQLAlchemyStore(Store):
     @override
     def check(self, *, write: bool = True) -> None:
         schema.check(self._database, write=write)
+
+    @override
+    def interrupt(self) -> None:
+        self._database.interrupt()
 
     @override
     def close(self) -> None:
