@@ -138,7 +138,7 @@ def unknown(connection: Connection, reference: str) -> UnknownRunError:
 
 
 def _run(row: Row[Any]) -> Run:
-    _, run_id, name, project, status, created_at, heartbeat_at, ended_at, last_step, tags, meta = row
+    _, run_id, name, project, status, created_at, heartbeat_at, ended_at, last_step, tags, meta = tuple(row)
     return Run(
         id=run_id,
         name=name,

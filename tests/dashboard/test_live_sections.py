@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import math
+import queue
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +13,12 @@ from typing import Any
 
 import dash
 import pytest
-from foreshock.dashboard import decisions, factory, live
+from foreshock.dashboard import decisions, factory, live, paths
+from foreshock.dashboard.desk import NewsDesk
 from foreshock.dashboard.live import Section, Sender, Showings, Updates
 from foreshock.dashboard.pace import Pace
-from foreshock.storage.base import Store
+from foreshock.dashboard.source import StoreSource
+from foreshock.storage.base import Listener, News, Store
 from foreshock.storage.records import (
     AlertState,
     Batch,
@@ -300,6 +303,80 @@ def test_overview_sorts_both_ways(column: str, store: Store, simulated: ModuleTy
         assert sorted(names) == ["a", "b", "c"]
         expected = orders[column][::-1] if descending else orders[column]
         assert all(wanted in ("?", name) for wanted, name in zip(expected, names, strict=True)), names
+
+
+def test_a_long_list_comes_page_by_page(store: Store, simulated: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [simulated.begin_run(store, f"r{number}", at=1000.0 + number) for number in range(8)]
+    for run in runs:
+        simulated.write_steps(store, run.id, simulated.Simulation(failing=False), 0, 10)
+    monkeypatch.setattr("foreshock.dashboard.sections.overview.PAGE", 3)
+    pictured: list[list[str]] = []
+    sparklines = store.sparklines
+    monkeypatch.setattr(store, "sparklines", lambda ids, *key: pictured.append(list(ids)) or sparklines(ids, *key))
+
+    def names(page: int) -> tuple[list[str], str]:
+        table = factory.overview(store, ("name", True, page))
+        said = table.paint()["runs"]["children"]
+        nav = said[-1]
+        return [store.run(run_id).name for run_id in table.shown], " ".join(str(part.children) for part in nav.children)
+
+    assert names(1) == (["r7", "r6", "r5"], "← Previous 1–3 of 8 runs Next →")
+    assert names(3) == (["r1", "r0"], "← Previous 7–8 of 8 runs Next →")
+    assert names(99)[0] == ["r1", "r0"]
+    assert [len(ids) for ids in pictured] == [3, 2, 2], "a course is read of what is shown"
+    order = paths.order_of("?sort=name&order=desc&page=3")
+    assert order == ("name", True, 3)
+    assert paths.order_of("?" + paths.runs_path(order).partition("?")[2]) == order
+    assert paths.order_of("?page=x") == ("", False, 1)
+
+
+@pytest.mark.parametrize("name", ["overview", "head"])
+def test_time_passes_without_asking_the_store(
+    name: str, store: Store, simulated: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = simulated.begin_run(store, "quiet")
+    section = factory.overview(store, ("", False, 1)) if name == "overview" else make(store, run.id, name)
+    section.paint()
+    store.close()
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 95.0)
+    assert "1 min ago" in str(section.tick())
+
+
+def test_one_listener_wakes_those_whose_run_was_written_to(store: Store, simulated: ModuleType) -> None:
+    listeners: list[Listener] = []
+
+    class Told(Listener):
+        def __init__(self) -> None:
+            listeners.append(self)
+            self.told: queue.Queue[News] = queue.Queue()
+
+        def wait(self, timeout: float) -> News:
+            try:
+                return self.told.get(timeout=timeout)
+            except queue.Empty:
+                return News()
+
+        def close(self) -> None:
+            self.told.put(News())
+
+    source = StoreSource(store)
+    store.listen = Told  # type: ignore[method-assign]
+
+    async def play() -> None:
+        desk = NewsDesk(source)
+        with desk.subscribed("a") as first, desk.subscribed("b") as second, desk.subscribed("") as whole:
+            for subscription in (first, second, whole):
+                assert await subscription.wait(20.0), "what was written before there was a listener"
+                subscription.clear()
+            listeners[0].told.put(News(frozenset({"b"})))  # type: ignore[attr-defined]
+            assert await second.wait(20.0)
+            assert await whole.wait(20.0)
+            assert not await first.wait(0.05)
+        desk.close()
+
+    asyncio.run(play())
+    assert len(listeners) == 1
 
 
 def test_a_property_is_sent_once(monkeypatch: pytest.MonkeyPatch) -> None:
