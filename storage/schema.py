@@ -65,7 +65,11 @@ def prepare(database: Database, *, create: bool) -> None:
     except StoreError as error:
         if found is None and not isinstance(error, ReadOnlyStoreError):
             raise
-        was = f"was written by an older foreshock (schema {found}; this one needs {HEAD})" if found else "holds no foreshock store yet"
+        was = (
+            f"was written by an older foreshock (schema {found}; this one needs {HEAD})"
+            if found
+            else "holds no foreshock store yet"
+        )
         kind = StoreConfigurationError if isinstance(error, ReadOnlyStoreError) else type(error)
         raise kind(
             f"{database.address} {was}, and the tables cannot be made or changed from here: {error} "
