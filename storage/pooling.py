@@ -44,7 +44,7 @@ def server_options(url: URL, role: str) -> tuple[URL, dict[str, Any]]:
         StoreConfigurationError: ``prepare_threshold`` is neither a number nor ``none``.
     """
     if url.get_backend_name() != "postgresql":
-        arguments = {"connect_timeout": CONNECT_TIMEOUT}
+        arguments: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT}
         if url.get_driver_name() == "pymysql":  # it waits for the server's greeting without end; lifted once connected
             arguments["read_timeout"] = 2 * CONNECT_TIMEOUT
         return url, {**_POOL, "connect_args": _missing(url, arguments)}
