@@ -160,8 +160,8 @@ def words(value: float | None) -> str:
         return f"Risk {shown} of 100: likelier to fail soon than a run with a lower number; no moments like this were measured."
     of_others = f", in kinds of runs that it had not seen {unseen['came']:.0f} %" if unseen is not None else ""
     return (
-        f"Risk {shown}: of the zoo's moments scored {seen['low']} to {seen['high']}, {seen['came']:.0f} % were followed by a failure before "
-        f"the run was twice as long{of_others} (in a run's first {HORIZON_LEAST} steps: within {HORIZON_LEAST})."
+        f"Risk {shown}: of the zoo's moments scored {seen['low']} to {seen['high']}, {seen['came']:.0f} % were followed by a "
+        f"failure before the run was twice as long{of_others} (in a run's first {HORIZON_LEAST} steps: within {HORIZON_LEAST})."
     )
 
 
