@@ -60,6 +60,8 @@ class Settings(BaseSettings):
     """Folder that takes what the store cannot take while it is away (docs/durability.md); empty or ``off``: none."""
     spool_limit: ByteSize = Field(default=ByteSize(2**30), ge=64 * 1024)
     """At most how large a run's spool may grow: bytes, or ``500MB``, ``2GiB``."""
+    read_store: str = ""
+    """URL of a read replica of a server's store, which the dashboard reads samples from."""
     probes: Annotated[str | tuple[str, ...], NoDecode, BeforeValidator(_preset_or_names)] = "default"
     """Preset of probes, or their names."""
     every: int | None = Field(default=None, ge=1)
@@ -75,6 +77,8 @@ class Settings(BaseSettings):
     """Apprise URLs that alerts are sent to."""
     interventions: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = ()
     """Names of what may be done to a run (docs/interventions.md)."""
+    mirror: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = ()
+    """Trackers that are told live what the store is given (docs/exporting.md)."""
     disable: bool = False
     """Make ``watch()`` do nothing."""
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = "WARNING"

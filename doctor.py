@@ -217,12 +217,14 @@ def _file_of(url: str) -> Path | None:
 
 
 def _store_lines(store: "Store") -> Iterator[Check]:
-    from .storage import StoreError
+    from .storage import ReadOnlyStoreError, StoreError
     from .storage.schema import HEAD
 
     listed = store.runs(limit=LATEST_RUNS)
     try:
         store.check()
+    except ReadOnlyStoreError as error:
+        yield Check("warn", "store", str(error), "nothing, if this host only shows the page")
     except StoreError as error:
         yield Check("problem", "store", f"can be read, not written: {error}", "make file and folder writable, or free the disk")
     else:

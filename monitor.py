@@ -22,6 +22,7 @@ from .probes.taps.attention import AttentionObserver
 from .storage import Store
 from .storage.records import Alert, Batch, Event, Run, RunStatus, Segment, new_id
 from .storage.spool import SpoolPlace
+from .storage.transfer.mirrors.registry import Mirrors
 from .storage.writer import Writer
 
 log = logging.getLogger("foreshock")
@@ -53,6 +54,7 @@ class Monitor:
         on_alert: Callable[[Alert], object] | None,
         ladder: Ladder,
         training: Training,
+        mirrors: Mirrors,
     ) -> None:
         self.run = run
         """The run as it was created: ``run.id`` is what the commands take."""
@@ -70,12 +72,13 @@ class Monitor:
         self._ending = Ending()
         self._judged = segment.segment, segment.start_step - 1
         self._owns_store = owns_store
+        self._mirrors = mirrors
         self._writer = Writer(
             store if store is not None else reopen,
             run,
             segment,
             analyze=self._analyze,
-            complete=self._analysis.completed,
+            complete=mirrors.after(self._analysis.completed),
             notifications=self._analysis.notifications,
             channels=channels,
             flush_interval=_FLUSH_ACTING if ladder else _FLUSH,
@@ -231,6 +234,7 @@ class Monitor:
             self._ladder.close()
         finally:
             self._writer.close(timeout=10.0, status=status)
+            self._mirrors.close()
             self._analysis.close()
             if self._owns_store and self._writer.store is not None:
                 self._writer.store.close()
@@ -265,6 +269,7 @@ class Monitor:
 
     def _analyze(self, batch: Batch) -> Sequence[Alert]:
         changed = self._analysis.feed(batch)
+        self._mirrors.hear(changed)
         self._judged = batch.segment, batch.steps[-1].step
         if self._acting:
             self._ladder.on_records(batch.steps)

@@ -25,6 +25,7 @@ from sqlalchemy.pool import QueuePool, StaticPool
 
 from .base import StoreUnavailableError
 from .faults import translated
+from .pooling import bound_reads, server_options
 
 LOCK_WAIT = 20.0
 """Seconds a connection waits for another process's lock (SQLite) before the store counts as unavailable."""
@@ -46,21 +47,24 @@ class Database:
 
     Args:
         url: where; a SQLite path must be absolute, its file need not exist yet (``create_file`` makes it).
+        role: what this process is to a server's store, for those who watch the server.
+        read_timeout: seconds that a reading statement may take on a server; None: any.
 
     Raises:
         ModuleNotFoundError, sqlalchemy.exc.ArgumentError: the driver is missing, the URL is wrong (see ``opening``).
     """
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, *, role: str = "", read_timeout: float | None = None) -> None:
         self.address = printable(url)
         self.path = sqlite_path(url)
         self._pid = os.getpid()
         self._closed = ""
         self._lock: AbstractContextManager[Any] = contextlib.nullcontext()
         if url.get_backend_name() != "sqlite":
-            self.engine = create_engine(
-                url, pool_pre_ping=True, isolation_level="READ COMMITTED", connect_args=_connect_args(url), pool_logging_name=_QUIET
-            )
+            url, options = server_options(url, role)
+            self.engine = create_engine(url, **options, pool_logging_name=_QUIET)
+            if read_timeout is not None:
+                bound_reads(self.engine, read_timeout)
         else:
             if self.path is None:
                 # One connection shared by all threads, so one transaction at a time.
@@ -99,7 +103,7 @@ class Database:
             StoreUnavailableError, StoreConfigurationError, InvalidRecordError: as ``base`` says.
         """
         self._refuse()
-        with self._lock, translated(self.address):
+        with self._lock, translated(self.address, writing=True):
             with self._watched(self._writing) as connection:
                 yield connection
                 identity = connection.info.get("identity")
@@ -260,22 +264,8 @@ def _existing_only(url: URL, path: Path) -> URL:
 
 
 def _connect_args(url: URL) -> dict[str, Any]:
-    defaults: dict[str, dict[str, Any]] = {
-        "sqlite": {"timeout": LOCK_WAIT, "check_same_thread": False},
-        # A peer that is gone is noticed within half a minute; one that is there and does not answer: see ``Database.interrupt``.
-        "postgresql": {
-            "connect_timeout": 5,
-            "keepalives_idle": 15,
-            "keepalives_interval": 5,
-            "keepalives_count": 3,
-            "tcp_user_timeout": 30_000,
-        },
-        "mysql": {"connect_timeout": 5},
-        "mariadb": {"connect_timeout": 5},
-    }
-    if url.get_driver_name() == "pymysql":  # it waits for the server's greeting without end
-        defaults[url.get_backend_name()]["read_timeout"] = 5
-    return {name: value for name, value in defaults.get(url.get_backend_name(), {}).items() if name not in url.query}
+    defaults: dict[str, Any] = {"timeout": LOCK_WAIT, "check_same_thread": False}
+    return {name: value for name, value in defaults.items() if name not in url.query}
 
 
 def printable(url: URL) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, MetaData, Table, inspect, select, text
 
-from .base import StoreConfigurationError, StoreError
+from .base import ReadOnlyStoreError, StoreConfigurationError, StoreError
 from .database import LOCK_WAIT, Database
 from .records import Run, new_id
 from .runs import create as create_run
@@ -63,11 +63,13 @@ def prepare(database: Database, *, create: bool) -> None:
     try:
         _upgrade(database)
     except StoreError as error:
-        if found is None:
+        if found is None and not isinstance(error, ReadOnlyStoreError):
             raise
-        raise type(error)(
-            f"{database.address} was written by an older foreshock (schema {found}; this one needs {HEAD}) and cannot be brought "
-            f"up to date from here: {error} Mend it with: foreshock db upgrade, as somebody who may change the tables"
+        was = f"was written by an older foreshock (schema {found}; this one needs {HEAD})" if found else "holds no foreshock store yet"
+        kind = StoreConfigurationError if isinstance(error, ReadOnlyStoreError) else type(error)
+        raise kind(
+            f"{database.address} {was}, and the tables cannot be made or changed from here: {error} "
+            "Mend it with: foreshock db upgrade --store URL, as a role that may not only write rows but owns the schema"
         ) from error
 
 
@@ -87,8 +89,8 @@ def _refuse_newer(found: str | None, address: str) -> None:
         )
 
 
-def check(database: Database) -> None:
-    """Prove that the schema is ours and that a row can be written; the row is rolled back.
+def check(database: Database, *, write: bool = True) -> None:
+    """Prove that the schema is ours and, unless told not to, that a row can be written; the row is rolled back.
 
     Raises:
         StoreConfigurationError, StoreUnavailableError: with the reason.
@@ -99,6 +101,8 @@ def check(database: Database) -> None:
         raise StoreConfigurationError(
             f"{database.address} has schema {found}, this foreshock writes {HEAD}. Mend it with: foreshock db upgrade"
         )
+    if not write:
+        return
     with contextlib.suppress(_Undo), database.write() as connection:
         create_run(connection, Run(new_id(), ""))
         raise _Undo
