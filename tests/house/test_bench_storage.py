@@ -89,7 +89,9 @@ def test_whoever_is_slow_stops_early_and_its_rate_is_of_what_it_did() -> None:
 
 
 def test_a_tracker_that_is_not_installed_is_told_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ingest_contest, "told", lambda command, told=ingest_contest.told: {} if len(command) == 3 else told(command))
+    monkeypatch.setattr(
+        ingest_contest, "told", lambda command, told=ingest_contest.told: {} if len(command) == 3 else told(command)
+    )
     found = ingest.measure(series=2, steps=5, rounds=1, peers=["trackio"], parts=["rate"])
     assert "pip install trackio" in found.rates[1].failure
     assert "--peer-python" in found.rates[1].failure
@@ -101,7 +103,9 @@ def test_a_tracker_is_measured_by_an_interpreter_that_has_it(tmp_path: Path, mon
     monkeypatch.setattr(ingest_contest.sys, "executable", str(_interpreter(tmp_path / "without", {})))
     other = _interpreter(tmp_path / "with", {"tensorboard-events": "9.9"})
     ours = ingest_contest._sides
-    monkeypatch.setattr(ingest_contest, "_sides", lambda place, wanted: [one for one in ours(place, wanted) if one.name != "foreshock"])
+    monkeypatch.setattr(
+        ingest_contest, "_sides", lambda place, wanted: [one for one in ours(place, wanted) if one.name != "foreshock"]
+    )
     found = ingest.measure(series=2, steps=5, rounds=1, peers=["tensorboard-events"], peer_pythons=[str(other)], parts=["rate"])
     (rate,) = found.rates
     assert (rate.version, rate.points_per_second, rate.bytes_per_point) == ("9.9", 10 / 0.5, 0.7)
@@ -139,7 +143,12 @@ def test_what_the_training_thread_waits_is_told_for_each_state_of_the_database()
 def test_reading_a_large_store(url: str) -> None:
     before = leftovers(url)
     found = query.measure([url], sizes=Sizes(series=10, steps=120, runs=5), times=1, peers=False)
-    assert {reading.what for reading in found.readings} >= {*query.MARKS_MS, query.HEATMAP_DRAWN, query.OVERVIEW_TABLE, query.SERIES_RAW}
+    assert {reading.what for reading in found.readings} >= {
+        *query.MARKS_MS,
+        query.HEATMAP_DRAWN,
+        query.OVERVIEW_TABLE,
+        query.SERIES_RAW,
+    }
     for reading in found.readings:
         for figure in (reading.cold_median_ms, reading.cold_p95_ms, reading.warm_median_ms, reading.warm_p95_ms):
             assert figure is not None
