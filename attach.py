@@ -38,7 +38,11 @@ from .probes.step.governor import Governor
 from .probes.taps.compiled import anything_compiled
 from .slices import SliceProbe
 from .storage import Store, StoreUnavailableError, open_store
-from .storage.records import Alert, Run, RunStatus, new_id
+from .storage.leftovers import drain_all
+from .storage.opening import spool_place
+from .storage.records import Alert, Run, RunStatus, Segment, new_id
+from .storage.transfer.mirrors.base import Mirror
+from .storage.transfer.mirrors.registry import Mirrors, choose_mirrors
 
 log = logging.getLogger("foreshock")
 
@@ -58,6 +62,7 @@ def watch(
     notify: str | Sequence[str] = (),
     on_alert: Callable[[Alert], object] | None = None,
     interventions: str | Sequence[str | Intervention] = (),
+    mirror: str | Mirror | Sequence[str | Mirror] = (),
     resume: str | None = None,
     config: str | Path | None = None,
     tags: Sequence[str] = (),
@@ -88,6 +93,8 @@ def watch(
         on_alert: called with each new alert on the training thread, at the next ``step``.
         interventions: what may be done to the run: names, or objects of ``foreshock.interventions`` where something is to be set
             (docs/interventions.md lists them). None by default: nothing is ever changed that was not asked for.
+        mirror: trackers that are told live what the store is given: ``"tensorboard:runs/x"``, ``"wandb"``, ``"mlflow"``,
+            ``"prometheus:9464"``, ``"otlp"`` (docs/exporting.md). What is about the whole run, and what ``?signals=`` adds.
         resume: name or id of the run to continue in a new segment.
         config: a file to read instead of ``./foreshock.toml``.
         tags: labels of the run.
@@ -103,6 +110,7 @@ def watch(
         StoreConfigurationError: the store's URL, driver or schema is wrong. A store that is merely away does not raise,
         StoreUnavailableError: unless a run was to be resumed from it.
         UnknownRunError: ``resume`` names no run.
+        MirrorError: a mirror is not known, or its tracker needs something done first; its package may be missing.
     """
     if store is not None and not isinstance(store, (str, os.PathLike, Store)):
         raise TypeError(f"store= takes a SQLAlchemy URL, the path of a SQLite file, or a Store; got {type(store).__name__}")
@@ -122,6 +130,7 @@ def watch(
         return DisabledMonitor("FORESHOCK_DISABLE is set")
     log.setLevel(settings.log_level)
     ladder = Ladder(choose(interventions or settings.interventions))
+    chosen_mirrors = choose_mirrors(mirror or settings.mirror)
     watched = WatchedModel(model, settings.compiled)
     for root in watched.roots.values():
         if (other := monitor_of(root)) is not None:
@@ -153,22 +162,29 @@ def watch(
             "%s has no linear layers: loss, learning rate and gradient norm are watched, spectral alignment is not",
             type(model).__name__,
         )
+    for one in chosen_mirrors:
+        one.prepare()
     opened = store if isinstance(store, Store) else _open(settings.store)
+    spool = spool_place(settings.spool, settings.spool_limit, opened or settings.store)
     faults = Faults()
     collector = Collector(watched, optimizers, chosen, governor, faults)
+    mirrors = Mirrors(faults.note)
     training = training_of(watched, optimizers, collector, faults, company)
     if slices is not None:
         training.attention = slices.slices
     try:
         ladder.attach(training)
         labels = (tags,) if isinstance(tags, str) else tags
-        record, segment, start_step = _begin(opened, run, settings.project, resume, labels, facts_about(watched))
+        if resume is not None and opened is not None and spool is not None:
+            drain_all(spool.folder, opened)  # the run to go on with may wait there
+        record, segment = _begin(opened, run, settings.project, resume, labels, facts_about(watched))
         engine = Engine(record.id, rule_set)
         if resume is not None and opened is not None:
             engine.adopt(opened.alerts(record))
         if company is not None:
-            collector.exchange = lead(company, watched, record, start_step, settings.every, ladder)
+            collector.exchange = lead(company, watched, record, segment.start_step, settings.every, ladder)
         training.run = record
+        mirrors.begin(chosen_mirrors, record, engine.alerts)
         return Monitor(
             watched,
             collector,
@@ -176,16 +192,18 @@ def watch(
             engine,
             record,
             store=opened,
-            reopen=lambda: open_store(settings.store),
+            reopen=lambda: open_store(settings.store, role="monitor"),
             owns_store=opened is not store,
+            spool=spool,
             segment=segment,
-            start_step=start_step,
             channels=settings.notify,
             on_alert=on_alert,
             ladder=ladder,
             training=training,
+            mirrors=mirrors,
         )
     except BaseException:
+        mirrors.close()
         ladder.close()
         collector.stop()
         if collector.exchange is not None:
@@ -230,7 +248,7 @@ def _has_run_compiled(model: WatchedModel, optimizers: Sequence[Optimizer]) -> b
 
 def _open(url: str) -> Store | None:
     try:
-        return open_store(url)
+        return open_store(url, role="monitor")
     except StoreUnavailableError as error:
         log.error("the store cannot be reached now, training goes on and alerts are still raised: %s", error)
         return None
@@ -238,15 +256,16 @@ def _open(url: str) -> Store | None:
 
 def _begin(
     store: Store | None, name: str | None, project: str, resume: str | None, tags: Sequence[str], facts: dict[str, Any]
-) -> tuple[Run, int, int]:
-    """Create the run, or find the one to resume. Returns it with its segment and first step."""
+) -> tuple[Run, Segment]:
+    """Create the run, or find the one to resume. Returns it with the segment that begins."""
     now = time.time()
     if resume is not None:
         if store is None:
             raise StoreUnavailableError(f"run {resume!r} cannot be resumed while its store cannot be reached")
         found = store.run(resume)
         store.update_run(found.id, status=RunStatus.RUNNING, heartbeat_at=now, meta=facts)
-        return found, store.open_segment(found.id, found.last_step + 1, now), found.last_step + 1
+        first = found.last_step + 1
+        return found, Segment(found.id, store.open_segment(found.id, first, now), first, now)
     script = Path(sys.argv[0]).stem or "run"
     record = Run(
         new_id(),
@@ -258,11 +277,11 @@ def _begin(
         tags=tuple(tags),
         meta=facts,
     )
-    if store is None:
-        return record, 0, 0
-    try:
-        store.create_run(record)
-        return record, store.open_segment(record.id, 0, now), 0
-    except StoreUnavailableError as error:
-        log.error("the store cannot be written now, training goes on and alerts are still raised: %s", error)
-        return record, 0, 0
+    segment = Segment(record.id, 0, 0, now)
+    if store is not None:
+        try:
+            store.create_run(record)
+            store.add_segment(segment)
+        except StoreUnavailableError as error:
+            log.error("the store cannot be written now, training goes on and alerts are still raised: %s", error)
+    return record, segment

@@ -10,7 +10,7 @@ from pathlib import Path
 from tomllib import TOMLDecodeError
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 PREFIX = "FORESHOCK_"
@@ -36,6 +36,13 @@ def _preset_or_names(value: object) -> object:
     return words[0] if isinstance(words, list) and isinstance(value, str) and len(words) == 1 else words
 
 
+def _retention(value: dict[str, Any]) -> dict[str, Any]:
+    from .storage.retention import Policy
+
+    Policy.of(value)
+    return value
+
+
 def _upper(value: object) -> object:
     return value.upper() if isinstance(value, str) else value
 
@@ -56,6 +63,12 @@ class Settings(BaseSettings):
     """SQLAlchemy URL of the store."""
     project: str = ""
     """Project that new runs belong to."""
+    spool: str = "."
+    """Folder that takes what the store cannot take while it is away (docs/durability.md); empty or ``off``: none."""
+    spool_limit: ByteSize = Field(default=ByteSize(2**30), ge=64 * 1024)
+    """At most how large a run's spool may grow: bytes, or ``500MB``, ``2GiB``."""
+    read_store: str = ""
+    """URL of a read replica of a server's store, which the dashboard reads samples from."""
     probes: Annotated[str | tuple[str, ...], NoDecode, BeforeValidator(_preset_or_names)] = "default"
     """Preset of probes, or their names."""
     every: int | None = Field(default=None, ge=1)
@@ -71,6 +84,10 @@ class Settings(BaseSettings):
     """Apprise URLs that alerts are sent to."""
     interventions: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = ()
     """Names of what may be done to a run (docs/interventions.md)."""
+    mirror: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = ()
+    """Trackers that are told live what the store is given (docs/exporting.md)."""
+    retention: Annotated[dict[str, Any], AfterValidator(_retention)] = Field(default_factory=dict)
+    """What is kept for how long, by class of signals (docs/upkeep.md). ``foreshock db prune`` carries it out; by default, all stays."""
     disable: bool = False
     """Make ``watch()`` do nothing."""
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = "WARNING"

@@ -158,6 +158,7 @@ def _settings(store: str | None) -> Iterator[Check]:
             "warn", "settings", "disabled: watch() measures nothing", "unset FORESHOCK_DISABLE, or disable in foreshock.toml"
         )
     yield from _trouble()
+    yield from _spools("." if settings.spool in ("", "off") else settings.spool)
     yield from _store(settings.store)
 
 
@@ -175,6 +176,20 @@ def _trouble() -> Iterator[Check]:
         yield Check("ok", "trouble", f"none on this machine in {TROUBLE_DAYS} days")
     elif len(found) > MOST_TROUBLES:
         yield Check("warn", "trouble", f"and {len(found) - MOST_TROUBLES} more", f"read {path()}")
+
+
+def _spools(folder: str) -> Iterator[Check]:
+    """Tell what runs could not bring into their stores and left on disk."""
+    from .storage.leftovers import leftovers_in
+
+    for left in leftovers_in(Path(folder).expanduser()):
+        if left.about is not None:
+            what = f"{left.path}: {left.points:,} samples of run {left.about.run.name} wait for {left.about.address}"
+            yield Check("warn", "spool", what, f"foreshock db drain {left.path.parent}")
+        elif left.state == "in use":
+            yield Check("ok", "spool", f"{left.path} ({left.path.stat().st_size:,} bytes) is in use: its run's store is away")
+        else:
+            yield Check("warn", "spool", left.why, "mend that, or remove the file")
 
 
 def _store(url: str) -> Iterator[Check]:
@@ -202,12 +217,14 @@ def _file_of(url: str) -> Path | None:
 
 
 def _store_lines(store: "Store") -> Iterator[Check]:
-    from .storage import StoreError
+    from .storage import ReadOnlyStoreError, StoreError
     from .storage.schema import HEAD
 
     listed = store.runs(limit=LATEST_RUNS)
     try:
         store.check()
+    except ReadOnlyStoreError as error:
+        yield Check("warn", "store", str(error), "nothing, if this host only shows the page")
     except StoreError as error:
         yield Check("problem", "store", f"can be read, not written: {error}", "make file and folder writable, or free the disk")
     else:

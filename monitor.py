@@ -21,6 +21,8 @@ from .probes.step.faults import Faults
 from .probes.taps.attention import AttentionObserver
 from .storage import Store
 from .storage.records import Alert, Batch, Event, Run, RunStatus, Segment, new_id
+from .storage.spool import SpoolPlace
+from .storage.transfer.mirrors.registry import Mirrors
 from .storage.writer import Writer
 
 log = logging.getLogger("foreshock")
@@ -46,12 +48,13 @@ class Monitor:
         store: Store | None,
         reopen: Callable[[], Store],
         owns_store: bool,
-        segment: int,
-        start_step: int,
+        spool: SpoolPlace | None,
+        segment: Segment,
         channels: Sequence[str],
         on_alert: Callable[[Alert], object] | None,
         ladder: Ladder,
         training: Training,
+        mirrors: Mirrors,
     ) -> None:
         self.run = run
         """The run as it was created: ``run.id`` is what the commands take."""
@@ -61,23 +64,25 @@ class Monitor:
         """What went wrong inside the monitor so far, and the time spent in hooks."""
         self._analysis = LiveAnalysis(engine, channels, run.name)
         self._ladder, self._acting = ladder, bool(ladder)
-        self._step, self._segment = start_step, segment
+        self._step, self._segment = segment.start_step, segment.segment
         self._on_alert = on_alert
         self._logged: dict[str, Metric] = {}
         self._closed = False
         self._told_closed = False
         self._ending = Ending()
-        self._judged = segment, start_step - 1
+        self._judged = segment.segment, segment.start_step - 1
         self._owns_store = owns_store
+        self._mirrors = mirrors
         self._writer = Writer(
             store if store is not None else reopen,
             run,
             segment,
             analyze=self._analyze,
-            complete=self._analysis.completed,
+            complete=mirrors.after(self._analysis.completed),
             notifications=self._analysis.notifications,
             channels=channels,
             flush_interval=_FLUSH_ACTING if ladder else _FLUSH,
+            spool=spool,
             on_trouble=_say_trouble,
         )
         collector.vitals = self._vitals
@@ -89,7 +94,7 @@ class Monitor:
         training.judged, training.segment = self._last_judged, lambda: self._segment
         training.log, training.rewind, training.stop = self.log, self._rewind, self._ending.ask
         self._writer.start()
-        collector.begin(start_step)
+        collector.begin(segment.start_step)
         lifecycle.keep(self, model.roots.values())
 
     # -- in the training loop ------------------------------------------------------------------------------------
@@ -229,15 +234,16 @@ class Monitor:
             self._ladder.close()
         finally:
             self._writer.close(timeout=10.0, status=status)
+            self._mirrors.close()
             self._analysis.close()
             if self._owns_store and self._writer.store is not None:
                 self._writer.store.close()
             lifecycle.release(self)
 
     def _settle_alerts(self) -> None:
-        """Save what open alerts have not reported yet; the engine is idle once everything put was written."""
-        if self._writer.flush(timeout=5.0) and self._writer.store is not None:
-            self._analysis.settle(self._writer.store, self._writer.lease)
+        """Save what open alerts have not reported yet, once everything put was judged."""
+        if self._writer.judged(timeout=5.0):
+            self._writer.put_alerts(self._analysis.settled())
 
     def abandon(self) -> None:
         """Forget the writer thread and the store's connections: a forked child must not touch its parent's."""
@@ -263,6 +269,7 @@ class Monitor:
 
     def _analyze(self, batch: Batch) -> Sequence[Alert]:
         changed = self._analysis.feed(batch)
+        self._mirrors.hear(changed)
         self._judged = batch.segment, batch.steps[-1].step
         if self._acting:
             self._ladder.on_records(batch.steps)
@@ -279,6 +286,7 @@ class Monitor:
         stats = self._writer.stats
         return {
             "monitor.queue_depth": stats.queue_depth,
+            "monitor.spooled": stats.points_spooled,
             "monitor.dropped": stats.points_lost + stats.steps_dropped,
             "monitor.errors": self.faults.total + stats.errors,
         }

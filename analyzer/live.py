@@ -4,11 +4,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
-from ..storage.base import LeaseHeldError, Store
-from ..storage.records import Alert, AlertState, Batch, Lease, Notification
+from ..storage.base import Store
+from ..storage.records import Alert, AlertState, Batch, Notification
 from .engine import Engine
 from .notify import ConsoleNotifier, Courier, Outbox
 from .risk_course import RiskPoints
@@ -86,17 +85,10 @@ class LiveAnalysis:
         with self._lock:
             self._engine.load_state_dict(state)
 
-    def settle(self, store: Store, lease: Lease) -> None:
-        """Save what open alerts have not reported yet; call it once everything put was written.
-
-        Args:
-            store: where the run is.
-            lease: the right to judge the run. Where another process has it, the alerts are that one's to tell and none is saved.
-        """
+    def settled(self) -> list[Alert]:
+        """Return what open alerts have not reported yet, to be saved; call it once everything put was judged."""
         with self._lock:
-            last = self._engine.finish(time.time())
-        with suppress(LeaseHeldError):
-            store.save_alerts(last, lease=lease)
+            return list(self._engine.finish(time.time()))
 
     def close(self) -> None:
         """End the notifiers; waits at most some seconds."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from ..storage.base import LeaseHeldError, Store, StoreError
+from ..storage.base import LeaseHeldError, ReadOnlyStoreError, Store, StoreError
 from ..storage.records import Alert, AlertState, Lease, Notification, Run, RunStatus, Severity, derived_id, new_id
 from .courier import deliver_due
 from .notify import Outbox
@@ -127,6 +127,10 @@ class Watchdog:
             try:
                 work()
                 self.error = ""
+            except ReadOnlyStoreError as error:
+                self.error = str(error)
+                log.info("the watchdog has nothing to do here: %s", error)
+                self._stop.set()
             except Exception as error:  # noqa: BLE001 - a watchdog that dies watches nobody
                 said, self.error = self.error, f"{type(error).__name__}: {error}"
                 if said != self.error:

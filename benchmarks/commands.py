@@ -1,5 +1,7 @@
 """The commands ``foreshock bench ...``. Imports what is heavy when a command runs."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +10,25 @@ import typer
 app = typer.Typer(help="Measure what foreshock costs on this machine.", no_args_is_help=True)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print data as JSON, and nothing else.")]
+StoresOption = Annotated[
+    list[str] | None,
+    typer.Option("--store", metavar="URL", help="Where to make databases for it, dropped at the end; SQLite if left out."),
+]
+PeerPythonOption = Annotated[
+    list[str] | None, typer.Option("--peer-python", metavar="PATH", help="An interpreter that has trackers which this one lacks.")
+]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads to train with.")]
+DEFAULT_STORES = ("sqlite:///bench.db",)
+"""A file in a temporary folder made here, for the folder is what is looked at."""
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Tell of impossible wishes as of wrong arguments."""
+    try:
+        yield
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 @app.command(epilog="Example: foreshock bench overhead --model gpt --mode eager --json")
@@ -73,4 +93,55 @@ def kernels(
         status = measure(backend=backend, **sweep, dtype=dtype, causal=causal, rounds=rounds, json=as_json, csv=csv, plot=plot)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    raise typer.Exit(status)
+
+
+@app.command(epilog="Example: foreshock bench ingest --store sqlite:///bench.db --store postgresql://user@host/database --json")
+def ingest(
+    series: Annotated[int, typer.Option(min=1, help="Values a step.")] = 200,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each contestant's run.")] = 5_000,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns that each contestant takes.")] = 3,
+    seconds: Annotated[float, typer.Option(min=0.01, help="A contestant begins no step later than that.")] = 20.0,
+    store: StoresOption = None,
+    peer: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only these; all if left out.")] = None,
+    peers: Annotated[bool, typer.Option(help="Compare with others at all.")] = True,
+    peer_python: PeerPythonOption = None,
+    waiting_steps: Annotated[
+        int, typer.Option(min=1, help="Steps of each case in which the training thread is looked at.")
+    ] = 4_000,
+    part: Annotated[list[str] | None, typer.Option(help="rate, bytes or waiting; all if left out.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure durable points per second beside other trackers, bytes a point, and what the training thread waits."""
+    from .ingest import PARTS, PEERS
+    from .ingest import main as measure
+
+    size = {"series": series, "steps": steps, "rounds": rounds, "seconds": seconds, "waiting_steps": waiting_steps}
+    others = {"peers": (peer or PEERS) if peers else (), "peer_pythons": peer_python or ()}
+    with explained():
+        status = measure(**size, **others, stores=store or DEFAULT_STORES, parts=part or PARTS, json=as_json)
+    raise typer.Exit(status)
+
+
+@app.command(
+    epilog="Example: foreshock bench query --store sqlite:///bench.db --store postgresql://user@host/database --keep --json"
+)
+def query(
+    series: Annotated[int, typer.Option(min=5, help="Series of the long run; two in five are layers of one signal.")] = 500,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the long run: ten million points with 500 series.")] = 20_000,
+    runs: Annotated[int, typer.Option(min=1, help="Short runs beside it.")] = 1_000,
+    times: Annotated[int, typer.Option(min=1, help="How often each thing is read.")] = 30,
+    store: StoresOption = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave what was built, and use it when it is there.")] = False,
+    peers: Annotated[bool, typer.Option(help="Read a run of that size with trackio, where installed.")] = True,
+    peer_python: PeerPythonOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how long the page waits for a series, a heatmap and the overview of a large store."""
+    from .query import main as measure
+    from .query_data import Sizes
+
+    wanted = {"sizes": Sizes(series, steps, runs), "times": times, "keep": keep, "peers": peers, "peer_pythons": peer_python or ()}
+    with explained():
+        status = measure(**wanted, stores=store or DEFAULT_STORES, json=as_json)
     raise typer.Exit(status)

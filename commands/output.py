@@ -25,7 +25,7 @@ def opened_store(store: str | None) -> "Store":
     from ..config import load_settings
     from ..storage import open_store
 
-    return open_store(load_settings(store=store).store, create=False)
+    return open_store(load_settings(store=store).store, create=False, role="command")
 
 
 def console() -> "Console":

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse
 from .. import __version__
 from ..storage.base import Store
 from .decisions import decide
+from .desk import NewsDesk
 from .live import Showings, attend
 from .pages.frame import frame
 from .router import route
@@ -78,7 +79,9 @@ def build_app(store: Store | StoreSource) -> dash.Dash:
     _in_the_browser(app)
     showings = Showings()
     attend(app, showings)
-    live_sections(app, source, showings)
+    desk = NewsDesk(source)
+    source.beside(desk.close)
+    live_sections(app, source, showings, desk)
     app.server.add_middleware(Guard, policy=lambda: content_security_policy(list(app.csp_hashes())))
     # Dash collects the assets with the first request of "/": too late for a reader who comes by a run's address.
     app._setup_server()  # type: ignore[no-untyped-call]
@@ -93,7 +96,7 @@ def _health(server: FastAPI) -> None:
 
 
 def _in_the_browser(app: dash.Dash) -> None:
-    """Register what needs no server: counting a tab's requests, the permalink, the clicked layer, the tab's title."""
+    """Register what the browser does by itself: count a tab's requests, say what it has drawn, permalink, clicked layer, title."""
 
     def clientside(name: str, *dependencies: Any, **more: Any) -> None:
         app.clientside_callback(  # type: ignore[no-untyped-call]
@@ -105,6 +108,7 @@ def _in_the_browser(app: dash.Dash) -> None:
     clientside("ticket", Output("run-page-ticket", "data"), Input("run", "data"))
     clientside("again", Input("bell", "data"), prevent_initial_call=True)
     clientside("title", Input("page-title", "data"))
+    clientside("drawn", Input("beat", "data"), prevent_initial_call=True)
     clientside(
         "clicked",
         Output("module", "value"),

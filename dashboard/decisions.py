@@ -11,7 +11,7 @@ import dash
 from dash import ALL, MATCH, Input, Output, State
 from dash.exceptions import PreventUpdate
 
-from ..storage.base import IllegalTransitionError, Store, StoreError
+from ..storage.base import IllegalTransitionError, ReadOnlyStoreError, Store, StoreError
 from ..storage.records import Alert, AlertState, Silence, new_id
 from .source import StoreSource
 
@@ -26,7 +26,7 @@ UNDO = "unsilence"
 
 
 def decide(app: dash.Dash, source: StoreSource) -> None:
-    """Register the callbacks of the buttons. What they change shows with the next push, within half a second."""
+    """Register the callbacks of the buttons. What they change shows with the next push, about half a second later."""
 
     @app.callback(
         Output({"kind": "decision-note", "alert": MATCH}, "children"),
@@ -99,12 +99,12 @@ def retry(store: Store, letter: str) -> str:
 def _told(work: Callable[[], str]) -> str:
     try:
         return work()
-    except IllegalTransitionError as error:
+    except (IllegalTransitionError, ReadOnlyStoreError) as error:
         return str(error)
-    except (KeyError, ValueError):
-        return "This alert is no longer in the store."
     except StoreError as error:
         return f"Could not be saved: {error}"
+    except (KeyError, ValueError):
+        return "This alert is no longer in the store."
 
 
 def _found(store: Store, alert_id: str) -> Alert:

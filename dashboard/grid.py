@@ -14,14 +14,15 @@ import numpy.typing as npt
 MAX_COLUMNS = 400
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class Points:
-    """Measurements of one row, ordered by (segment, step): ``steps`` and ``values`` of equal length."""
+    """Measurements of one row in any order: ``steps`` and ``values`` of shape (n,), or sequences of equal length."""
 
-    steps: Sequence[int]
-    values: Sequence[float]
+    steps: Ints | Sequence[int]
+    values: Floats | Sequence[float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Grid:
         return self.start + column * self.width
 
 
-def spacing(steps: Sequence[int], max_columns: int = MAX_COLUMNS) -> tuple[int, int]:
+def spacing(steps: Ints | Sequence[int], max_columns: int = MAX_COLUMNS) -> tuple[int, int]:
     """Return (start, width) of a grid for these steps: the usual distance between samples, widened to ``max_columns`` columns."""
     distinct = np.unique(np.asarray(steps, dtype=np.int64))
     if not len(distinct):
@@ -75,22 +76,18 @@ def fill(rows: Sequence[Points], start: int, width: int, *, high_is_trouble: boo
         high_is_trouble: Keep the largest value of a cell, else the smallest.
         before: Last known value per row, shape (rows,), that cells without a measurement take until the first one comes.
     """
-    last = max((int(row.steps[-1]) for row in rows if len(row.steps)), default=start - 1)
-    last = max([last, *(int(max(row.steps)) for row in rows if len(row.steps))])
-    columns = max(0, (last - start) // width + 1)
-    cells = np.full((len(rows), columns), np.nan)
-    odd: list[OddCell] = []
-    for index, row in enumerate(rows):
-        steps = np.asarray(row.steps, dtype=np.int64)
-        values = np.asarray(row.values, dtype=np.float64)
-        inside = steps >= start
-        at, values = (steps[inside] - start) // width, values[inside]
-        finite = np.isfinite(values)
-        odd.extend(OddCell(index, int(k), float(v)) for k, v in zip(at[~finite], values[~finite], strict=True))
-        # A stable sort by trouble lets the last assignment, the worst value, win without a Python loop.
-        order = np.argsort(values[finite] if high_is_trouble else -values[finite], kind="stable")
-        cells[index, at[finite][order]] = values[finite][order]
-    return Grid(start, width, _hold(cells, before), tuple(odd))
+    steps = np.concatenate([np.empty(0, np.int64), *(np.asarray(row.steps, dtype=np.int64) for row in rows)])
+    values = np.concatenate([np.empty(0), *(np.asarray(row.values, dtype=np.float64) for row in rows)])
+    which = np.repeat(np.arange(len(rows)), [len(row.steps) for row in rows])
+    inside = steps >= start
+    which, at, values = which[inside], (steps[inside] - start) // width, values[inside]
+    cells = np.full((len(rows), int(at.max()) + 1 if len(at) else 0), np.nan)
+    finite = np.isfinite(values)
+    odd = zip(which[~finite].tolist(), at[~finite].tolist(), values[~finite].tolist(), strict=True)
+    # A stable sort by trouble lets the last assignment, the worst value, win without a Python loop.
+    order = np.argsort(values[finite] if high_is_trouble else -values[finite], kind="stable")
+    cells[which[finite][order], at[finite][order]] = values[finite][order]
+    return Grid(start, width, _hold(cells, before), tuple(OddCell(*cell) for cell in odd))
 
 
 def _hold(cells: Floats, before: Floats | None) -> Floats:

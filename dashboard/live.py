@@ -1,10 +1,12 @@
 """The live push: a loop per section of a page that sends, over Dash's WebSocket, only what changed.
 
-A section paints itself once, then every half second asks the store what was written after its cursor and sends patches. The loop
-belongs to one *showing* of the section: it ends when the same tab asks anew (another layer, another page), when the tab is hidden
-or closed, and when the server stops. A tab that comes back - shown again, or reconnected - starts a new loop, which paints
-everything up to now: no gap can stay. Without a WebSocket (a browser that has no SharedWorker) Dash calls the same functions over
-HTTP; they then paint once, and the page asks again every few seconds.
+A section paints itself once, then sleeps until the news desk hears that its run was written to, asks the store what is new after
+its cursor and sends patches; every few seconds its words about time ("2 min ago") are said anew, without asking the store. It sends
+when the tab has drawn what it was sent before (see ``pace``). The loop belongs to one *showing* of the section: it ends when the
+same tab asks anew (another layer, another page), when the tab is hidden or closed, and when the server stops. A tab that comes
+back - shown again, or reconnected - starts a new loop, which paints everything up to now: no gap can stay. Without a WebSocket (a
+browser that has no SharedWorker) Dash calls the same functions over HTTP; they then paint once, and the page asks again every few
+seconds.
 """
 
 import asyncio
@@ -13,6 +15,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import dash
@@ -21,10 +24,16 @@ from dash.exceptions import PreventUpdate
 from plotly.utils import PlotlyJSONEncoder  # type: ignore[import-untyped]
 
 from ..storage.base import StoreError
+from .desk import NewsDesk, Subscription
+from .pace import Pace
 
 logger = logging.getLogger(__name__)
 
-PERIOD = 0.5
+TICK = 5.0
+"""Seconds after which a section's words about time are said anew."""
+TRY_AGAIN = 2.0
+MOST_TRY_AGAIN = 8.0
+"""Seconds until a section that failed is drawn anew: at first, and when it goes on failing."""
 LIVENESS_EVERY = 10.0
 ANSWER_WITHIN = 5.0
 MOST_MISSES = 3
@@ -40,11 +49,18 @@ A component's ``children`` go alone: where another property of it arrives in the
 class Section(Protocol):
     """A part of a page that follows the store. Its methods run on a worker thread, one at a time."""
 
+    @property
+    def subject(self) -> str:
+        """Id of the run that it follows; ``''`` where it follows all of them."""
+
     def paint(self) -> Updates:
         """Return everything the section shows, and remember how far it has read."""
 
     def advance(self) -> Updates:
-        """Return what changed since the last call of either method; empty when nothing did."""
+        """Return what changed since the last call of any method; empty when nothing did."""
+
+    def tick(self) -> Updates:
+        """Return what changes with time alone. Does not ask the store."""
 
 
 class Showings:
@@ -52,6 +68,16 @@ class Showings:
 
     def __init__(self) -> None:
         self._newest: dict[tuple[str, str], tuple[int, object]] = {}
+        self._paces: dict[str, Pace] = {}
+
+    def pace(self, tab: str) -> Pace:
+        """Return the pace that all sections of a tab keep to."""
+        return self._paces.setdefault(tab, Pace())
+
+    def drawn(self, tab: str, number: int) -> None:
+        """Note what a tab has drawn."""
+        if tab in self._paces:
+            self._paces[tab].drawn(number)
 
     def begin(self, tab: str, section: str, number: int) -> object:
         """Make this the section's current showing in that tab and return its token. ``number`` counts the tab's own requests.
@@ -73,6 +99,8 @@ class Showings:
         """Forget a showing, unless a newer one has taken its place."""
         if self.current(tab, section, token):
             del self._newest[tab, section]
+        if not any(key[0] == tab for key in self._newest):
+            self._paces.pop(tab, None)
 
     def retire(self, tab: str, number: int) -> None:
         """End every showing of a tab that began before its request ``number``: the reader went to another page, or away."""
@@ -104,12 +132,15 @@ class Sender:
     def __init__(self, painted: Mapping[str, str] | None = None) -> None:
         self._sent: dict[str, str] = dict(painted or {})
 
-    def send(self, updates: Updates) -> None:
-        """Send what differs from the last value sent. Patches always go."""
+    def send(self, updates: Updates) -> bool:
+        """Send what differs from the last value sent; return whether anything does. Patches always go."""
+        sent = False
         for component, properties in updates.items():
             fresh = {name: value for name, value in properties.items() if self._is_new(component, name, value)}
             if fresh:
                 dash.set_props(component, fresh)
+                sent = True
+        return sent
 
     def _is_new(self, component: str, name: str, value: Any) -> bool:
         if isinstance(value, dash.Patch):
@@ -124,6 +155,7 @@ class Sender:
 def follow(
     app: dash.Dash,
     showings: Showings,
+    desk: NewsDesk,
     name: str,
     *inputs: Input | State,
     make: Callable[..., Section],
@@ -134,6 +166,7 @@ def follow(
     """Register a live section.
 
     Args:
+        desk: Tells when the store was written to.
         name: The section's name.
         page: Name of the page it stands on. The page has a component of that id, and a store ``PAGE-ticket``.
         inputs: What it depends on; a change of an ``Input`` begins a new showing.
@@ -156,56 +189,112 @@ def follow(
         try:
             if ticket["visible"]:
                 sender.send({painted: {"data": None}} if painted else {})
-                await _show(lambda: showings.current(tab, name, token), lambda: make(*values), page, sender)
+                view = View(lambda: showings.current(tab, name, token), page, sender, showings.pace(tab))
+                await _show(view, lambda: make(*values), desk)
         finally:
             showings.end(tab, name, token)
 
 
-async def _show(current: Callable[[], bool], make: Callable[[], Section], page: str, sender: Sender) -> None:
+@dataclass(frozen=True, slots=True)
+class View:
+    """One showing of a section in a tab: whether it is still the current one, its page, and the ways to the tab."""
+
+    current: Callable[[], bool]
+    page: str
+    sender: Sender
+    pace: Pace
+
+    def send(self, updates: Updates) -> None:
+        """Send updates, and ask the tab to say when it has drawn them."""
+        if self.sender.send(updates):
+            dash.set_props("beat", {"data": self.pace.sent()})
+
+
+async def _show(view: View, make: Callable[[], Section], desk: NewsDesk) -> None:
     """Paint, then keep sending what changed until this showing is over. No fault ends it: it says so and begins anew."""
     socket = dash.ctx.websocket
-    section: Section | None = None
-    since_answer, misses = 0.0, 0
-    while current() and not (socket and socket.is_shutdown):
+    liveness, pause = _Liveness(socket, view), TRY_AGAIN
+    while view.current() and not (socket and socket.is_shutdown):
         try:
-            if section is None:
-                section = await asyncio.to_thread(make)
+            section = await asyncio.to_thread(make)
+            with desk.subscribed(section.subject) as news:
                 updates = await asyncio.to_thread(section.paint)
-            else:
-                updates = await asyncio.to_thread(section.advance)
-            note = ""
+                if not view.current():
+                    return
+                view.send({"store-trouble": {"children": desk.notice}, **updates})
+                if socket is None:
+                    return
+                pause = TRY_AGAIN
+                await _follow(section, view, desk, news, liveness)
+                return
         except StoreError as error:
-            section, updates, note = None, {}, f"The store cannot be read just now: {error}"
+            note = f"The store cannot be read just now: {error}"
         except Exception as error:  # a section that ended here would leave a page that looks live and is not
             logger.exception("a section of the page failed; it is drawn anew")
-            section, updates, note = None, {}, f"A part of this page failed and is tried again: {type(error).__name__}: {error}"
-        if not current():
+            note = f"A part of this page failed and is tried again: {type(error).__name__}: {error}"
+        if not view.current():
             return
-        sender.send({"store-trouble": {"children": note}, **updates})
+        view.send({"store-trouble": {"children": note}})
         if socket is None:
             return
-        pause = PERIOD if section is not None else 4 * PERIOD
         await asyncio.sleep(pause)
-        since_answer += pause
-        if since_answer >= LIVENESS_EVERY:
-            since_answer = 0.0
-            shown = await _shows(socket, page)
-            misses = 0 if shown else misses + 1
-            if shown is False or misses >= MOST_MISSES:
-                return
+        if not await liveness.holds():
+            return
+        pause = min(2 * pause, MOST_TRY_AGAIN)
 
 
-async def _shows(socket: Any, page: str) -> bool | None:
-    """Ask the tab whether it still shows the page; None where it does not answer.
+async def _follow(section: Section, view: View, desk: NewsDesk, news: Subscription, liveness: "_Liveness") -> None:
+    """Send what changed whenever there is news and the tab has drawn what it was sent last."""
+    said = time.monotonic()
+    while await liveness.holds():
+        heard = await news.wait(min(TICK, liveness.due))
+        if not heard and time.monotonic() - said < TICK:
+            continue
+        if not await view.pace.turn(liveness.due):
+            continue
+        news.clear()
+        said = time.monotonic()
+        updates = await asyncio.to_thread(section.advance if heard else section.tick)
+        if view.current():
+            view.send({"store-trouble": {"children": desk.notice}, **updates})
+
+
+class _Liveness:
+    """Whether a showing goes on: it is the current one, and its tab, asked now and then, still shows the page.
 
     A closed tab cannot say goodbye: its socket may be shared with other tabs.
     """
-    try:
-        return await socket.get_prop(page, "id", timeout=ANSWER_WITHIN) is not None
-    except TimeoutError:
-        return None
-    except dash.exceptions.WebsocketDisconnected:
-        return False
+
+    def __init__(self, socket: Any, view: View) -> None:
+        self._socket, self._view = socket, view
+        self._asked, self._misses = time.monotonic(), 0
+
+    @property
+    def due(self) -> float:
+        """Seconds until the tab is asked again."""
+        return max(0.0, self._asked + LIVENESS_EVERY - time.monotonic())
+
+    async def holds(self) -> bool:
+        """Return whether the showing goes on; asks the tab when that is due."""
+        if not self._view.current() or self._socket.is_shutdown:
+            return False
+        if self.due > 0:
+            return True
+        shown = await self._shows()
+        self._asked = time.monotonic()
+        self._misses = 0 if shown else self._misses + 1
+        if shown and self._view.pace.owed_for > LIVENESS_EVERY:
+            self._view.pace.forgive()
+        return shown is not False and self._misses < MOST_MISSES and self._view.current()
+
+    async def _shows(self) -> bool | None:
+        """Ask the tab; None where it does not answer."""
+        try:
+            return await self._socket.get_prop(self._view.page, "id", timeout=ANSWER_WITHIN) is not None
+        except TimeoutError:
+            return None
+        except dash.exceptions.WebsocketDisconnected:
+            return False
 
 
 def attend(app: dash.Dash, showings: Showings) -> None:
@@ -215,6 +304,11 @@ def attend(app: dash.Dash, showings: Showings) -> None:
     async def retire(left: dict[str, Any] | None) -> None:
         if left:
             showings.retire(str(left["tab"]), int(left["number"]))
+
+    @app.callback(Input("drawn", "data"), websocket=True)
+    async def note_drawn(drawn: dict[str, Any] | None) -> None:
+        if drawn:
+            showings.drawn(str(drawn["tab"]), int(drawn["number"]))
 
     @app.callback(websocket=True, persistent=True)
     async def ring() -> None:

@@ -1,7 +1,7 @@
 """The addresses of the pages. A permalink holds what the reader looks at: run, layer and signals."""
 
 from dataclasses import dataclass
-from urllib.parse import parse_qs, quote, unquote
+from urllib.parse import parse_qs, quote, unquote, urlencode
 
 from .signals import FIRST_SIGNAL, SECOND_SIGNAL
 
@@ -55,11 +55,19 @@ def view_of(search: str | None) -> View:
     )
 
 
-Order = tuple[str, bool]
-"""Column and direction (True: largest first) of the list of runs."""
+Order = tuple[str, bool, int]
+"""Column and direction (True: largest first) of the list of runs, and its page, from 1."""
 
 
 def order_of(search: str | None) -> Order:
-    """Return (column, descending) of the list of runs."""
+    """Return (column, descending, page) of the list of runs."""
     given = parse_qs((search or "").lstrip("?"))
-    return given.get("sort", [""])[0], given.get("order", ["asc"])[0] == "desc"
+    page = given.get("page", ["1"])[0]
+    return given.get("sort", [""])[0], given.get("order", ["asc"])[0] == "desc", int(page) if page.isdecimal() else 1
+
+
+def runs_path(order: Order) -> str:
+    """Return the path of the list of runs in this order, at this page."""
+    column, descending, page = order
+    query = {"sort": column, "order": "desc" if descending else "asc"} if column else {}
+    return "/?" + urlencode(query | ({"page": page} if page > 1 else {}))

@@ -4,16 +4,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from ..storage.base import SeriesData, StepHistogram, Store
-from ..storage.records import Alert, AlertState, Run, Series
-from .grid import Floats, Grid, Points, fill, spacing
+from ..storage.base import Envelope, SeriesData, StepHistogram, Store
+from ..storage.records import Alert, AlertState, Run, Series, SeriesKey
+from .grid import Floats, Grid, Ints, Points, fill, spacing
 from .signals import HISTOGRAM, SignalInfo
 
 MAX_POINTS = 2000
+MOST_STRETCHES, LEAST_STRETCHES, STRETCHES = 400, 100, 30_000
+"""Stretches that a heatmap asks for a series: at most, at least, and of all series together. Ten times as many may come."""
 MAX_HISTOGRAMS = 300
-_NEAR = 1000
-"""Steps before a run's last within which its newest values are looked for first."""
 
 OPEN_STATES = (AlertState.FIRING, AlertState.ACKNOWLEDGED, AlertState.SILENCED)
 SHOWN_STATES = (*OPEN_STATES, AlertState.RESOLVED)
@@ -33,13 +34,14 @@ def line(
     return store.read(series, start=start, max_points=max_points)[0] if series else None
 
 
-def newest(store: Store, run: Run, signal: str) -> float | None:
-    """Return the newest value of a run-wide signal; None where it was never measured."""
-    for start in (max(0, run.last_step - _NEAR), None):
-        data = line(store, run.id, signal, start=start, max_points=50)
-        if data is None or len(data.values):
-            return float(data.values[-1]) if data is not None else None
-    return None
+def newest_of(store: Store, run_ids: Sequence[str], signals: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Return run id -> signal -> newest value of its run-wide series (of rank 0 where there is none for the whole run)."""
+    keys = [SeriesKey(signal, rank=rank) for rank in (0, -1) for signal in signals]
+    found = store.newest(run_ids, keys)
+    return {
+        run_id: {key.signal: values[key] for key in keys if key in values}  # the later key, that of the whole run, wins
+        for run_id, values in found.items()
+    }
 
 
 def signals_and_layers(store: Store, run_id: str) -> tuple[set[str], list[str]]:
@@ -90,42 +92,68 @@ class LayerPoints:
     rows: tuple[Points, ...]
 
 
-def layer_points(
-    store: Store, run_id: str, signal: str, *, start: int | None = None, max_points: int | None = MAX_POINTS
-) -> LayerPoints:
-    """Return every layer's points of a signal from step ``start`` on; heads and ranks of a layer are laid together."""
-    series = [one for one in store.series(run_id, signal=signal) if one.key.module]
-    rows: dict[str, tuple[list[int], list[float]]] = {}
-    for data in store.read(series, start=start, max_points=max_points):
-        steps, values = rows.setdefault(data.key.module, ([], []))
-        kept_steps, kept_values = latest(data)
-        steps.extend(kept_steps)
-        values.extend(kept_values)
+def layer_points(store: Store, run_id: str, info: SignalInfo, *, start: int | None = None) -> LayerPoints:
+    """Return every layer's points of a signal; heads and ranks of a layer are laid together.
+
+    Of a long series they are stretches of steps with the most troubling value of each.
+
+    Args:
+        start: from this step on, and then every point.
+    """
+    series = [one for one in store.series(run_id, signal=info.name) if one.key.module]
+    if start is None:
+        share = min(MOST_STRETCHES, max(LEAST_STRETCHES, STRETCHES // max(1, len(series))))
+        found = [_worst(envelope, info) for envelope in store.envelopes(series, max_points=share)]
+    else:
+        found = [_points(data) for data in store.read(series, start=start)]
+    parts: dict[str, list[Points]] = {}
+    for one, points in zip(series, found, strict=True):
+        parts.setdefault(one.key.module, []).append(points)
     reference = [one.key.module for one in store.series(run_id, signal=ORDERED_SIGNAL)]
-    modules = in_model_order(rows, reference)
-    return LayerPoints(tuple(modules), tuple(Points(*rows[module]) for module in modules))
+    modules = in_model_order(parts, reference)
+    return LayerPoints(tuple(modules), tuple(_together(parts[module]) for module in modules))
 
 
-def latest(data: SeriesData) -> tuple[list[int], list[float]]:
-    """Return steps and values with every step once: where a resumed run repeated steps, the newer segment's value."""
-    steps, values = [int(step) for step in data.steps], [float(value) for value in data.values]
-    if not len(data.segments) or data.segments[0] == data.segments[-1]:
-        return steps, values
-    first_of_newer = None
-    kept: list[tuple[int, float]] = []
-    for index in range(len(steps) - 1, -1, -1):
-        if index + 1 < len(steps) and data.segments[index] != data.segments[index + 1]:
-            first_of_newer = min(steps[index + 1], first_of_newer if first_of_newer is not None else steps[index + 1])
-        if first_of_newer is None or steps[index] < first_of_newer:
-            kept.append((steps[index], values[index]))
-    kept.reverse()
-    return [step for step, _ in kept], [value for _, value in kept]
+def _points(data: SeriesData) -> Points:
+    steps = np.asarray(data.steps, np.int64)
+    kept = current(np.asarray(data.segments, np.int64), steps)
+    return Points(steps[kept], np.asarray(data.values, np.float64)[kept])
+
+
+def _worst(found: Envelope, info: SignalInfo) -> Points:
+    """Return the most troubling value of each stretch, and nan beside it where a value was not finite."""
+    kept = current(np.asarray(found.segment, np.int64), np.asarray(found.start_step, np.int64))
+    steps = np.asarray(found.start_step, np.int64)[kept]
+    values = np.asarray(found.maximum if info.high_is_trouble else found.minimum, np.float64)[kept]
+    finite, odd = ~np.isnan(values), np.asarray(found.nonfinite)[kept] > 0
+    return Points(np.concatenate([steps[finite], steps[odd]]), np.append(values[finite], np.full(int(odd.sum()), np.nan)))
+
+
+def _together(parts: Sequence[Points]) -> Points:
+    if len(parts) == 1:
+        return parts[0]
+    return Points(np.concatenate([part.steps for part in parts]), np.concatenate([part.values for part in parts]))
+
+
+def current(segments: Ints, steps: Ints) -> npt.NDArray[np.bool_]:
+    """Return which points still hold: where a resumed run repeated steps, those of the newer segment.
+
+    Args:
+        segments, steps: shape (n,), in order of (segment, step).
+    """
+    if not len(segments) or segments[0] == segments[-1]:
+        return np.ones(len(segments), dtype=np.bool_)
+    first = np.flatnonzero(np.diff(segments, prepend=segments[0] - 1))
+    begins = np.append(steps[first], np.iinfo(np.int64).max)
+    newer = np.minimum.accumulate(begins[::-1])[::-1][1:]  # the first step of any newer segment
+    holds: npt.NDArray[np.bool_] = steps < np.repeat(newer, np.diff(np.append(first, len(segments))))
+    return holds
 
 
 def layer_grid(points: LayerPoints, info: SignalInfo) -> Grid | None:
     """Lay a signal's points on a grid of their own; None where there are none."""
-    steps = [step for row in points.rows for step in row.steps]
-    if not steps:
+    steps = np.concatenate([np.empty(0, np.int64), *(row.steps for row in points.rows)])
+    if not len(steps):
         return None
     start, width = spacing(steps)
     return fill(points.rows, start, width, high_is_trouble=info.high_is_trouble)
@@ -157,7 +185,8 @@ def histogram_grid(
     # One histogram a column, so that shares keep adding up to 1: the last one measured in it.
     chosen = {column: index for index, column in enumerate(columns)}
     picked = sorted(chosen.values())
-    rows = [Points([steps[i] for i in picked], shares[picked, row].tolist()) for row in range(bins)]
+    places = np.array(steps)[picked]
+    rows = [Points(places, shares[picked, row]) for row in range(bins)]
     return fill(rows, start, width, high_is_trouble=True, before=before)
 
 

@@ -16,6 +16,7 @@ class StoreSource:
     def __init__(self, store: Store | Callable[[], Store]) -> None:
         self._opener = None if isinstance(store, Store) else store
         self._opened: Future[Store] = Future()
+        self._beside: list[Callable[[], None]] = []
         if isinstance(store, Store):
             self._opened.set_result(store)
 
@@ -33,7 +34,13 @@ class StoreSource:
         """Return the store; waits while it is being opened, so never call this on the event loop's thread."""
         return self._opened.result()
 
+    def beside(self, close: Callable[[], None]) -> None:
+        """Have this called before the store is closed: for what works on it by itself."""
+        self._beside.append(close)
+
     def close(self) -> None:
-        """Close the store if it was opened here."""
+        """Close the store if it was opened here, and what works beside it in any case."""
+        for close in self._beside:
+            close()
         if self._opener is not None and self._opened.done() and self._opened.exception() is None:
             self._opened.result().close()

@@ -6,17 +6,18 @@ from typing import Any
 import dash
 from dash import Input, State
 
+from .desk import NewsDesk
 from .live import Section, Showings, follow
 from .source import StoreSource
 
 
-def live_sections(app: dash.Dash, source: StoreSource, showings: Showings) -> None:
+def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk: NewsDesk) -> None:
     """Register every live section of both pages."""
     run, module = Input("run", "data"), Input("module", "value")
     signal, compare = Input("signal", "value"), Input("compare", "value")
 
     def section(name: str, place: str, *inputs: Input | State, page: str = "run-page", painted: str = "") -> None:
-        follow(app, showings, name, *inputs, make=_maker(name, source), page=page, place=place, painted=painted)
+        follow(app, showings, desk, name, *inputs, make=_maker(name, source), page=page, place=place, painted=painted)
 
     section("overview", "runs", Input("order", "data"), page="overview")
     section("head", "verdict", run, painted="run-page-painted")

@@ -23,6 +23,7 @@ DOCUMENTS = (
     ROOT / "docs" / "zoo.md",
     ROOT / "docs" / "causes.md",
     ROOT / "docs" / "risk.md",
+    ROOT / "docs" / "importing.md",
 )
 SECTIONS = ("Trouble it reveals", "Formula", "Cost", "Source")
 MARKERS = re.compile(r"(<!-- begin: (?P<name>\w+)[^>]*-->\n)(.*?)(<!-- end: (?P=name) -->)", re.DOTALL)
@@ -141,6 +142,16 @@ def zoo() -> str:
     return document(table)
 
 
+def imported_names() -> str:
+    """List the names that imports take for signals."""
+    from foreshock.storage.transfer.imports.names import USUAL
+
+    return table(
+        ("signal", "what it is called elsewhere"),
+        ((f"`{ours}`", ", ".join(f"`{name}`" for name in names)) for ours, names in USUAL.items()),
+    )
+
+
 def risk() -> str:
     """Tell of the fitted risk what was measured, and its weights."""
     from foreshock.zoo.risk_page import document
@@ -156,6 +167,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "zoo": zoo,
     "causes": causes,
     "risk": risk,
+    "imported_names": imported_names,
 }
 
 

@@ -10,13 +10,14 @@ does not know whether a write arrived repeats it.
 
 Ordering: batches of one run become visible in the order in which one writer wrote them; ``changes`` never skips one.
 
-Errors: ``StoreConfigurationError`` for what only the user can mend (URL, driver, schema), ``StoreUnavailableError`` for what may
-pass (server away, file locked or read-only, disk full, file gone), ``UnknownRunError`` for a run that is not there,
-``InvalidRecordError`` for a record that no retry will bring in. Nothing else is raised but what a method names.
+Errors: ``StoreConfigurationError`` for what only the user can mend (URL, driver, schema), its kind ``ReadOnlyStoreError`` for a
+write by who may only read, ``StoreUnavailableError`` for what may pass (server away, file locked or read-only, disk full, file
+gone), ``UnknownRunError`` for a run that is not there, ``InvalidRecordError`` for a record that no retry will bring in. Nothing
+else is raised but what a method names.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ from .records import (
     Segment,
     Series,
     SeriesKey,
+    Severity,
     Silence,
 )
 
@@ -48,6 +50,10 @@ class StoreError(Exception):
 
 class StoreConfigurationError(StoreError, ValueError):
     """The URL, the driver or the schema is wrong; the message says what was given, what is allowed and what mends it."""
+
+
+class ReadOnlyStoreError(StoreConfigurationError):
+    """This address leads to a role, or to a replica, that may only read. Nothing was written."""
 
 
 class StoreUnavailableError(StoreError):
@@ -67,6 +73,10 @@ class UnknownRunError(StoreError, KeyError):
 
 class LeaseHeldError(StoreError):
     """Another process has the right that this write needs. Nothing was written."""
+
+
+class RunIsAliveError(StoreError):
+    """The run is being written by a living process; what was asked for is only done to runs that ended. Nothing was changed."""
 
 
 class IllegalTransitionError(StoreError, ValueError):
@@ -113,11 +123,50 @@ class StepHistogram:
     histogram: Histogram
 
 
+@dataclass(frozen=True, slots=True)
+class News:
+    """Which runs were written to. False in a condition when nothing is known to have been."""
+
+    runs: frozenset[str] = frozenset()
+    everything: bool = False
+    """It is not known which: anything may have changed."""
+
+    def __bool__(self) -> bool:
+        return self.everything or bool(self.runs)
+
+    def concerns(self, run_id: str) -> bool:
+        """Return whether something may have been written to that run; ``''`` stands for any run."""
+        return self.everything or run_id in self.runs or (not run_id and bool(self.runs))
+
+
+class Listener(ABC):
+    """Hears of what is written to a store, by whatever process. One thread waits; any thread may close it."""
+
+    @abstractmethod
+    def wait(self, timeout: float) -> News:
+        """Return what was written since the last call, as soon as there is any; nothing after ``timeout`` seconds, or once closed.
+
+        What is told was committed before. What is committed after ``Store.listen`` returned is told by one of the next calls,
+        sooner or later: as "anything may have changed" where the connection was lost meanwhile, or the engine tells no more.
+        More may be told than was written. That the store went away, and that it came back, is told as "anything" too.
+        Never raises.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """End a wait that is going on, within a second, and release what listening holds. May be called twice."""
+
+
 class Store(ABC):
     """Keeps runs, samples, histograms, alerts, events and the notification outbox. See the module's docstring for the promises."""
 
     url: str
     """The address with any password replaced by ``***``; safe to print."""
+
+    @property
+    def notice(self) -> str:
+        """What readers should be told about the store just now (its read replica is away); empty when there is nothing."""
+        return ""
 
     # -- runs and segments ---------------------------------------------------------------------------------------
 
@@ -158,6 +207,18 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def delete_run(self, run_id: str) -> None:
+        """Delete a run with everything that is of it, and on PostgreSQL partitions that are empty then.
+
+        In many transactions, so that nobody waits long for one: interrupted, it is completed by the same call again. Files that
+        interventions wrote are not touched (``captures``).
+
+        Raises:
+            UnknownRunError: no run has that id.
+            RunIsAliveError: the run calls itself running and its heartbeat is fresh.
+        """
+
+    @abstractmethod
     def open_segment(self, run_id: str, start_step: int, started_at: float) -> int:
         """Begin the run's next segment and return its number: 0 for the first, then one more than the highest there is."""
 
@@ -184,6 +245,14 @@ class Store(ABC):
             UnknownRunError: the batch's run was never created.
             InvalidRecordError: this batch can never be written.
             StoreUnavailableError: nothing was written; keep the batch and write it again.
+        """
+
+    @abstractmethod
+    def add_series(self, run_id: str, keys: Sequence[SeriesKey]) -> None:
+        """Add series in this order, before there are samples of them; those already there keep their place.
+
+        Raises:
+            UnknownRunError: no such run.
         """
 
     @abstractmethod
@@ -225,6 +294,21 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def newest(self, run_ids: Sequence[str], keys: Sequence[SeriesKey]) -> dict[str, dict[SeriesKey, float]]:
+        """Return run id -> key -> newest value (of the highest segment's last step), in a few queries for all of them.
+
+        Runs and series that are not there, or have no samples, are left out.
+        """
+
+    @abstractmethod
+    def sparklines(self, run_ids: Sequence[str], key: SeriesKey, *, points: int = 60) -> dict[str, list[float]]:
+        """Return run id -> a picture of one series in at most ``points`` values, in a few queries for all runs.
+
+        In order of (segment, step); of a long series the values are means of stretches, the last one is the newest value. nan
+        stands where nothing finite was. Runs without it are left out.
+        """
+
+    @abstractmethod
     def changes(self, run_id: str, after: int = 0) -> Changes:
         """Return the ranges written after a cursor (0: from the beginning). Cheap when nothing was written."""
 
@@ -239,8 +323,12 @@ class Store(ABC):
         """Return the histograms of a module in order; with ``limit`` at most that many, evenly spread, first and last kept."""
 
     @abstractmethod
-    def batches(self, run_id: str, *, steps_per_batch: int = 1000) -> Iterator[Batch]:
-        """Yield the run's whole history in order of (segment, step), for replay. Batch ids are derived, not the original ones."""
+    def batches(self, run_id: str, *, steps_per_batch: int = 1000, keys: Container[SeriesKey] | None = None) -> Iterator[Batch]:
+        """Yield the run's whole history in order of (segment, step), for replay. Batch ids are derived, not the original ones.
+
+        Args:
+            keys: read these series only; every step is there all the same. None reads all.
+        """
 
     @abstractmethod
     def frame(self, run: Run | str, signal: str | None = None, module: str | None = None) -> "pd.DataFrame":
@@ -276,6 +364,10 @@ class Store(ABC):
         self, run: Run | str | None = None, *, states: Sequence[AlertState] | None = None, limit: int | None = None
     ) -> list[Alert]:
         """Return a run's alerts, oldest first (by segment and first step); those of all runs, newest ``created_at`` first."""
+
+    @abstractmethod
+    def alert_counts(self, states: Sequence[AlertState]) -> dict[str, dict[Severity, int]]:
+        """Return run id -> severity -> number of alerts in one of these states, without reading the alerts themselves."""
 
     @abstractmethod
     def set_alert_state(
@@ -377,11 +469,25 @@ class Store(ABC):
     # -- the store itself ----------------------------------------------------------------------------------------
 
     @abstractmethod
-    def check(self) -> None:
-        """Prove that the store can be read and written (a write that is rolled back).
+    def listen(self) -> Listener:
+        """Begin to hear of what is written: every committed batch, run, segment, alert, decision and event.
+
+        On PostgreSQL the writing transaction announces itself and waiting costs the server nothing; elsewhere a look that costs
+        microseconds (SQLite file) or a small query a second (MariaDB, MySQL) stands in. One listener a process is enough.
+        """
+
+    @abstractmethod
+    def check(self, *, write: bool = True) -> None:
+        """Prove that the store can be read and, unless told not to, written (a write that is rolled back).
 
         Raises:
-            StoreConfigurationError, StoreUnavailableError: with the reason.
+            StoreConfigurationError, StoreUnavailableError: with the reason; ReadOnlyStoreError where it can only be read.
+        """
+
+    def interrupt(self) -> None:  # noqa: B027 - not every store has anything to break off
+        """Break off what other threads wait for, on a server that does not answer: their calls raise StoreUnavailableError.
+
+        Nothing here waits. A store whose calls all end by themselves, such as a file, need not do anything.
         """
 
     @abstractmethod

@@ -1,6 +1,6 @@
 """A run's whole history: replayed as batches with bounded memory, or laid out as one pandas frame."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,10 +21,10 @@ _MOST_TUPLES = 1024
 _WIDTH = np.dtype(np.int64).itemsize
 
 
-def replay(database: Database, run_id: str, steps_per_batch: int) -> Iterator[Batch]:
+def replay(database: Database, run_id: str, steps_per_batch: int, keys: Container[SeriesKey] | None = None) -> Iterator[Batch]:
     """Yield the history in order. Each batch is read in a transaction of its own, so nothing is held between two of them."""
     after: tuple[int, int] | None = None
-    names = _Names()
+    names = _Names(keys)
     while True:
         with database.read() as connection:
             run_key = key_of(connection, run_id)
@@ -55,7 +55,7 @@ def _records(
     """Yield a record a step. Samples are put in order as columns and cut at the steps."""
     first, last = places[0][1], places[-1][1]
     names.learn(connection, run_key)  # after the steps: what was written with them has its series by now
-    known = list(names.by_number)
+    known = names.wanted
     found = columns(connection, known, segment, first, last)
     shapes = _histograms(connection, known, segment, first, last)
     order = np.lexsort((found.series, found.steps))
@@ -85,8 +85,11 @@ def _histograms(
 class _Names:
     """The run's series by their numbers, and the tuples of keys made of them: equal ones are one and the same."""
 
-    def __init__(self) -> None:
+    def __init__(self, keys: Container[SeriesKey] | None) -> None:
         self.by_number: dict[int, SeriesKey] = {}
+        self.wanted: list[int] = []
+        """Numbers of the series to be read."""
+        self._keys = keys
         self._tuples: dict[bytes, tuple[SeriesKey, ...]] = {}
 
     def learn(self, connection: Connection, run_key: int) -> None:
@@ -94,7 +97,9 @@ class _Names:
         query = select(series.c.id, series.c.signal, series.c.module, series.c.head, series.c.rank)
         newer = query.where(series.c.run_key == run_key, series.c.id > next(reversed(self.by_number), -1))
         for row in connection.execute(newer.order_by(series.c.id)):
-            self.by_number[row[0]] = SeriesKey(*row[1:])
+            key = self.by_number[row[0]] = SeriesKey(*row[1:])
+            if self._keys is None or key in self._keys:
+                self.wanted.append(row[0])
 
     def of(self, numbers: bytes) -> tuple[SeriesKey, ...]:
         """Return the keys of these series numbers, 64-bit integers side by side."""

@@ -101,7 +101,7 @@ def add_series(connection: Connection, known: Numbers, missing: Sequence[SeriesK
     rows = [
         {
             "run_key": run_key,
-            "digest": _digest(key),
+            "digest": digest(key),
             "signal": clean(key.signal),
             "module": clean(key.module),
             "head": key.head,
@@ -123,5 +123,6 @@ def _clean(key: SeriesKey) -> SeriesKey:
     return SeriesKey(clean(key.signal), clean(key.module), key.head, key.rank)
 
 
-def _digest(key: SeriesKey) -> str:
+def digest(key: SeriesKey) -> str:
+    """Return what ``series_of_run`` knows a key by in every run: it depends on the key alone."""
     return derived_id(clean(key.signal), clean(key.module), key.head, key.rank)

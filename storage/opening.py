@@ -8,7 +8,9 @@ from sqlalchemy import URL, exc, make_url
 
 from . import schema
 from .base import Store, StoreConfigurationError, StoreError
-from .database import Database, sqlite_path
+from .database import Database, printable, sqlite_path
+from .replica import Replica
+from .spool import SpoolPlace
 from .sqlalchemy_store import SQLAlchemyStore
 from .upserts import unsupported
 
@@ -27,13 +29,23 @@ _DRIVERS = {  # what a bare scheme means: the drivers that our extras install
 _INSTALLS = {"psycopg": '"foreshock[postgres]"', "pymysql": "pymysql"}
 
 
-def open_store(url_or_store: str | os.PathLike[str] | Store | None = None, *, create: bool = True) -> Store:
+def open_store(
+    url_or_store: str | os.PathLike[str] | Store | None = None,
+    *,
+    create: bool = True,
+    role: str = "",
+    read_store: str = "",
+    read_timeout: float | None = None,
+) -> Store:
     """Open a store, making or upgrading its tables where needed.
 
     Args:
         url_or_store: a SQLAlchemy URL, the path of a SQLite file (ending in .db, .sqlite or .sqlite3), a Store (returned as it
             is), or None for the environment's ``FORESHOCK_STORE``, else ``sqlite:///foreshock.db``.
-        create: whether a store that is not there may be made. Readers such as the dashboard say False.
+        create: whether a store that is not there may be made. Readers such as the dashboard say False, and need no right to write.
+        role: what this process is to the store (monitor, dashboard, ...), for those who watch a server's connections.
+        read_store: URL of a read replica of a server's store: what is large is read there while it is there and keeps up.
+        read_timeout: seconds that a reading statement may take on a server.
 
     Raises:
         StoreConfigurationError: unknown URL, dialect or driver, no such folder or file, a schema newer than this program.
@@ -46,16 +58,55 @@ def open_store(url_or_store: str | os.PathLike[str] | Store | None = None, *, cr
     path = sqlite_path(url)
     if path is not None:
         _look_at(path, given, create)
-    database = _connect(url, given)
+    database = _connect(url, given, role, read_timeout)
     in_memory = path is None and database.dialect == "sqlite"
     try:
         if create:
             database.create_file()
         schema.prepare(database, create=create or in_memory)
+        replica = _replica(database, read_store, role, read_timeout) if read_store else None
     except StoreError:
         database.close()
         raise
-    return SQLAlchemyStore(database)
+    return SQLAlchemyStore(database, replica)
+
+
+def _replica(primary: Database, given: str, role: str, read_timeout: float | None) -> Replica:
+    url = _url(given)
+    if primary.engine.url.get_backend_name() != url.get_backend_name() or url.get_backend_name() == "sqlite":
+        raise StoreConfigurationError(
+            f"{_printable(given)!r} cannot be the read replica of {primary.address}: it must be the same kind of server."
+        )
+    return Replica(primary, _connect(url, given, role, read_timeout))
+
+
+def database_at(given: str) -> Database:
+    """Return the connections of a store that is there, whatever its schema is: for ``foreshock db upgrade``.
+
+    Raises:
+        StoreConfigurationError, StoreUnavailableError: as ``open_store`` says.
+    """
+    url = _url(given)
+    if (path := sqlite_path(url)) is not None:
+        _look_at(path, given, create=False)
+    return _connect(url, given, "command", None)
+
+
+def spool_place(folder: str, limit: int, store: Store | str) -> SpoolPlace | None:
+    """Return where a run may spool that is meant for this store; None where spooling is off or the store does not outlive us.
+
+    Args:
+        folder: as the setting ``spool`` says; relative to the current folder, of now.
+        store: the store, or its address.
+
+    Raises:
+        StoreConfigurationError: there cannot be such a store.
+    """
+    address = store.url if isinstance(store, Store) else printable(_url(store))
+    in_memory = address.startswith("sqlite") and sqlite_path(make_url(address)) is None
+    if folder in ("", "off") or in_memory:
+        return None
+    return SpoolPlace(Path(os.path.abspath(Path(folder).expanduser())), limit, address)
 
 
 def _url(given: str) -> URL:
@@ -71,6 +122,12 @@ def _url(given: str) -> URL:
                 f"Cannot read {_printable(given)!r} as the address of a store: {error}. {_EXAMPLES}"
             ) from None
     url = url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
+    if url.get_backend_name() == "postgresql" and url.drivername != _DRIVERS["postgresql"]:
+        wanted = _printable(url.set(drivername="postgresql").render_as_string(hide_password=False))
+        raise StoreConfigurationError(
+            f"foreshock speaks to PostgreSQL through psycopg 3 (COPY, LISTEN), not {url.drivername!r}. Write {wanted!r}, "
+            f"and if the driver is missing: pip install {_INSTALLS['psycopg']}"
+        )
     if url.get_backend_name() not in ("sqlite", "postgresql", "mysql", "mariadb"):
         raise unsupported(url.get_backend_name())
     path = sqlite_path(url)
@@ -92,9 +149,11 @@ def _look_at(path: Path, given: str, create: bool) -> None:
         )
 
 
-def _connect(url: URL, given: str) -> Database:
+def _connect(url: URL, given: str, role: str, read_timeout: float | None) -> Database:
     try:
-        database = Database(url)
+        database = Database(url, role=role, read_timeout=read_timeout)
+    except StoreError:
+        raise
     except exc.NoSuchModuleError:
         raise StoreConfigurationError(f"SQLAlchemy knows no driver {url.drivername!r}. {_EXAMPLES}") from None
     except ModuleNotFoundError as error:

@@ -138,15 +138,16 @@ def unknown(connection: Connection, reference: str) -> UnknownRunError:
 
 
 def _run(row: Row[Any]) -> Run:
+    _, run_id, name, project, status, created_at, heartbeat_at, ended_at, last_step, tags, meta = tuple(row)
     return Run(
-        id=row.id,
-        name=row.name,
-        project=row.project,
-        status=RunStatus(row.status),
-        created_at=row.created_at,
-        heartbeat_at=row.heartbeat_at,
-        ended_at=row.ended_at,
-        last_step=row.last_step,
-        tags=tuple(json.loads(row.tags)),
-        meta=json.loads(row.meta),
+        id=run_id,
+        name=name,
+        project=project,
+        status=RunStatus(status),
+        created_at=created_at,
+        heartbeat_at=heartbeat_at,
+        ended_at=ended_at,
+        last_step=last_step,
+        tags=tuple(json.loads(tags)),
+        meta=json.loads(meta),
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, MetaData, Table, inspect, select, text
 
-from .base import StoreConfigurationError
+from .base import ReadOnlyStoreError, StoreConfigurationError, StoreError
 from .database import LOCK_WAIT, Database
 from .records import Run, new_id
 from .runs import create as create_run
@@ -60,11 +60,43 @@ def prepare(database: Database, *, create: bool) -> None:
         )
     if database.path is not None:
         _write_ahead(database)
+    try:
+        _upgrade(database)
+    except StoreError as error:
+        if found is None and not isinstance(error, ReadOnlyStoreError):
+            raise
+        was = (
+            f"was written by an older foreshock (schema {found}; this one needs {HEAD})"
+            if found
+            else "holds no foreshock store yet"
+        )
+        kind = StoreConfigurationError if isinstance(error, ReadOnlyStoreError) else type(error)
+        raise kind(
+            f"{database.address} {was}, and the tables cannot be made or changed from here: {error} "
+            "Mend it with: foreshock db upgrade --store URL, as a role that may not only write rows but owns the schema"
+        ) from error
+
+
+def _upgrade(database: Database) -> None:
     with database.write() as connection, _in_turn(connection):
         if revision(connection) != HEAD:
             from alembic import command
 
             command.upgrade(migrations(connection), HEAD)
+
+
+def steps_from(found: str) -> list[tuple[str, str]]:
+    """Return the revisions that a store of revision ``found`` still has to go through, each with what it does in a sentence."""
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    if found >= HEAD:
+        return []
+    walked = ScriptDirectory.from_config(config).walk_revisions(base=found, head=HEAD)
+    return [(one.revision, (one.doc or "").splitlines()[0]) for one in reversed(list(walked)) if one.revision != found]
 
 
 def _refuse_newer(found: str | None, address: str) -> None:
@@ -75,8 +107,8 @@ def _refuse_newer(found: str | None, address: str) -> None:
         )
 
 
-def check(database: Database) -> None:
-    """Prove that the schema is ours and that a row can be written; the row is rolled back.
+def check(database: Database, *, write: bool = True) -> None:
+    """Prove that the schema is ours and, unless told not to, that a row can be written; the row is rolled back.
 
     Raises:
         StoreConfigurationError, StoreUnavailableError: with the reason.
@@ -87,6 +119,8 @@ def check(database: Database) -> None:
         raise StoreConfigurationError(
             f"{database.address} has schema {found}, this foreshock writes {HEAD}. Mend it with: foreshock db upgrade"
         )
+    if not write:
+        return
     with contextlib.suppress(_Undo), database.write() as connection:
         create_run(connection, Run(new_id(), ""))
         raise _Undo

@@ -1,13 +1,29 @@
 """The Store over SQLAlchemy Core: SQLite (file and memory), PostgreSQL, MySQL and MariaDB."""
 
 import time
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Container, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from sqlalchemy import Connection
 from typing_extensions import override
 
-from . import alerting, charting, history, leasing, numbering, outboxes, reading, runs, schema, silencing, writing
-from .base import Envelope, InvalidRecordError, LeaseHeldError, SeriesData, StepHistogram, Store
+from . import (
+    alerting,
+    charting,
+    deleting,
+    history,
+    leasing,
+    newest,
+    news,
+    numbering,
+    outboxes,
+    reading,
+    runs,
+    schema,
+    silencing,
+    writing,
+)
+from .base import Envelope, InvalidRecordError, LeaseHeldError, Listener, SeriesData, StepHistogram, Store
 from .database import Database
 from .records import (
     Alert,
@@ -22,11 +38,16 @@ from .records import (
     RunStatus,
     Segment,
     Series,
+    SeriesKey,
+    Severity,
     Silence,
 )
+from .replica import PatientListener, Replica
 
 if TYPE_CHECKING:
     import pandas as pd
+
+T = TypeVar("T")
 
 
 class SQLAlchemyStore(Store):
@@ -35,10 +56,28 @@ class SQLAlchemyStore(Store):
     Each method is one transaction around functions of ``runs``, ``writing``, ``reading``, ``history`` and ``alerting``.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, replica: Replica | None = None) -> None:
         self.url = database.address
         self._database = database
+        self._replica = replica
         self._numbers = numbering.SeriesNumbers()
+
+    @property
+    @override
+    def notice(self) -> str:
+        return self._replica.notice if self._replica is not None else ""
+
+    def _ask(self, question: Callable[[Connection], T]) -> T:
+        """Answer from the replica, where there is one: samples, histograms, step times, changes, lists of runs, frames."""
+        if self._replica is not None:
+            return self._replica.ask(question)
+        with self._database.read() as connection:
+            return question(connection)
+
+    @property
+    def database(self) -> Database:
+        """The connections, for upkeep (``pruning``, ``inventory``, ``compacting``). No part of the contract of stores."""
+        return self._database
 
     # -- runs and segments ---------------------------------------------------------------------------------------
 
@@ -49,6 +88,7 @@ class SQLAlchemyStore(Store):
             schema.prepare(self._database, create=True)
         with self._database.write() as connection:
             runs.create(connection, run)
+            news.announce(connection, run.id)
 
     @override
     def update_run(
@@ -62,31 +102,37 @@ class SQLAlchemyStore(Store):
     ) -> None:
         with self._database.write() as connection:
             runs.change(connection, run_id, status=status, heartbeat_at=heartbeat_at, ended_at=ended_at, meta=meta)
+            news.announce(connection, run_id)
 
     @override
     def runs(self, *, project: str | None = None, limit: int | None = None) -> list[Run]:
-        with self._database.read() as connection:
-            return runs.listed(connection, project=project, limit=limit)
+        return self._ask(lambda connection: runs.listed(connection, project=project, limit=limit))
 
     @override
     def run(self, reference: str) -> Run:
-        with self._database.read() as connection:
-            return runs.find(connection, reference)
+        return self._ask(lambda connection: runs.find(connection, reference))
+
+    @override
+    def delete_run(self, run_id: str) -> None:
+        deleting.delete_run(self._database, run_id)
+        self._numbers.forget()
 
     @override
     def open_segment(self, run_id: str, start_step: int, started_at: float) -> int:
         with self._database.write() as connection:
-            return runs.open_segment(connection, run_id, start_step, started_at)
+            number = runs.open_segment(connection, run_id, start_step, started_at)
+            news.announce(connection, run_id)
+            return number
 
     @override
     def add_segment(self, segment: Segment) -> None:
         with self._database.write() as connection:
             runs.add_segment(connection, segment)
+            news.announce(connection, segment.run_id)
 
     @override
     def segments(self, run_id: str) -> list[Segment]:
-        with self._database.read() as connection:
-            return runs.segments_of(connection, run_id)
+        return self._ask(lambda connection: runs.segments_of(connection, run_id))
 
     # -- samples -------------------------------------------------------------------------------------------------
 
@@ -103,6 +149,7 @@ class SQLAlchemyStore(Store):
                 identity = connection.info.get("identity")
                 known = self._numbers.known(batch.run_id, identity)
                 numbers = writing.write_batch(connection, batch, known, careful=careful)
+                news.announce(connection, batch.run_id)
         except BaseException:
             self._numbers.forget()
             raise
@@ -110,9 +157,15 @@ class SQLAlchemyStore(Store):
             self._numbers.remember(batch.run_id, identity, numbers)
 
     @override
+    def add_series(self, run_id: str, keys: Sequence[SeriesKey]) -> None:
+        with self._database.write() as connection:
+            run_key = runs.key_of(connection, run_id)
+            if keys:
+                numbering.add_series(connection, numbering.Numbers(run_key, {}), keys)
+
+    @override
     def series(self, run_id: str, *, signal: str | None = None, module: str | None = None) -> list[Series]:
-        with self._database.read() as connection:
-            return reading.series_of(connection, run_id, signal=signal, module=module)
+        return self._ask(lambda connection: reading.series_of(connection, run_id, signal=signal, module=module))
 
     @override
     def read(
@@ -124,11 +177,10 @@ class SQLAlchemyStore(Store):
         segment: int | None = None,
         max_points: int | None = None,
     ) -> list[SeriesData]:
-        with self._database.read() as connection:
-            if max_points is None:
-                return [reading.points(connection, item, start=start, stop=stop, segment=segment) for item in series]
-            options = {"start": start, "stop": stop, "segment": segment}
-            return list(charting.decimated(connection, series, **options, max_points=max_points))
+        place = {"start": start, "stop": stop, "segment": segment}
+        if max_points is None:
+            return self._ask(lambda connection: [reading.points(connection, item, **place) for item in series])
+        return self._ask(lambda connection: list(charting.decimated(connection, series, **place, max_points=max_points)))
 
     @override
     def envelopes(
@@ -140,35 +192,40 @@ class SQLAlchemyStore(Store):
         segment: int | None = None,
         max_points: int = 400,
     ) -> list[Envelope]:
-        with self._database.read() as connection:
-            options = {"start": start, "stop": stop, "segment": segment}
-            return list(charting.envelopes(connection, series, **options, max_points=max_points))
+        place = {"start": start, "stop": stop, "segment": segment}
+        return self._ask(lambda connection: list(charting.envelopes(connection, series, **place, max_points=max_points)))
+
+    @override
+    def newest(self, run_ids: Sequence[str], keys: Sequence[SeriesKey]) -> dict[str, dict[SeriesKey, float]]:
+        return self._ask(lambda connection: newest.newest(connection, run_ids, keys))
+
+    @override
+    def sparklines(self, run_ids: Sequence[str], key: SeriesKey, *, points: int = 60) -> dict[str, list[float]]:
+        return self._ask(lambda connection: newest.sparklines(connection, run_ids, key, points))
 
     @override
     def changes(self, run_id: str, after: int = 0) -> Changes:
-        with self._database.read() as connection:
-            return reading.changes(connection, run_id, after)
+        return self._ask(lambda connection: reading.changes(connection, run_id, after))
 
     @override
     def step_times(self, run_id: str, *, max_points: int | None = None) -> list[tuple[int, int, float]]:
-        with self._database.read() as connection:
-            return reading.step_times(connection, run_id, max_points)
+        return self._ask(lambda connection: reading.step_times(connection, run_id, max_points))
 
     @override
     def histograms(
         self, run_id: str, signal: str, module: str, *, start: int | None = None, stop: int | None = None, limit: int | None = None
     ) -> list[StepHistogram]:
-        with self._database.read() as connection:
-            return reading.histograms_of(connection, run_id, signal, module, start=start, stop=stop, limit=limit)
+        place = {"start": start, "stop": stop, "limit": limit}
+        return self._ask(lambda connection: reading.histograms_of(connection, run_id, signal, module, **place))
 
     @override
-    def batches(self, run_id: str, *, steps_per_batch: int = 1000) -> Iterator[Batch]:
-        return history.replay(self._database, run_id, steps_per_batch)
+    def batches(self, run_id: str, *, steps_per_batch: int = 1000, keys: Container[SeriesKey] | None = None) -> Iterator[Batch]:
+        database = self._replica.database() if self._replica is not None else self._database
+        return history.replay(database, run_id, steps_per_batch, keys)
 
     @override
     def frame(self, run: Run | str, signal: str | None = None, module: str | None = None) -> "pd.DataFrame":
-        with self._database.read() as connection:
-            return history.frame(connection, _run_id(connection, run), signal, module)
+        return self._ask(lambda connection: history.frame(connection, _run_id(connection, run), signal, module))
 
     # -- alerts, events, outbox ----------------------------------------------------------------------------------
 
@@ -180,6 +237,8 @@ class SQLAlchemyStore(Store):
             if lease is not None and not leasing.take(connection, lease):
                 raise LeaseHeldError(f"Another process judges this run: it holds {lease.name!r} in {self.url}.")
             alerting.save_alerts(connection, alerts, notifications, time.time())
+            for run_id in sorted({alert.run_id for alert in alerts} or {""}):
+                news.announce(connection, run_id)
 
     @override
     def alerts(
@@ -190,21 +249,29 @@ class SQLAlchemyStore(Store):
             return alerting.list_alerts(connection, run_id, states=states, limit=limit)
 
     @override
+    def alert_counts(self, states: Sequence[AlertState]) -> dict[str, dict[Severity, int]]:
+        with self._database.read() as connection:
+            return newest.alert_counts(connection, states)
+
+    @override
     def set_alert_state(
         self, alert_id: str, state: AlertState, *, at: float, by: str = "", comment: str = "", until: float | None = None
     ) -> None:
         with self._database.write() as connection:
             alerting.decide(connection, alert_id, state, at=at, by=by, comment=comment, until=until)
+            news.announce(connection)
 
     @override
     def add_silence(self, silence: Silence) -> int:
         with self._database.write() as connection:
+            news.announce(connection)
             return alerting.silence_open(connection, silence)
 
     @override
     def end_silence(self, silence_id: str, *, at: float, by: str = "") -> int:
         with self._database.write() as connection:
             silencing.end(connection, silence_id, at)
+            news.announce(connection)
             return alerting.lift(connection, at, by)
 
     @override
@@ -218,12 +285,14 @@ class SQLAlchemyStore(Store):
             if not alerting.uncovered(connection, now):
                 return 0
         with self._database.write() as connection:
+            news.announce(connection)
             return alerting.lift(connection, now)
 
     @override
     def add_event(self, event: Event) -> None:
         with self._database.write() as connection:
             alerting.add_event(connection, event)
+            news.announce(connection, event.run_id)
 
     @override
     def events(self, run_id: str, *, kind: str | None = None) -> list[Event]:
@@ -244,10 +313,12 @@ class SQLAlchemyStore(Store):
     def settle_notification(self, notification: Notification) -> None:
         with self._database.write() as connection:
             outboxes.settle(connection, notification)
+            news.announce(connection)
 
     @override
     def retry_notification(self, notification_id: str, *, at: float) -> bool:
         with self._database.write() as connection:
+            news.announce(connection)
             return outboxes.retry(connection, notification_id, at)
 
     @override
@@ -290,17 +361,30 @@ class SQLAlchemyStore(Store):
     # -- the store itself ----------------------------------------------------------------------------------------
 
     @override
-    def check(self) -> None:
-        schema.check(self._database)
+    def listen(self) -> Listener:
+        listener = news.listen(self._database)
+        return PatientListener(listener, self._replica) if self._replica is not None else listener
+
+    @override
+    def check(self, *, write: bool = True) -> None:
+        schema.check(self._database, write=write)
+
+    @override
+    def interrupt(self) -> None:
+        self._database.interrupt()
 
     @override
     def close(self) -> None:
         self._database.close()
+        if self._replica is not None:
+            self._replica.close()
 
     @override
     def abandon(self) -> None:
         self._database.abandon()
+        if self._replica is not None:
+            self._replica.abandon()
 
 
-def _run_id(connection: Any, run: Run | str) -> str:
+def _run_id(connection: Connection, run: Run | str) -> str:
     return run.id if isinstance(run, Run) else runs.find(connection, run).id

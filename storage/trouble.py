@@ -97,11 +97,13 @@ class Reporter:
         with suppress(Exception):  # the caller's function: whatever it raises, the writer goes on
             self._on_trouble(message, error)
 
-    def tell_once(self, kind: str, message: str, error: Exception | None = None) -> None:
-        """Report unless this kind was reported by this method before."""
-        if kind not in self._told:
-            self._told.add(kind)
-            self.tell(kind, message, error)
+    def tell_once(self, kind: str, message: str, error: Exception | None = None) -> bool:
+        """Report unless this kind was reported by this method before; return whether it was told now."""
+        if kind in self._told:
+            return False
+        self._told.add(kind)
+        self.tell(kind, message, error)
+        return True
 
     def again(self, kind: str) -> None:
         """Let ``tell_once`` report this kind another time."""

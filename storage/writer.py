@@ -1,7 +1,8 @@
-"""The writer thread: what the training loop hands over is resolved, judged and saved here, off the training thread.
+"""The writer: what the training loop hands over is resolved, judged and saved here, off the training thread, by two threads.
 
-Every flush takes what is ready, in order, into one batch; the batch is analysed whether or not the store can take it; then batch,
-alerts and events are saved, or kept for when the store is back (``saving.Saver``).
+The *writer thread* takes what is ready, every flush, in order, into one batch, has it analysed whether or not the store can take
+it, and puts batch, alerts and events into the backlog, the spool on disk included. It never touches the store, so that a server
+which hangs holds up neither the analysis nor the spool. The *sender thread* brings what waits there into the store (``Saver``).
 """
 
 import os
@@ -13,15 +14,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from .backlog import Backlog
 from .base import Store
+from .entries import Judgement
+from .leftovers import Leftovers
 from .records import Alert, Batch, Event, Lease, Notification, Run, RunStatus, Segment, StepRecord, new_id
 from .saving import Saver
+from .sending import RETRY_PAUSE, Marker, Sender
+from .spool import SpoolPlace
 from .trouble import Reporter
 
 _MOST_POINTS = 250_000  # of one batch: about a second of writing
+_LONGEST_PAUSE = 1.0  # seconds that the analysis waits for a store at work
 _DRAIN_PAUSE = 0.005  # seconds between looks at a device copy that someone waits for
-_RETRY_PAUSE = 0.1  # the same for a store that is away
-_GRACE = 0.5  # seconds that the thread may take after its deadline to note what it could not save
+_GRACE = 0.5  # seconds that the threads may take after their deadline: to end a call, to bring what is left to the spool
 
 
 class Pending(Protocol):
@@ -38,7 +44,10 @@ class Pending(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WriterStats:
-    """How the writer is doing. ``steps_dropped`` never reached a batch; ``points_lost`` did, but not the store."""
+    """How the writer is doing. ``steps_dropped`` never reached a batch; ``points_lost`` did, but neither store nor spool.
+
+    ``points_spooled`` and ``bytes_spooled`` are what waits on disk just now, for a store that is away.
+    """
 
     queue_depth: int
     steps_written: int
@@ -49,14 +58,8 @@ class WriterStats:
     errors: int
     last_error: str
     store_ok: bool
-
-
-class _Marker:
-    """Goes through the queue like a step, so that ``flush`` knows when everything before it was handled."""
-
-    def __init__(self) -> None:
-        self.done = threading.Event()
-        self.saved = False
+    points_spooled: int = 0
+    bytes_spooled: int = 0
 
 
 _writers: "weakref.WeakSet[Writer]" = weakref.WeakSet()
@@ -85,6 +88,7 @@ class Writer:
         flush_interval: seconds between batches.
         capacity: steps that may wait in the queue; more are dropped and counted.
         backlog_points: samples kept in memory while the store is away.
+        spool: where on disk they go from there; None: nowhere. What dead processes left there is drained.
         on_trouble: called (on the writer thread) once for each kind of trouble and once for each outage.
     """
 
@@ -101,6 +105,7 @@ class Writer:
         flush_interval: float = 0.5,
         capacity: int = 10_000,
         backlog_points: int = 2_000_000,
+        spool: SpoolPlace | None = None,
         on_trouble: Callable[[str, Exception | None], None] = lambda message, error: None,
     ) -> None:
         self._run = run
@@ -113,23 +118,25 @@ class Writer:
         self._flush_interval = flush_interval
         self._capacity = capacity
         self._reporter = Reporter(run, on_trouble)
-        self._saver = Saver(store, run, self._segment, backlog_points=backlog_points, reporter=self._reporter, channels=channels)
-        self._queue: deque[Pending | StepRecord | _Marker | Segment] = deque()
-        self._events: deque[Event] = deque()
+        self._backlog = Backlog(run, segment, channels=channels, memory_points=backlog_points, place=spool, reporter=self._reporter)
+        leftovers = Leftovers(spool.folder) if spool is not None else None
+        self._saver = Saver(store, run, self._backlog, reporter=self._reporter, channels=channels, leftovers=leftovers)
+        self._queue: deque[Pending | StepRecord | Marker | Segment] = deque()
+        self._extras: deque[Event | Judgement] = deque()
         self._refused = 0  # by put, on the training thread
         self._unresolved = 0  # on the writer thread
         self._errors = 0
         self._last_error = ""
-        self._waiting: list[_Marker] = []
-        self._hurry_until = 0.0
         self._closing = threading.Event()
         self._deadline = float("inf")
         self._wake = threading.Event()
+        self._taken_at = float("-inf")
         self._pid = os.getpid()
         # One plain flag for ``put``: the training thread pays every look at it in cache misses.
         self._accepting = True
         _writers.add(self)
         self._thread = threading.Thread(target=self._work, name="foreshock-writer", daemon=True)
+        self._sender = Sender(self._saver, self._backlog, pause=flush_interval, failed=self._mistaken, finished=self._wake.set)
 
     @property
     def store(self) -> Store | None:
@@ -144,22 +151,25 @@ class Writer:
     @property
     def stats(self) -> WriterStats:
         """Counts since the start. Cheap."""
-        saver = self._saver
+        saver, backlog = self._saver, self._backlog
         return WriterStats(
             queue_depth=len(self._queue),
             steps_written=saver.steps_written,
             points_written=saver.points_written,
-            points_lost=saver.points_lost,
+            points_lost=backlog.points_lost,
             steps_dropped=self._refused + self._unresolved,
-            batches_waiting=saver.batches_waiting,
+            batches_waiting=backlog.entries,
             errors=self._errors + saver.errors,
             last_error=saver.last_error or self._last_error,
             store_ok=saver.store_ok,
+            points_spooled=backlog.spooled_points,
+            bytes_spooled=backlog.spooled_bytes,
         )
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the threads."""
         self._thread.start()
+        self._sender.start()
 
     def put(self, item: Pending | StepRecord) -> bool:
         """Hand over a step; return False when it was dropped: the queue is full, the writer closed, or this is a forked child.
@@ -182,24 +192,37 @@ class Writer:
     def put_event(self, event: Event) -> None:
         """Hand over an event. In a forked child, nothing."""
         if os.getpid() == self._pid:
-            self._events.append(event)
+            self._extras.append(event)
+
+    def put_alerts(self, alerts: Sequence[Alert]) -> None:
+        """Hand over alerts that no batch of ours set off. In a forked child, nothing."""
+        if os.getpid() == self._pid:
+            self._extras.append(Judgement(tuple(alerts)))
 
     def flush(self, timeout: float) -> bool:
         """Wait until everything put so far is in the store; return False when the store is away or time ran out."""
+        marker = self._mark(timeout)
+        return marker is not None and marker.done.wait(timeout) and marker.saved
+
+    def judged(self, timeout: float) -> bool:
+        """Wait until everything put so far was analysed, stored or not; return whether it was in that time."""
+        marker = self._mark(timeout)
+        return marker is not None and marker.judged.wait(timeout)
+
+    def _mark(self, timeout: float) -> Marker | None:
         if os.getpid() != self._pid or not self._thread.is_alive():
-            return False
-        marker = _Marker()
+            return None
+        marker = Marker()
         self._queue.append(marker)
-        self._hurry_until = time.monotonic() + timeout
+        self._sender.hurry_until = time.monotonic() + timeout
         self._wake.set()
-        marker.done.wait(timeout)
-        return marker.saved
+        return marker
 
     def close(self, timeout: float = 10.0, *, status: RunStatus | None = None) -> bool:
-        """Save what is there, end the thread, and return whether everything was saved. May be called twice.
+        """Save what is there, end the threads, and return whether everything is in the store. May be called twice.
 
         Args:
-            timeout: seconds after which what could not be saved is counted as lost.
+            timeout: seconds after which what could not be saved is left in the spool, or, without one, is counted as lost.
             status: what the run is marked as at its end; None leaves it as it is.
         """
         if os.getpid() != self._pid:
@@ -212,8 +235,10 @@ class Writer:
             self._closing.set()
             self._wake.set()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
-            self._thread.join(timeout + _GRACE)
+            self._thread.join(timeout + 2 * _GRACE)
         return not self._thread.is_alive() and not self._queue and self._saver.nothing_waiting
+
+    # -- the writer thread ---------------------------------------------------------------------------------------
 
     def _work(self) -> None:
         pause = self._flush_interval
@@ -221,27 +246,42 @@ class Writer:
             self._wake.wait(pause)
             self._wake.clear()
             closing = self._closing.is_set()
-            hurry = closing or time.monotonic() < self._hurry_until
-            more = saved = False
+            more = False
             try:
                 more = self._take()
-                saved = self._saver.save(hurry=hurry)
+                self._backlog.keep(away=self._saver.away)
+                self._saver.break_off()
             except Exception as error:  # noqa: BLE001 - the thread must outlive a mistake in any part of it
-                self._failed("writer_failed", "The writer met an error and goes on", error)
-            self._answer(saved)
-            if closing and (time.monotonic() >= self._deadline or (saved and not self._queue)):
+                self._mistaken(error)
+            if closing:
+                self._sender.hurry_until = float("inf")
+                self._sender.ending = not self._queue and not self._extras
+            self._sender.wake()
+            if closing and (time.monotonic() >= self._deadline or self._sender.all_saved):
                 break
-            if more or (self._saver.store_ok and self._saver.batches_waiting):
+            if more and not self._crowded():
                 pause = 0.0
-            elif hurry:
-                pause = _DRAIN_PAUSE if self._saver.store_ok else _RETRY_PAUSE
+            elif closing or more or time.monotonic() < self._sender.hurry_until:
+                pause = _DRAIN_PAUSE if self._queue else RETRY_PAUSE
             else:
                 pause = self._flush_interval
         self._end()
 
+    def _crowded(self) -> bool:
+        """Whether the store is at work and has enough to do: what comes meanwhile waits in the queue, for a larger batch."""
+        backlog = self._backlog
+        if self._saver.away or backlog.spooled_points:
+            return False
+        at_work = backlog.entries > 1 and time.monotonic() - self._taken_at < _LONGEST_PAUSE
+        return at_work or backlog.memory_points >= _MOST_POINTS
+
     def _take(self) -> bool:
         """Move what is ready from the queue into one analysed batch; return whether there is more than one batch holds."""
+        if self._crowded():
+            return bool(self._queue)
+        self._taken_at = time.monotonic()
         records: list[StepRecord] = []
+        markers: list[Marker] = []
         points = 0
         while self._queue and points < _MOST_POINTS:
             item = self._queue[0]
@@ -249,9 +289,9 @@ class Writer:
                 if records:  # first those of the segment before, in a batch of their own
                     break
                 self._segment = item
-                self._saver.begin_segment(item)
-            elif isinstance(item, _Marker):
-                self._waiting.append(item)
+                self._backlog.add(item)
+            elif isinstance(item, Marker):
+                markers.append(item)
             else:
                 try:
                     if not isinstance(item, StepRecord) and not item.ready():
@@ -267,10 +307,15 @@ class Writer:
         if records:
             batch = Batch(new_id(), self._run.id, self._segment.segment, tuple(records))
             alerts, notifications = self._judge(batch)
-            self._saver.add_batch(self._completed(batch))
-            self._saver.add_alerts(alerts, notifications)
-        while self._events:
-            self._saver.add_event(self._events.popleft())
+            self._backlog.add(self._completed(batch))
+            if alerts or notifications:
+                self._backlog.add(Judgement(tuple(alerts), tuple(notifications)))
+        while self._extras:
+            self._backlog.add(self._extras.popleft())
+        for marker in markers:
+            marker.number = self._backlog.newest
+            self._sender.waiting.append(marker)
+            marker.judged.set()
         if self._refused:
             message = f"The writer cannot keep up: {self._capacity:,} steps wait, and newer ones are being dropped."
             self._reporter.tell_once("queue_full", message)
@@ -291,14 +336,8 @@ class Writer:
             self._failed("derived_failed", "What is derived from new samples could not be told; they are kept all the same", error)
             return batch
 
-    def _answer(self, saved: bool) -> None:
-        """Tell those who wait in ``flush``, unless the store is still at work on the backlog."""
-        if not saved and self._saver.store_ok:
-            return
-        for marker in self._waiting:
-            marker.saved = saved
-            marker.done.set()
-        self._waiting.clear()
+    def _mistaken(self, error: Exception) -> None:
+        self._failed("writer_failed", "The writer met an error and goes on", error)
 
     def _failed(self, kind: str, message: str, error: Exception) -> None:
         self._errors += 1
@@ -306,12 +345,39 @@ class Writer:
         self._reporter.tell_once(kind, f"{message}: {self._last_error}", error)
 
     def _end(self) -> None:
-        unread = sum(not isinstance(item, (_Marker, Segment)) for item in self._queue)
+        unread = sum(not isinstance(item, (Marker, Segment)) for item in self._queue)
         if unread:
             self._unresolved += unread
             self._reporter.tell(
                 "steps_unread", f"The writer was closed while {unread} steps were still on their way from the device."
             )
-        self._saver.give_up()
-        for marker in self._waiting:
-            marker.done.set()
+        self._sender.stop(_GRACE)
+        self._leave()
+        if self._sender.is_alive() and self._saver.store is not None:  # it waits for a server that does not answer
+            self._saver.store.interrupt()
+        for item in (*self._sender.waiting, *(item for item in self._queue if isinstance(item, Marker))):
+            item.judged.set()
+            item.done.set()
+
+    def _leave(self) -> None:
+        """Leave in the spool what still waits, the run's end too, and say so; without one it is lost, and counted."""
+        backlog, end = self._backlog, self._saver.end
+        if not backlog.entries and end is None:
+            backlog.park()
+            return
+        waiting, lost_before = backlog.points, backlog.points_lost
+        if end is not None:
+            backlog.add(end)
+        reason = (self._saver.last_error or "there was no time left").rstrip(".")
+        if backlog.park():
+            self._reporter.tell(
+                "left_in_spool",
+                f"The run ended while the store could not be written: {reason}. Nothing is lost: {waiting:,} samples wait in "
+                f"{backlog.path}. They are stored by the next watch() in that folder, or by: foreshock db drain {backlog.folder}",
+            )
+            return
+        backlog.give_up()
+        lost = backlog.points_lost - lost_before
+        kept = f" The rest is in {backlog.path}." if backlog.path else ""
+        message = f"The run ended while the store could not be written: {reason}. Not saved: {lost:,} samples.{kept}"
+        self._reporter.tell("not_saved", message, lost=lost)

@@ -24,6 +24,23 @@
     setInterval(() => document.visibilityState === "hidden" || again(), 5000);
   }
 
+  /* -- what was drawn: the server sends more only after this answer ----------------------------------------------------- */
+  let beat = 0;
+  let answering = false;
+  const idle = window.requestIdleCallback || ((then) => setTimeout(then, 50));
+
+  function drawn(number) {
+    beat = number;
+    if (answering) return;
+    answering = true;
+    /* Two frames: one in which the sections are laid out, one in which plotly has drawn them. Then a moment without work. */
+    const answer = () => {
+      answering = false;
+      window.dash_clientside.set_props("drawn", { data: { tab: TAB, number: beat } });
+    };
+    requestAnimationFrame(() => requestAnimationFrame(() => idle(answer, { timeout: 3000 })));
+  }
+
   /* -- the connection ------------------------------------------------------------------------------------------------- */
   /* The socket's worker gives up after ten tries; a server that comes back later is met by loading the page again. */
   let misses = 0;
@@ -124,6 +141,6 @@
   }
 
   window.dash_clientside = Object.assign({}, window.dash_clientside, {
-    foreshock: { ticket, again, permalink, clicked, title },
+    foreshock: { ticket, again, permalink, clicked, title, drawn },
   });
 })();

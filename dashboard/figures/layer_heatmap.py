@@ -10,7 +10,7 @@ from ..grid import Floats, Grid
 from ..names import related, short_names
 from ..signals import Scale, SignalInfo
 from .lines import kind_name, kind_symbol
-from .style import BAR_MARGIN, TROUBLE_SCALE, Figure, axis, colour_bar, empty, layout, plain, step_axis, text
+from .style import BAR_MARGIN, TROUBLE_SCALE, Figure, axis, colour_bar, empty, layout, plain_rows, step_axis, text
 
 CELLS, ODD = 0, 1
 
@@ -64,11 +64,11 @@ def layer_heatmap_figure(grid: Grid | None, modules: Sequence[str], info: Signal
 
 def cell_rows(cells: Floats, info: SignalInfo) -> dict[str, list[list[Any]]]:
     """Return cells as the trace's ``z``; on a logarithmic scale powers of ten, with the values themselves as ``text``."""
-    rows = cells.tolist()
     if info.scale is not Scale.LOG:
-        return {"z": [[plain(value, 4) for value in row] for row in rows]}
-    powers = [[plain(math.log10(value), 4) if value > 0 else None for value in row] for row in rows]
-    return {"z": powers, "text": [[f"{value:.4g}" for value in row] for row in rows]}
+        return {"z": plain_rows(cells)}
+    positive = cells > 0
+    powers = np.log10(cells, out=np.full_like(cells, np.nan), where=positive)
+    return {"z": plain_rows(powers), "text": plain_rows(cells)}
 
 
 def colour_range(grid: Grid, info: SignalInfo) -> tuple[float, float]:
@@ -107,7 +107,7 @@ def odd_trace(grid: Grid, names: Sequence[str], limit: int = 2000) -> dict[str, 
         "x": [grid.first_centre + cell.column * grid.width for cell in cells],
         "y": [names[cell.row] for cell in cells],
         "marker": {"symbol": [kind_symbol(cell.value) for cell in cells], "color": "#ff5c7a", "size": 8},
-        "text": [kind_name(cell.value) for cell in cells],
+        "text": [kind_name(cell.value) if math.isinf(cell.value) else "not a finite number" for cell in cells],
         "hovertemplate": "step %{x:,.0f}<br><b>%{text}</b><extra></extra>",
     }
 

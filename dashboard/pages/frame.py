@@ -13,6 +13,8 @@ def frame() -> html.Div:
             dcc.Location(id="url", refresh="callback-nav"),
             dcc.Store(id="left"),
             dcc.Store(id="bell"),
+            dcc.Store(id="beat"),
+            dcc.Store(id="drawn"),
             dcc.Store(id="page-title"),
             html.Header(
                 [

@@ -19,6 +19,15 @@ class RunSection(ABC):
         self._segment = 0
         self._changed_from = 0
 
+    @property
+    def subject(self) -> str:
+        """Id of the run."""
+        return self.run.id
+
+    def tick(self) -> Updates:
+        """Return nothing: most sections say nothing about time."""
+        return {}
+
     def catch_up(self) -> None:
         """Move the cursor to now. Called before a full read, so that nothing written meanwhile is skipped."""
         self.news()

@@ -10,13 +10,13 @@ from dash.development.base_component import Component
 from ...analyzer.risk import SIGNAL as RISK
 from ...analyzer.risk import words as risk_words
 from ...storage.base import Store
-from ...storage.records import Alert, AlertState, Event, Run, Severity, Silence
+from ...storage.records import Alert, AlertState, Event, Notification, Run, Severity, Silence
 from ..letters import letter_list, letters_of
 from ..live import Updates
 from ..pages.alerts import alert_list
 from ..pages.attributes import aria
 from ..pages.parts import fact, number, percent, pill, risk_of, severity_badge
-from ..reading import is_open, line, shown_alerts
+from ..reading import is_open, newest_of, shown_alerts
 from ..trouble import trouble_list, troubles_of_run
 from ..verdict import Verdict, verdict
 from ..vitals import Vitals, ago, clock, vitals
@@ -32,41 +32,43 @@ class Head(RunSection):
     def __init__(self, store: Store, run: Run) -> None:
         super().__init__(store, run)
         self._values: dict[str, float | None] = dict.fromkeys(_FACTS)
+        self._alerts: Sequence[Alert] = ()
+        self._events: Sequence[Event] = ()
+        self._silences: Sequence[Silence] = ()
+        self._letters: Sequence[Notification] = ()
 
     def paint(self) -> Updates:
         """Return every part."""
-        self.catch_up()
-        self._read_values(None)
-        return self._parts()
+        return self._read()
 
     def advance(self) -> Updates:
         """Return every part as it is now."""
-        if self.news():
-            self._read_values(self._changed_from)
-        return self._parts()
+        return self._read()
 
-    def _read_values(self, start: int | None) -> None:
-        """Take the newest value of each fact from step ``start`` on; what was not measured there keeps its value."""
-        for signal in _FACTS:
-            data = line(self.store, self.run.id, signal, start=start, max_points=50)
-            if data is not None and len(data.values):
-                self._values[signal] = float(data.values[-1])
-
-    def _parts(self) -> Updates:
+    def tick(self) -> Updates:
+        """Return every part as it reads now, from what was read last."""
         now = time.time()
-        self.run = self.store.run(self.run.id)
         state = vitals(self.run, now)
-        alerts = shown_alerts(self.store, self.run)
-        said = verdict(self.run, alerts, state, self._values["loss"])
+        said = verdict(self.run, self._alerts, state, self._values["loss"])
         return {
             "run-head": {"children": run_head(self.run, state)},
-            "verdict": {"children": self._verdict(said, alerts, now)},
+            "verdict": {"children": self._verdict(said, self._alerts, now)},
             "risk-words": {"children": risk_words(self._values[RISK])},
-            "alerts": {"children": alert_list(alerts, self.run.last_step, self._silences(alerts, now))},
-            "events": {"children": event_list(self.store.events(self.run.id))},
-            "monitor-facts": {"children": self._monitor(alerts)},
+            "alerts": {"children": alert_list(self._alerts, self.run.last_step, self._silences)},
+            "events": {"children": event_list(self._events)},
+            "monitor-facts": {"children": self._monitor()},
             "page-title": {"data": f"{said.word} · {self.run.name}"},
         }
+
+    def _read(self) -> Updates:
+        self.run = self.store.run(self.run.id)
+        self._values |= newest_of(self.store, [self.run.id], _FACTS).get(self.run.id, {})
+        self._alerts = shown_alerts(self.store, self.run)
+        self._events = self.store.events(self.run.id)
+        silenced = any(alert.state is AlertState.SILENCED for alert in self._alerts)
+        self._silences = self.store.silences(active_at=time.time()) if silenced else []
+        self._letters = letters_of(self.store, self._alerts)
+        return self.tick()
 
     def _verdict(self, said: Verdict, alerts: Sequence[Alert], now: float) -> Component:
         open_alerts = [alert for alert in alerts if is_open(alert)]
@@ -92,12 +94,7 @@ class Head(RunSection):
         )
         return html.Div([html.Div(words, className="verdict-words"), facts], className=f"card verdict level-{said.level}")
 
-    def _silences(self, alerts: Sequence[Alert], now: float) -> list[Silence]:
-        """Return the silences that hold; asked for only where an alert is silenced."""
-        silenced = any(alert.state is AlertState.SILENCED for alert in alerts)
-        return self.store.silences(active_at=now) if silenced else []
-
-    def _monitor(self, alerts: Sequence[Alert]) -> list[Component]:
+    def _monitor(self) -> list[Component]:
         values = self._values
         facts = [
             fact("Share of step time", percent(values["monitor.overhead"])),
@@ -110,7 +107,7 @@ class Head(RunSection):
         return [
             html.Dl(facts, className="facts"),
             *trouble_list(troubles_of_run(self.run)),
-            *letter_list(letters_of(self.store, alerts)),
+            *letter_list(self._letters),
         ]
 
 

@@ -28,7 +28,7 @@ class Heat(RunSection):
     def paint(self) -> Updates:
         """Draw the whole picture."""
         self.catch_up()
-        points = layer_points(self.store, self.run.id, self._info.name)
+        points = layer_points(self.store, self.run.id, self._info)
         self._modules, self._drawn_segment = points.modules, self._segment
         self._grid = layer_grid(points, self._info)
         self._most_columns = most_columns(self._grid, MAX_COLUMNS)
@@ -46,7 +46,7 @@ class Heat(RunSection):
         if grid is None or grid.columns > self._most_columns or self._segment != self._drawn_segment:
             return self.paint()
         last = grid.columns - 1
-        points = layer_points(self.store, self.run.id, self._info.name, start=grid.step_of(last), max_points=None)
+        points = layer_points(self.store, self.run.id, self._info, start=grid.step_of(last))
         if points.modules != self._modules:
             return self.paint()
         before = grid.cells[:, last - 1] if last else None

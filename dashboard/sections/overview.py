@@ -1,8 +1,7 @@
 """The live table of runs."""
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,21 +9,23 @@ from dash import dcc, html
 
 from ...analyzer.risk import SIGNAL as RISK
 from ...storage.base import Store
-from ...storage.records import Run, Severity, derived_id
+from ...storage.records import Notification, Run, SeriesKey, Severity, derived_id
 from ..figures.sparkline import sparkline
 from ..letters import letter_list, letters_of
 from ..live import Updates
 from ..pages.attributes import aria, data
 from ..pages.overview import nothing_yet
 from ..pages.parts import number, percent, pill, risk_of, severity_badge
-from ..paths import run_path
-from ..reading import OPEN_STATES, line, newest
+from ..paths import run_path, runs_path
+from ..reading import OPEN_STATES, newest_of
 from ..trouble import trouble_list, troubles_of_store
 from ..vitals import Life, Vitals, ago, vitals
 
-SHOWN = 200
-Measured = tuple[tuple[float, ...], float | None, float | None]
-"""Losses, the share of step time that monitoring costs, and the risk."""
+MOST = 1000
+"""Runs that are listed: the newest."""
+PAGE = 50
+"""Rows on a page: more would take the browser seconds to build."""
+LOSS, COST = "loss", "monitor.overhead"
 _REFRESH = 4.0
 
 
@@ -35,15 +36,10 @@ class Row:
     run: Run
     state: Vitals
     silence: float
-    losses: tuple[float, ...]
+    loss: float | None
     overhead: float | None
     risk: float | None
-    alerts: Counter[Severity]
-
-    @property
-    def loss(self) -> float | None:
-        """The newest loss."""
-        return self.losses[-1] if self.losses else None
+    alerts: Mapping[Severity, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +57,7 @@ _LIFE_ORDER = (Life.LIVE, Life.STALE, Life.LOST, Life.CRASHED, Life.TERMINATED, 
 
 
 def _badness(row: Row) -> tuple[int, ...]:
-    return tuple(row.alerts[severity] for severity in (Severity.CRITICAL, Severity.WARNING, Severity.INFO))
+    return tuple(row.alerts.get(severity, 0) for severity in (Severity.CRITICAL, Severity.WARNING, Severity.INFO))
 
 
 def _or_least(value: float | None) -> float:
@@ -82,19 +78,29 @@ COLUMNS = (
 
 
 class Overview:
-    """The table of the newest runs; a row is sent again only when what it says has changed.
+    """A page of the table of the newest runs; a row is sent again only when what it says has changed.
+
+    All runs are read, to sort them; the losses' courses only of those on the page.
 
     Args:
         order: Name of the column to sort by; empty for newest first.
         descending: Largest first.
+        page: Which page, from 1; one past the end shows the last.
     """
 
-    def __init__(self, store: Store, order: str = "", descending: bool = False) -> None:
+    subject = ""
+
+    def __init__(self, store: Store, order: str = "", descending: bool = False, page: int = 1) -> None:
         self._store = store
         self._column = next((column for column in COLUMNS if column.name == order), None)
-        self._descending = descending
-        self._measured: dict[str, tuple[float, int, Measured]] = {}
+        self._descending, self._page = descending, max(1, page)
+        self._runs: list[Run] = []
+        self._alerts: Mapping[str, Mapping[Severity, int]] = {}
+        self._measured: dict[str, tuple[float, int, Mapping[str, float]]] = {}
+        self._courses: dict[str, tuple[int, list[float]]] = {}
+        self._letters: list[Notification] = []
         self._shown: tuple[str, ...] | None = None
+        self._total = 0
 
     @property
     def shown(self) -> tuple[str, ...]:
@@ -108,48 +114,83 @@ class Overview:
 
     def advance(self) -> Updates:
         """Return the rows whose words changed; the whole table when runs came, went or changed places."""
-        runs = self._store.runs(limit=SHOWN + 1)
-        rows = self._sorted(self._rows(runs[:SHOWN]))
-        ids = tuple(row.run.id for row in rows)
-        troubles = [*trouble_list(troubles_of_store(self._store.url), with_run=True), *letter_list(letters_of(self._store))]
+        self._runs = self._store.runs(limit=MOST + 1)
+        self._alerts = self._store.alert_counts(OPEN_STATES)
+        self._letters = letters_of(self._store)
+        self._measure(time.time())
+        return self._updates(read=True)
+
+    def tick(self) -> Updates:
+        """Return the rows in whose words time has passed."""
+        return self._updates(read=False)
+
+    def _updates(self, *, read: bool) -> Updates:
+        now = time.time()
+        rows = self._sorted([self._row(run, now) for run in self._runs[:MOST]])
+        pages = max(1, -(-len(rows) // PAGE))
+        page = min(self._page, pages)
+        rows = rows[(page - 1) * PAGE : page * PAGE]
+        ids, total = tuple(row.run.id for row in rows), len(self._runs)
+        if read or ids != self._shown:
+            self._draw(rows)
+        troubles = [*trouble_list(troubles_of_store(self._store.url), with_run=True), *letter_list(self._letters)]
         noted = {"overview-troubles": {"children": troubles}}
-        if ids == self._shown:
-            return {row_id(row.run.id): {"children": cells(row)} for row in rows} | noted
-        self._shown = ids
+        if (ids, total) == (self._shown, self._total):
+            return {row_id(row.run.id): {"children": cells(row, self._course(row))} for row in rows} | noted
+        self._shown, self._total = ids, total
         if not rows:
             return {"runs": {"children": nothing_yet(self._store.url)}} | noted
-        more = [html.P(f"The newest {SHOWN} runs are shown.", className="quiet pad")] if len(runs) > SHOWN else []
-        return {"runs": {"children": [self._table(rows), *more]}} | noted
+        return {"runs": {"children": [self._table(rows), *self._pager(page, pages)]}} | noted
 
-    def _rows(self, runs: Iterable[Run]) -> list[Row]:
-        now = time.time()
-        alerts: dict[str, Counter[Severity]] = {}
-        for alert in self._store.alerts(states=OPEN_STATES):
-            alerts.setdefault(alert.run_id, Counter())[alert.severity] += 1
-        rows = []
-        for run in runs:
-            losses, overhead, risk = self._measurements(run, now)
-            silence = max(0.0, now - max(run.heartbeat_at, run.created_at))
-            rows.append(Row(run, vitals(run, now), silence, losses, overhead, risk, alerts.get(run.id, Counter())))
-        return rows
+    def _row(self, run: Run, now: float) -> Row:
+        values = self._measured[run.id][2]
+        silence = max(0.0, now - max(run.heartbeat_at, run.created_at))
+        alerts = self._alerts.get(run.id, {})
+        return Row(run, vitals(run, now), silence, values.get(LOSS), values.get(COST), values.get(RISK), alerts)
 
-    def _measurements(self, run: Run, now: float) -> Measured:
-        """Return what was measured, read again only when the run has moved on, and not more often than every few seconds."""
+    def _measure(self, now: float) -> None:
+        """Read what was measured of the runs that have moved on, and not more often than every few seconds."""
+        stale = [run for run in self._runs[:MOST] if self._is_stale(run, now)]
+        found = newest_of(self._store, [run.id for run in stale], (LOSS, COST, RISK)) if stale else {}
+        for run in stale:
+            self._measured[run.id] = (now, run.last_step, found.get(run.id, {}))
+
+    def _is_stale(self, run: Run, now: float) -> bool:
         known = self._measured.get(run.id)
-        if known is not None and (known[1] == run.last_step or now - known[0] < _REFRESH):
-            return known[2]
-        loss = line(self._store, run.id, "loss", max_points=60)
-        losses = tuple(float(value) for value in loss.values) if loss is not None else ()
-        found = losses, newest(self._store, run, "monitor.overhead"), newest(self._store, run, RISK)
-        self._measured[run.id] = (now, run.last_step, found)
-        return found
+        return known is None or (known[1] != run.last_step and now - known[0] >= _REFRESH)
+
+    def _draw(self, rows: Sequence[Row]) -> None:
+        """Read the losses' courses of those rows whose run has moved on since."""
+        stale = [row.run.id for row in rows if self._courses.get(row.run.id, (None,))[0] != self._measured[row.run.id][1]]
+        found = self._store.sparklines(stale, SeriesKey(LOSS)) if stale else {}
+        self._courses |= {run_id: (self._measured[run_id][1], found.get(run_id, [])) for run_id in stale}
+
+    def _course(self, row: Row) -> list[float]:
+        return self._courses[row.run.id][1]
 
     def _sorted(self, rows: list[Row]) -> list[Row]:
         return sorted(rows, key=self._column.key, reverse=self._descending) if self._column else rows
 
+    def _pager(self, page: int, pages: int) -> list[html.Nav]:
+        """Return where this page stands among the others, and the ways there."""
+        if pages == 1 and len(self._runs) <= MOST:
+            return []
+        first, last = (page - 1) * PAGE + 1, min(page * PAGE, len(self._runs))
+        count = f"{len(self._runs):,}" if len(self._runs) <= MOST else f"the newest {MOST:,}"
+        name = self._column.name if self._column else ""
+
+        def link(label: str, to: int) -> Any:
+            if not 1 <= to <= pages:
+                return html.Span(label, className="button off", **aria(disabled="true"))
+            return dcc.Link(label, href=runs_path((name, self._descending, to)), className="button")
+
+        words = html.Span(f"{first:,}–{last:,} of {count} runs", className="quiet")
+        parts = [link("← Previous", page - 1), words, link("Next →", page + 1)]
+        return [html.Nav(parts, className="pager", **aria(label="Pages of the list of runs"))]
+
     def _table(self, rows: list[Row]) -> html.Div:
         head = html.Thead(html.Tr([self._heading(column) for column in COLUMNS]))
-        body = html.Tbody([html.Tr(cells(row), id=row_id(row.run.id)) for row in rows])
+        body = html.Tbody([html.Tr(cells(row, self._course(row)), id=row_id(row.run.id)) for row in rows])
         table = html.Table([head, body], className="runs")
         return html.Div(table, className="scroll", tabIndex="0", role="region", **aria(label="Table of runs"))
 
@@ -159,7 +200,7 @@ class Overview:
         arrow = ("↓" if self._descending else "↑") if mine else ""
         link = dcc.Link(
             [column.heading, html.Span(arrow, className="arrow", **aria(hidden="true"))],
-            href=f"/?sort={column.name}&order={'desc' if descend else 'asc'}",
+            href=runs_path((column.name, descend, 1)),
             title=column.hint or f"Sort by {column.heading.lower()}",
         )
         order = ("descending" if self._descending else "ascending") if mine else "none"
@@ -171,12 +212,12 @@ def row_id(run_id: str) -> str:
     return f"row-{derived_id(run_id)}"
 
 
-def cells(row: Row) -> list[html.Td]:
-    """Return the cells of one row."""
+def cells(row: Row, losses: Sequence[float]) -> list[html.Td]:
+    """Return the cells of one row; ``losses`` are the course of its loss."""
     name = dcc.Link(row.run.name or row.run.id[:8], href=run_path(row.run.id), className="run-link")
-    badges = [severity_badge(severity, row.alerts[severity]) for severity in reversed(Severity) if row.alerts[severity]]
+    badges = [severity_badge(severity, row.alerts[severity]) for severity in reversed(Severity) if row.alerts.get(severity)]
     loss = number(row.loss)
-    picture = [html.Img(src=sparkline(row.losses), alt=f"Loss over time, now {loss}", className="spark")] if row.losses else []
+    picture = [html.Img(src=sparkline(losses), alt=f"Loss over time, now {loss}", className="spark")] if losses else []
     content: dict[str, Any] = {
         "name": name,
         "project": row.run.project or "–",

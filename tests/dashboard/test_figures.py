@@ -155,7 +155,7 @@ def test_heatmaps_of_every_signal_mark_cells_that_are_not_finite(name: str) -> N
     grid = fill([Points([0, 10, 20], [0.5, NAN, 0.7]), Points([0, 20], [0.2, INF])], 0, 10, high_is_trouble=True)
     figure = accepted(layer_heatmap_figure(grid, ["a", "b"], CATALOGUE[name]))
     assert figure["data"][ODD]["y"] == ["a", "b"]
-    assert figure["data"][ODD]["text"] == ["NaN", "+infinity"]
+    assert figure["data"][ODD]["text"] == ["not a finite number", "+infinity"]
     assert figure["data"][CELLS]["reversescale"] is not CATALOGUE[name].high_is_trouble
 
 

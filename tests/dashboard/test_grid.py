@@ -3,10 +3,9 @@
 import math
 
 import numpy as np
+from foreshock.dashboard.figures.style import plain, plain_rows
 from foreshock.dashboard.grid import MAX_COLUMNS, Points, fill, spacing
-from foreshock.dashboard.reading import in_model_order, latest
-from foreshock.storage.base import SeriesData
-from foreshock.storage.records import SeriesKey
+from foreshock.dashboard.reading import current, in_model_order
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,11 +56,29 @@ def test_extending_a_grid_gives_the_grid_of_everything(steps: list[int], data: s
 
 
 def test_steps_seen_twice_take_the_newer_segment() -> None:
-    key = SeriesKey("loss")
-    data = SeriesData(key, [0, 0, 0, 1, 1, 2], [0, 10, 20, 10, 20, 15], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
-    assert latest(data) == ([0, 10, 15], [1.0, 4.0, 6.0])
-    single = SeriesData(key, [0, 0], [0, 1], [1.0, 2.0])
-    assert latest(single) == ([0, 1], [1.0, 2.0])
+    segments, steps = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 10, 20, 10, 20, 15])
+    assert current(segments, steps).tolist() == [True, False, False, True, False, True]
+    assert current(segments[:3], steps[:3]).all()
+    assert current(segments[:0], steps[:0]).tolist() == []
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 30)), unique=True, max_size=60).map(sorted))
+def test_a_point_holds_unless_a_newer_segment_began_before_it(points: list[tuple[int, int]]) -> None:
+    holds = [all(step < begun for newer, begun in points if newer > segment) for segment, step in points]
+    segments, steps = (np.array([point[i] for point in points], np.int64) for i in (0, 1))
+    assert current(segments, steps).tolist() == holds
+
+
+@given(st.lists(st.one_of(st.floats(), st.floats(1e-4, 1e4)), min_size=1, max_size=20), st.integers(2, 6))
+def test_values_of_a_matrix_are_rounded_as_single_ones_are(values: list[float], digits: int) -> None:
+    (row,) = plain_rows(np.array([values]), digits)
+    for value, shown in zip(values, row, strict=True):
+        alone = plain(value, digits)
+        if shown is None or alone is None:
+            assert shown is alone
+        else:
+            assert math.isclose(shown, alone, rel_tol=10.0 ** -(digits - 1))
+            assert float(f"{shown:.{digits}g}") == shown, "digits that nobody asked for"
 
 
 def test_layers_stand_in_the_models_order_whatever_was_measured_first() -> None:

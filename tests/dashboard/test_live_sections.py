@@ -3,15 +3,22 @@
 import asyncio
 import copy
 import math
+import queue
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import dash
 import pytest
-from foreshock.dashboard import decisions, factory, live
+from foreshock.dashboard import decisions, factory, live, paths
+from foreshock.dashboard.desk import NewsDesk
 from foreshock.dashboard.live import Section, Sender, Showings, Updates
-from foreshock.storage.base import Store
+from foreshock.dashboard.pace import Pace
+from foreshock.dashboard.source import StoreSource
+from foreshock.storage.base import Listener, News, Store
 from foreshock.storage.records import (
     AlertState,
     Batch,
@@ -298,6 +305,80 @@ def test_overview_sorts_both_ways(column: str, store: Store, simulated: ModuleTy
         assert all(wanted in ("?", name) for wanted, name in zip(expected, names, strict=True)), names
 
 
+def test_a_long_list_comes_page_by_page(store: Store, simulated: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [simulated.begin_run(store, f"r{number}", at=1000.0 + number) for number in range(8)]
+    for run in runs:
+        simulated.write_steps(store, run.id, simulated.Simulation(failing=False), 0, 10)
+    monkeypatch.setattr("foreshock.dashboard.sections.overview.PAGE", 3)
+    pictured: list[list[str]] = []
+    sparklines = store.sparklines
+    monkeypatch.setattr(store, "sparklines", lambda ids, *key: pictured.append(list(ids)) or sparklines(ids, *key))
+
+    def names(page: int) -> tuple[list[str], str]:
+        table = factory.overview(store, ("name", True, page))
+        said = table.paint()["runs"]["children"]
+        nav = said[-1]
+        return [store.run(run_id).name for run_id in table.shown], " ".join(str(part.children) for part in nav.children)
+
+    assert names(1) == (["r7", "r6", "r5"], "← Previous 1–3 of 8 runs Next →")
+    assert names(3) == (["r1", "r0"], "← Previous 7–8 of 8 runs Next →")
+    assert names(99)[0] == ["r1", "r0"]
+    assert [len(ids) for ids in pictured] == [3, 2, 2], "a course is read of what is shown"
+    order = paths.order_of("?sort=name&order=desc&page=3")
+    assert order == ("name", True, 3)
+    assert paths.order_of("?" + paths.runs_path(order).partition("?")[2]) == order
+    assert paths.order_of("?page=x") == ("", False, 1)
+
+
+@pytest.mark.parametrize("name", ["overview", "head"])
+def test_time_passes_without_asking_the_store(
+    name: str, store: Store, simulated: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = simulated.begin_run(store, "quiet")
+    section = factory.overview(store, ("", False, 1)) if name == "overview" else make(store, run.id, name)
+    section.paint()
+    store.close()
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 95.0)
+    assert "1 min ago" in str(section.tick())
+
+
+def test_one_listener_wakes_those_whose_run_was_written_to(store: Store, simulated: ModuleType) -> None:
+    listeners: list[Listener] = []
+
+    class Told(Listener):
+        def __init__(self) -> None:
+            listeners.append(self)
+            self.told: queue.Queue[News] = queue.Queue()
+
+        def wait(self, timeout: float) -> News:
+            try:
+                return self.told.get(timeout=timeout)
+            except queue.Empty:
+                return News()
+
+        def close(self) -> None:
+            self.told.put(News())
+
+    source = StoreSource(store)
+    store.listen = Told  # type: ignore[method-assign]
+
+    async def play() -> None:
+        desk = NewsDesk(source)
+        with desk.subscribed("a") as first, desk.subscribed("b") as second, desk.subscribed("") as whole:
+            for subscription in (first, second, whole):
+                assert await subscription.wait(20.0), "what was written before there was a listener"
+                subscription.clear()
+            listeners[0].told.put(News(frozenset({"b"})))  # type: ignore[attr-defined]
+            assert await second.wait(20.0)
+            assert await whole.wait(20.0)
+            assert not await first.wait(0.05)
+        desk.close()
+
+    asyncio.run(play())
+    assert len(listeners) == 1
+
+
 def test_a_property_is_sent_once(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[tuple[str, dict[str, Any]]] = []
     monkeypatch.setattr(dash, "set_props", lambda component, properties: sent.append((component, properties)))
@@ -365,6 +446,7 @@ class Fragile:
     """A section that fails at every third look."""
 
     made = 0
+    subject = "run"
 
     def __init__(self) -> None:
         Fragile.made += 1
@@ -377,7 +459,43 @@ class Fragile:
         self.looks += 1
         if self.looks == 3:
             raise ZeroDivisionError("a surprise")
+        return {"chart": {"children": f"painted {Fragile.made}, look {self.looks}"}}
+
+    def tick(self) -> Updates:
         return {}
+
+
+class Desk:
+    """Has news all the time, or never."""
+
+    notice = ""
+
+    def __init__(self, *, busy: bool) -> None:
+        self.busy = busy
+
+    @contextmanager
+    def subscribed(self, _run_id: str) -> Iterator[Any]:
+        async def wait(timeout: float) -> bool:
+            await asyncio.sleep(0.001 if self.busy else timeout)
+            return self.busy
+
+        yield SimpleNamespace(wait=wait, clear=lambda: None)
+
+
+class Willing(Pace):
+    """The pace of a tab that draws in no time."""
+
+    async def turn(self, timeout: float) -> bool:
+        return True
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
+    sent: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setattr(dash, "set_props", lambda component, properties: sent.append((component, properties)))
+    monkeypatch.setattr(live, "TRY_AGAIN", 0.001)
+    monkeypatch.setattr(live, "LIVENESS_EVERY", 0.15)
+    return sent
 
 
 @pytest.mark.parametrize(
@@ -389,15 +507,75 @@ class Fragile:
         ([dash.exceptions.WebsocketDisconnected()], 1),
     ],
 )
-def test_a_loop_ends_with_its_tab_and_not_before(answers: list[Any], asked: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[tuple[str, dict[str, Any]]] = []
+def test_a_loop_ends_with_its_tab_and_not_before(
+    answers: list[Any], asked: int, sent: list[tuple[str, dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     tab = Tab(*answers)
-    monkeypatch.setattr(dash, "set_props", lambda component, properties: sent.append((component, properties)))
     monkeypatch.setattr(dash, "ctx", SimpleNamespace(websocket=tab))
-    monkeypatch.setattr(live, "PERIOD", 0.001)
-    monkeypatch.setattr(live, "LIVENESS_EVERY", 0.01)
     Fragile.made = 0
-    asyncio.run(live._show(lambda: True, Fragile, "run-page", Sender()))
+
+    async def show() -> None:
+        view = live.View(lambda: True, "run-page", Sender(), Willing())
+        await live._show(view, Fragile, Desk(busy=True))  # type: ignore[arg-type]
+
+    asyncio.run(show())
     assert tab.asked == asked
     assert ("chart", {"children": "painted 2"}) in sent, "a fault ends no loop: the section is drawn anew"
     assert any("ZeroDivisionError: a surprise" in str(properties) for _, properties in sent), "and it is told"
+
+
+def test_a_tab_that_has_not_drawn_is_sent_no_more_until_it_answers(
+    sent: list[tuple[str, dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is sent meanwhile is sent once, together."""
+    tab = Tab(*["run-page"] * 1000)
+    monkeypatch.setattr(dash, "ctx", SimpleNamespace(websocket=tab))
+    monkeypatch.setattr(live, "LIVENESS_EVERY", 60.0)
+    monkeypatch.setattr(Fragile, "advance", lambda self: {"chart": {"children": str(time.monotonic())}})
+
+    async def show() -> list[int]:
+        pace = Pace()
+        monkeypatch.setattr("foreshock.dashboard.pace.PERIOD", 0.05)
+        view = live.View(lambda: True, "run-page", Sender(), pace)
+        loop = asyncio.create_task(live._show(view, Fragile, Desk(busy=True)))  # type: ignore[arg-type]
+        counts = []
+        for _ in range(3):
+            while not pace.owed:
+                await asyncio.sleep(0.005)
+            await asyncio.sleep(0.2)
+            counts.append(len([each for each in sent if each[0] == "chart"]))
+            (*_, beat) = [properties["data"] for component, properties in sent if component == "beat"]
+            pace.drawn(beat)
+        loop.cancel()
+        return counts
+
+    assert asyncio.run(show()) == [1, 2, 3]
+
+
+def test_a_tab_rests_twice_as_long_as_it_drew() -> None:
+    now = 100.0
+
+    async def turns(pace: Pace) -> bool:
+        return await pace.turn(0.0)
+
+    async def play() -> None:
+        nonlocal now
+        pace = Pace(lambda: now)
+        assert await pace.turn(1.0)
+        first, second = pace.sent(), pace.sent()
+        pace.drawn(first)
+        assert pace.owed
+        now += 0.4
+        pace.drawn(second)
+        assert not await turns(pace)
+        now += 0.79
+        assert not await turns(pace)
+        now += 0.02
+        assert await pace.turn(1.0)
+        pace.drawn(pace.sent())
+        now += 0.4
+        assert not await turns(pace), "a quick tab too is sent to twice a second at most"
+        now += 0.2
+        assert await pace.turn(1.0)
+
+    asyncio.run(play())

@@ -71,6 +71,13 @@ def postgres_url() -> Iterator[str]:
         yield url
 
 
+@pytest.fixture
+def emptied_postgres_url(postgres_url: str) -> Iterator[str]:
+    """The same, emptied after the test."""
+    yield postgres_url
+    _execute(postgres_url, *(f"DELETE FROM {table.name}" for table in reversed(metadata.sorted_tables)))
+
+
 @pytest.fixture(scope="session")
 def mariadb_url() -> Iterator[str]:
     """MariaDB, shared by the tests of a session; the fixture ``store`` empties it."""
@@ -95,6 +102,14 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
         yield opened
     if not url.startswith("sqlite"):
         _execute(url, *(f"DELETE FROM {table.name}" for table in reversed(metadata.sorted_tables)))
+
+
+@pytest.fixture
+def postgres_store(postgres_url: str) -> Iterator[Store]:
+    """An empty store on PostgreSQL."""
+    with contextlib.closing(open_store(postgres_url)) as opened:
+        yield opened
+    _execute(postgres_url, *(f"DELETE FROM {table.name}" for table in reversed(metadata.sorted_tables)))
 
 
 @pytest.fixture

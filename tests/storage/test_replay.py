@@ -3,6 +3,7 @@
 import math
 import tracemalloc
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from foreshock.storage import Store, columns, history
@@ -123,3 +124,21 @@ def test_memory_does_not_grow_with_the_run(file_store: Store, new_run: Callable[
 def bin_ones(step: int) -> int:
     """How many of the sixty series a step has, each bit of the lowest twelve standing for five."""
     return 5 * (step & 0xFFF).bit_count()
+
+
+def test_a_replay_of_some_series_has_every_step_and_nothing_else(store: Store, new_run: Callable[..., Run]) -> None:
+    run = new_run()
+    store.create_run(run)
+    loss, norm = SeriesKey("loss"), SeriesKey("norm", "h.0")
+    shape = Histogram(norm, 0.0, 1.0, (1, 2))
+    records = [
+        StepRecord(step, 1.0 + step, (loss, norm) if step % 2 else (loss,), [1.0, 2.0][: 1 + step % 2]) for step in range(10)
+    ]
+    records[4] = replace(records[4], histograms=(shape,))
+    store.write(Batch(new_id(), run.id, 0, tuple(records)))
+    for keys, width, shapes in (({norm}, 1, 1), ({loss}, 1, 0), (set[SeriesKey](), 0, 0)):
+        found = [record for batch in store.batches(run.id, steps_per_batch=3, keys=keys) for record in batch.steps]
+        assert [record.step for record in found] == list(range(10))
+        assert {key for record in found for key in record.keys} == keys
+        assert max(len(record.values) for record in found) == width
+        assert sum(len(record.histograms) for record in found) == shapes

@@ -260,6 +260,64 @@ def test_reading_may_be_decimated(store: Store, run: Run) -> None:
     assert len(all_of_it.values) == 5000
 
 
+def test_the_newest_values_of_many_runs(store: Store, new_run: MakeRun, batch_of: MakeBatch) -> None:
+    runs = [new_run(f"r{i}") for i in range(3)]
+    norm, of_layer = SeriesKey("gradient.norm"), SeriesKey("loss", "layer", 2, 1)
+    for number, run in enumerate(runs):
+        store.create_run(run)
+        store.write(batch_of(run, range(10 + number), signals=("loss", "gradient.norm")[: 1 + number]))
+    store.write(Batch(new_id(), runs[1].id, 1, (StepRecord(3, 0.0, (LOSS, of_layer), [math.inf, 7.0]),)))
+    store.write(Batch(new_id(), runs[2].id, 0, (StepRecord(12, 0.0, (LOSS,), [math.nan]),)))
+    ids = [run.id for run in runs]
+    found = store.newest([*ids, "nobody"], [LOSS, norm, of_layer, SeriesKey("never")])
+    assert found.keys() == set(ids)
+    assert found[ids[0]] == {LOSS: 9.0}
+    assert found[ids[1]] == {LOSS: math.inf, norm: 11.0, of_layer: 7.0}, "a later segment is newer, whatever its steps"
+    assert math.isnan(found[ids[2]][LOSS])
+    assert found[ids[2]][norm] == 12.0
+    assert store.newest([], [LOSS]) == store.newest(ids, []) == {}
+
+
+@pytest.mark.parametrize("steps", [1, 2, 59, 60, 61, 700, 2345])
+def test_a_sparkline_is_the_course_in_few_values(steps: int, store: Store, run: Run) -> None:
+    values = [math.cos(i / steps * 6) for i in range(steps)]
+    for first in range(0, steps, 500):
+        part = values[first : first + 500]
+        store.write(Batch(new_id(), run.id, 0, tuple(StepRecord(first + i, 0.0, (LOSS,), [v]) for i, v in enumerate(part))))
+    (line,) = store.sparklines([run.id, "nobody"], LOSS).values()
+    assert min(steps, 20) <= len(line) <= 60
+    assert line[-1] == values[-1]
+    places = [round(i * (steps - 1) / max(1, len(line) - 1)) for i in range(len(line))]
+    assert all(abs(shown - values[place]) < 0.25 for shown, place in zip(line, places, strict=True))
+    assert store.sparklines([run.id], SeriesKey("never")) == store.sparklines([], LOSS) == {}
+
+
+def test_a_sparkline_of_a_series_measured_now_and_then_and_not_finite(store: Store, run: Run) -> None:
+    rare = SeriesKey("risk")
+    records = tuple(
+        StepRecord(step, 0.0, (LOSS, rare) if step % 100 == 0 else (LOSS,), [math.nan, float(step)][: 2 if step % 100 == 0 else 1])
+        for step in range(2000)
+    )
+    for first in range(0, 2000, 500):
+        store.write(Batch(new_id(), run.id, 0, records[first : first + 500]))
+    assert store.sparklines([run.id], rare)[run.id] == [float(step) for step in range(0, 2000, 100)]
+    assert all(math.isnan(value) for value in store.sparklines([run.id], LOSS)[run.id])
+
+
+def test_alerts_are_counted_by_run_and_severity(store: Store, new_run: MakeRun, run: Run) -> None:
+    other = new_run("other")
+    store.create_run(other)
+    critical = Severity.CRITICAL
+    store.save_alerts([alert_of(run), alert_of(run, rule="b"), alert_of(run, rule="c", severity=critical), alert_of(other)])
+    store.save_alerts([alert_of(other, rule="over", state=AlertState.RESOLVED)])
+    assert store.alert_counts([AlertState.FIRING]) == {
+        run.id: {Severity.WARNING: 2, Severity.CRITICAL: 1},
+        other.id: {Severity.WARNING: 1},
+    }
+    assert store.alert_counts([AlertState.RESOLVED, AlertState.SILENCED]) == {other.id: {Severity.WARNING: 1}}
+    assert store.alert_counts([]) == {}
+
+
 def test_changes_report_what_was_written_since(store: Store, new_run: MakeRun, run: Run, batch_of: MakeBatch) -> None:
     other = new_run("other")
     store.create_run(other)

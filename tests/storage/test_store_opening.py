@@ -106,6 +106,54 @@ def test_a_missing_driver_comes_with_its_install_line(url: str, module: str, ins
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("driver", ["psycopg2", "asyncpg", "pg8000"])
+def test_other_drivers_of_postgresql_are_refused_with_the_address_to_write(driver: str) -> None:
+    with pytest.raises(StoreConfigurationError, match=r"psycopg 3.*Write 'postgresql://u:\*\*\*@h/d'") as caught:
+        open_store(f"postgresql+{driver}://u:secret@h/d")
+    assert 'pip install "foreshock[postgres]"' in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["mysql", "mariadb", "mysql+pymysql", "mariadb+pymysql"])
+def test_every_form_of_a_mysql_address_leads_there(scheme: str, mariadb_url: str, new_run: Callable[..., Run]) -> None:
+    with opened(make_url(mariadb_url).set(drivername=scheme).render_as_string(hide_password=False)) as store:
+        run = new_run()
+        store.create_run(run)
+        assert store.run(run.id) == run
+
+
+def test_connections_say_who_they_are_and_what_the_address_says_wins(postgres_url: str) -> None:
+    named = make_url(postgres_url).update_query_dict({"application_name": "mine"}).render_as_string(hide_password=False)
+    with opened(postgres_url, role="dashboard") as store, opened(named, role="dashboard") as other:
+        assert _ask(store, "SHOW application_name") == "foreshock dashboard"
+        assert _ask(other, "SHOW application_name") == "mine"
+        assert _ask(store, "SHOW tcp_keepalives_idle") is not None
+
+
+def test_a_read_that_takes_too_long_is_cut_off_and_a_write_is_not(postgres_url: str, mariadb_url: str) -> None:
+    for url, sleep in ((postgres_url, "SELECT pg_sleep(20)"), (mariadb_url, "SELECT SLEEP(20)")):
+        with opened(url, read_timeout=0.2) as store:
+            with pytest.raises(StoreUnavailableError, match="took too long"):
+                _ask(store, sleep)
+            store.check()
+    with opened(postgres_url, read_timeout=0.2) as store, store._database.write() as connection:  # type: ignore[attr-defined]
+        connection.execute(text("SELECT pg_sleep(0.4)"))
+
+
+def test_statements_are_not_prepared_where_a_pooler_asks_for_it(postgres_url: str) -> None:
+    pooled = make_url(postgres_url).update_query_dict({"prepare_threshold": "none"}).render_as_string(hide_password=False)
+    with opened(pooled) as store:
+        for _ in range(8):
+            store.runs()
+        assert _ask(store, "SELECT count(*) FROM pg_prepared_statements") == 0
+    with pytest.raises(StoreConfigurationError, match="prepare_threshold=often"):
+        open_store(pooled.replace("none", "often"))
+
+
+def _ask(store: Store, question: str) -> object:
+    with store._database.read() as connection:  # type: ignore[attr-defined]
+        return connection.execute(text(question)).scalar_one()
+
+
 def test_passwords_are_not_shown(postgres_url: str) -> None:
     url = make_url(postgres_url).set(password="hunter2").update_query_dict({"sslpassword": "hunter3"})
     with opened(url.render_as_string(hide_password=False)) as store:
@@ -296,6 +344,14 @@ def test_a_schema_newer_than_this_program_is_refused(tmp_path: Path, file_store:
         connection.commit()
     with pytest.raises(StoreConfigurationError, match=r"newer foreshock \(schema 9999.*pip install -U foreshock"):
         open_store(tmp_path / "runs.db")
+
+
+def test_an_old_schema_that_one_may_not_upgrade_says_who_can(tmp_path: Path) -> None:
+    shutil.copy(ASSETS / "revision_0001.sqlite", tmp_path / "old.db")
+    with contextlib.closing(sqlite3.connect(tmp_path / "old.db")) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")  # so that it can be read without writing beside it
+    with pytest.raises(StoreUnavailableError, match=r"older foreshock \(schema 0001; .*read-only.*foreshock db upgrade"):
+        open_store(f"sqlite:///{tmp_path / 'old.db'}?mode=ro", create=False)
 
 
 def test_a_dropped_table_is_a_clear_message(tmp_path: Path, file_store: Store, new_run: Callable[..., Run]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from foreshock.storage import Store, StoreUnavailableError, open_store, trouble
+from foreshock.storage.backlog import Backlog
 from foreshock.storage.records import (
     Alert,
     AlertState,
@@ -347,9 +348,9 @@ def test_attempts_become_rarer_and_a_hurry_overrules_that(run: Run) -> None:
         calls.append(time.monotonic())
         raise StoreUnavailableError("away")
 
-    saver = Saver(
-        never, run, Segment(run.id, 0, 0, 0.0), backlog_points=10, reporter=trouble.Reporter(run, lambda message, error: None)
-    )
+    reporter = trouble.Reporter(run, lambda message, error: None)
+    backlog = Backlog(run, Segment(run.id, 0, 0, 0.0), channels=(), memory_points=10, place=None, reporter=reporter)
+    saver = Saver(never, run, backlog, reporter=reporter)
     delays = []
     for _ in range(7):
         assert not saver.save(hurry=True)

@@ -1,0 +1,114 @@
+"""The news desk: one listener for the whole process, however many tabs are open, that wakes the loops whose run was written to."""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..storage.base import Listener, News, StoreError
+from .source import StoreSource
+
+_WAIT = 5.0
+"""Seconds after which the desk looks whether anybody is still waiting."""
+_AGAIN = 1.0
+
+
+class Subscription:
+    """What one loop waits on. Its methods belong to the event loop that made it."""
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        self._loop = asyncio.get_running_loop()
+        self._news = asyncio.Event()
+
+    async def wait(self, timeout: float) -> bool:
+        """Return True as soon as the run was written to (or has been since ``clear``), False after ``timeout`` seconds."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._news.wait(), timeout)
+        return self._news.is_set()
+
+    def clear(self) -> None:
+        """Forget the news: the caller reads the store after this."""
+        self._news.clear()
+
+    def tell(self) -> None:
+        """Wake who waits. May be called from any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and with it who waited
+            self._loop.call_soon_threadsafe(self._news.set)
+
+
+class NewsDesk:
+    """Listens to the store while somebody waits for its news, and not otherwise.
+
+    Args:
+        source: The store.
+    """
+
+    def __init__(self, source: StoreSource) -> None:
+        self._source = source
+        self._lock = threading.Lock()
+        self._subscriptions: set[Subscription] = set()
+        self._listening = False
+        self._closed = threading.Event()
+        self._listener: Listener | None = None
+
+    @contextmanager
+    def subscribed(self, run_id: str) -> Iterator[Subscription]:
+        """Wait for news of a run; ``''`` for those of any run. Called on the event loop's thread."""
+        subscription = Subscription(run_id)
+        with self._lock:
+            self._subscriptions.add(subscription)
+            if not self._listening and not self._closed.is_set():
+                self._listening = True
+                threading.Thread(target=self._listen, name="foreshock-dashboard-news", daemon=True).start()
+        try:
+            yield subscription
+        finally:
+            with self._lock:
+                self._subscriptions.discard(subscription)
+
+    @property
+    def notice(self) -> str:
+        """What readers should be told about the store; asked of a store that is open."""
+        return self._source().notice
+
+    def close(self) -> None:
+        """Stop listening. May be called twice."""
+        self._closed.set()
+        with self._lock:
+            listener = self._listener
+        if listener is not None:
+            listener.close()
+
+    def _listen(self) -> None:
+        while self._wanted():
+            try:
+                listener = self._source().listen()
+            except StoreError:
+                self._closed.wait(_AGAIN)
+                continue
+            with contextlib.closing(listener):
+                with self._lock:
+                    self._listener = listener
+                self._tell(News(everything=True))  # what was written before there was a listener
+                while self._wanted():
+                    began = time.monotonic()
+                    if heard := listener.wait(_WAIT):
+                        self._tell(heard)
+                    elif time.monotonic() - began < _WAIT / 2:
+                        break  # it was closed under us, with its store
+            with self._lock:
+                self._listener = None
+
+    def _wanted(self) -> bool:
+        with self._lock:
+            self._listening = bool(self._subscriptions) and not self._closed.is_set()
+            return self._listening
+
+    def _tell(self, heard: News) -> None:
+        with self._lock:
+            concerned = [one for one in self._subscriptions if heard.concerns(one.run_id)]
+        for subscription in concerned:
+            subscription.tell()

@@ -1,0 +1,71 @@
+"""How fast one tab is fed: it says when it has drawn what it was sent, and rests before it is sent more.
+
+Drawing a figure takes a browser tens of milliseconds, more on a machine that trains beside it. A tab that is sent to before it is
+done falls behind and keeps a core busy; so all sections of a tab share one pace. What changes meanwhile is sent together.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+
+PERIOD = 0.5
+"""Seconds from one round of sending to the next, at least."""
+REST = 2.0
+"""A tab rests this many times as long as the round before took it: no more than a third of its time goes into drawing."""
+MOST_REST = 6.0
+
+
+class Pace:
+    """Whose turn it is: the server's to send, or the tab's to draw. Used on the event loop's thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._sent = self._drawn = 0
+        self._began = self._rests_until = float("-inf")
+        self._answered = asyncio.Event()
+
+    @property
+    def owed(self) -> bool:
+        """Whether the tab has not yet drawn what it was sent."""
+        return self._drawn < self._sent
+
+    @property
+    def owed_for(self) -> float:
+        """Seconds since the tab was first sent what it has not yet drawn; 0 where there is no such thing."""
+        return self._clock() - self._began if self.owed else 0.0
+
+    async def turn(self, timeout: float) -> bool:
+        """Return True once the tab may be sent to, False if that takes longer than ``timeout`` seconds."""
+        deadline = self._clock() + timeout
+        while self.owed or self._clock() < self._rests_until:
+            remaining = deadline - self._clock()
+            if remaining <= 0:
+                return False
+            self._answered.clear()
+            rest = remaining if self.owed else self._rests_until - self._clock()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._answered.wait(), max(0.001, min(rest, remaining)))
+        return True
+
+    def sent(self) -> int:
+        """Note that something was sent; return the number that the tab answers with when it has drawn it."""
+        if not self.owed:
+            self._began = self._clock()
+        self._sent += 1
+        return self._sent
+
+    def drawn(self, number: int) -> None:
+        """Note that the tab has drawn everything up to a number."""
+        if number <= self._drawn:
+            return
+        self._drawn = min(number, self._sent)
+        if not self.owed:
+            now = self._clock()
+            took = now - self._began
+            self._rests_until = max(self._began + PERIOD, now + min(MOST_REST, REST * took))
+        self._answered.set()
+
+    def forgive(self) -> None:
+        """Take what was sent for drawn: the tab is there, and its answer was lost."""
+        self.drawn(self._sent)

@@ -1,0 +1,1 @@
+"""Runs of other trackers, read into a store: a file a format, ``intake`` writes what they read."""

@@ -1,0 +1,88 @@
+"""Runs written by the real packages, brought into a store."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from foreshock.cli import app
+from foreshock.storage import Store
+from foreshock.storage.records import Run
+from foreshock.storage.transfer.imports.intake import Imported, import_run
+from foreshock.storage.transfer.imports.source import Source
+from typer.testing import CliRunner, Result
+
+QUIET = {
+    "WANDB_MODE": "offline",
+    "WANDB_SILENT": "true",
+    "WANDB_ERROR_REPORTING": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ALLOW_FILE_STORE": "true",
+    "DO_NOT_TRACK": "1",
+    "PYTHONSAFEPATH": "1",
+}
+"""What keeps trackers from the network, and MLflow from refusing the store that half of its users have."""
+
+
+@pytest.fixture
+def bring() -> Callable[..., list[Imported]]:
+    """Look runs over and import them."""
+
+    def brought(store: Store, sources: Iterable[Source], **options: Any) -> list[Imported]:
+        return [import_run(store, source, source.survey(lambda size: None), **options) for source in sources]
+
+    return brought
+
+
+@pytest.fixture
+def points() -> Callable[[Store, Run | str], dict[tuple[int, str, int], str]]:
+    """Return {(segment, signal, step): value}, values as text, for nan equals nothing."""
+
+    def read(store: Store, run: Run | str) -> dict[tuple[int, str, int], str]:
+        frame = store.frame(run)
+        return {
+            (row.segment, row.signal, row.step): repr(row.value)
+            for row in frame[["segment", "signal", "step", "value"]].itertuples()
+        }
+
+    return read
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Run ``foreshock`` with a store of the test's own, ``tmp_path / "store.db"``."""
+    monkeypatch.setenv("FORESHOCK_STORE", f"sqlite:///{tmp_path / 'store.db'}")
+    return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+@pytest.fixture(scope="session")
+def quiet() -> dict[str, str]:
+    """The environment for trackers."""
+    return os.environ | QUIET
+
+
+@pytest.fixture(scope="session")
+def write_with(quiet: dict[str, str]) -> Callable[[str, Path], None]:
+    """Run a script in a process of its own, as a training job would: what a tracker leaves behind in a process stays there."""
+
+    def write(script: str, folder: Path) -> None:
+        command = [sys.executable, "-c", script]
+        answer = subprocess.run(command, cwd=folder, env=quiet, capture_output=True, text=True, timeout=120)
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+
+    return write
+
+
+@pytest.fixture
+def command_without(tmp_path: Path, quiet: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run ``foreshock`` where a package is not installed."""
+
+    def run(missing: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        script = f"import sys; sys.modules[{missing!r}] = None; from foreshock.cli import main; sys.exit(main())"
+        command = [sys.executable, "-c", script, *map(str, arguments)]
+        return subprocess.run(command, cwd=tmp_path, env=quiet, capture_output=True, text=True)
+
+    return run
