@@ -87,7 +87,7 @@ class Settings(BaseSettings):
     mirror: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = ()
     """Trackers that are told live what the store is given (docs/exporting.md)."""
     retention: Annotated[dict[str, Any], AfterValidator(_retention)] = Field(default_factory=dict)
-    """What is kept for how long, by class of signals (docs/upkeep.md). ``foreshock db prune`` carries it out; by default, all stays."""
+    """What is kept for how long, by class of signals; ``foreshock db prune`` carries it out (docs/upkeep.md). By default, all."""
     disable: bool = False
     """Make ``watch()`` do nothing."""
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = "WARNING"
