@@ -1,7 +1,7 @@
 """Deleting a run with all that is of it, in transactions small enough that nobody waits long.
 
-What is largest goes first, a bounded number of rows at a time; the run's own row goes last. A deletion that was interrupted is begun
-again with the same call; meanwhile the run says in its ``meta`` that it is being deleted.
+What is largest goes first, a bounded number of rows at a time; the run's own row goes last. A deletion that was interrupted is
+begun again with the same call; meanwhile the run says in its ``meta`` that it is being deleted.
 """
 
 import time
@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from sqlalchemy import Connection, delete, func, or_, select
 
-from . import partitions
+from . import news, partitions
 from .base import RunIsAliveError, StoreUnavailableError
 from .database import Database
 from .records import RunStatus, analyzer_lease
@@ -55,8 +55,8 @@ def delete_run(database: Database, run_id: str, progress: Callable[[float], None
         silence = time.time() - max(run.heartbeat_at, run.created_at)
         if run.status is RunStatus.RUNNING and silence < ALIVE:
             raise RunIsAliveError(
-                f"Run {run.name!r} ({run.id}) is running: its last sign of life is {silence:.0f} s old. End it first, or wait until "
-                f"it has been silent for {ALIVE:.0f} s."
+                f"Run {run.name!r} ({run.id}) is running: its last sign of life is {silence:.0f} s old. End it first, or wait "
+                f"until it has been silent for {ALIVE:.0f} s."
             )
         change(connection, run.id, meta={MARK: time.time()})
         key = connection.execute(select(runs.c.key).where(runs.c.id == run.id)).scalar_one()
@@ -75,6 +75,7 @@ def delete_run(database: Database, run_id: str, progress: Callable[[float], None
             for first in range(0, len(numbers), 500):
                 connection.execute(delete(table).where(table.c.series_id.in_(numbers[first : first + 500])))
         _delete_the_rest(connection, key, run.id)
+        news.announce(connection, run.id)
     with suppress(StoreUnavailableError), database.write() as connection:  # where others hold it, the next deletion finds it empty
         partitions.drop_empty(connection)
     progress(1.0)

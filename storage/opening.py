@@ -80,6 +80,18 @@ def _replica(primary: Database, given: str, role: str, read_timeout: float | Non
     return Replica(primary, _connect(url, given, role, read_timeout))
 
 
+def database_at(given: str) -> Database:
+    """Return the connections of a store that is there, whatever its schema is: for ``foreshock db upgrade``.
+
+    Raises:
+        StoreConfigurationError, StoreUnavailableError: as ``open_store`` says.
+    """
+    url = _url(given)
+    if (path := sqlite_path(url)) is not None:
+        _look_at(path, given, create=False)
+    return _connect(url, given, "command", None)
+
+
 def spool_place(folder: str, limit: int, store: Store | str) -> SpoolPlace | None:
     """Return where a run may spool that is meant for this store; None where spooling is off or the store does not outlive us.
 

@@ -85,6 +85,20 @@ def _upgrade(database: Database) -> None:
             command.upgrade(migrations(connection), HEAD)
 
 
+def steps_from(found: str) -> list[tuple[str, str]]:
+    """Return the revisions that a store of revision ``found`` still has to go through, each with what it does in a sentence."""
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    if found >= HEAD:
+        return []
+    walked = ScriptDirectory.from_config(config).walk_revisions(base=found, head=HEAD)
+    return [(one.revision, (one.doc or "").splitlines()[0]) for one in reversed(list(walked)) if one.revision != found]
+
+
 def _refuse_newer(found: str | None, address: str) -> None:
     if found is not None and found > HEAD:
         raise StoreConfigurationError(

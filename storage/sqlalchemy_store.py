@@ -74,6 +74,11 @@ class SQLAlchemyStore(Store):
         with self._database.read() as connection:
             return question(connection)
 
+    @property
+    def database(self) -> Database:
+        """The connections, for upkeep (``pruning``, ``inventory``, ``compacting``). No part of the contract of stores."""
+        return self._database
+
     # -- runs and segments ---------------------------------------------------------------------------------------
 
     @override
