@@ -48,7 +48,7 @@ def server_options(url: URL, role: str) -> tuple[URL, dict[str, Any]]:
         if url.get_driver_name() == "pymysql":  # it waits for the server's greeting without end; lifted once connected
             arguments["read_timeout"] = 2 * CONNECT_TIMEOUT
         return url, {**_POOL, "connect_args": _missing(url, arguments)}
-    arguments = _missing(url, {**_POSTGRES, "application_name": f"foreshock {role}".strip()})
+    arguments: dict[str, Any] = _missing(url, {**_POSTGRES, "application_name": f"foreshock {role}".strip()})
     if _PREPARE in url.query:
         arguments[_PREPARE] = _threshold(url.query[_PREPARE])
         url = url.difference_update_query([_PREPARE])
