@@ -12,6 +12,7 @@ from ._version import __version__
 from .benchmarks.commands import app as bench
 from .commands import alerts, dashboard, doctor, exporting, importing, inspection, listing, training
 from .commands.backtest import backtest
+from .commands.db import db
 from .commands.output import note
 from .zoo.commands import app as zoo
 
@@ -24,6 +25,7 @@ app = typer.Typer(
 for commands in (training, dashboard, listing, doctor, inspection, alerts, importing, exporting):
     commands.add_commands(app)
 app.command(epilog="Example: foreshock backtest gpt2-bf16 --rules mine.toml")(backtest)
+app.add_typer(db, name="db")
 app.add_typer(bench, name="bench")
 app.add_typer(zoo, name="zoo")
 
