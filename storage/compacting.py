@@ -104,9 +104,10 @@ def _refuse_live(database: Database) -> None:
         live = connection.execute(query.order_by(runs.c.heartbeat_at.desc())).all()
     if live:
         who = f"{live[0].name} and {len(live) - 1} more are" if len(live) > 1 else f"{live[0].name} is"
+        silent = max(0.0, now - live[0].heartbeat_at)
         raise StoreUnavailableError(
-            f"Run {who} being written into {database.path} (last heard from {max(0.0, now - live[0].heartbeat_at):.0f} s ago), and the "
-            "file can only be rewritten while nobody writes. Try again when it has ended; a run that was killed counts as ended after "
+            f"Run {who} being written into {database.path} (last heard from {silent:.0f} s ago), and the file can only be "
+            "rewritten while nobody writes. Try again when it has ended; a run that was killed counts as ended after "
             f"{_LIVE:.0f} s."
         )
 

@@ -100,9 +100,8 @@ def _engine(connection: Connection) -> str:
 
 
 def _by(connection: Connection, table: Table, column: Column[str]) -> dict[str, int]:
-    return dict(
-        connection.execute(select(column, func.count()).select_from(table).group_by(column).order_by(column)).tuples().all()
-    )
+    query = select(column, func.count()).select_from(table).group_by(column).order_by(column)
+    return dict(connection.execute(query).tuples().all())
 
 
 def _rows(connection: Connection, table: Table) -> int:
