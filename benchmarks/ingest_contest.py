@@ -1,5 +1,6 @@
 """Who makes points durable the fastest, and what a point takes on disk: processes of their own that take turns."""
 
+import os
 import statistics
 import sys
 import tempfile
@@ -155,7 +156,7 @@ def _sides(place: Places, wanted: Iterable[str]) -> list[_Contestant]:
 def _trackers(wanted: Sequence[str], pythons: Sequence[str]) -> Iterable[_Contestant]:
     """Yield the trackers asked for, each with the first interpreter that has it."""
     having: dict[str, tuple[str, str]] = {}
-    for python in (sys.executable, *pythons):
+    for python in (sys.executable, *(os.path.abspath(python) for python in pythons)):
         try:
             versions = told([python, "-P", str(_SCRIPT)])
         except (FailedError, OSError) as error:

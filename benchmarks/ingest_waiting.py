@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..storage import Store, open_store
+from ..storage.opening import spool_place
 from ..storage.records import Run, SeriesKey, StepRecord, new_id
 from ..storage.writer import Writer
 from .ingest_trackers import names_of, rows_of
@@ -34,11 +35,15 @@ STATES = ("healthy", "slow", "refused", "hanging")
 """Of the database: as it is; every write takes a second longer; nobody listens at its address; somebody does and never answers."""
 
 WORK_MS = 2.0
+DELAY = 1.0
+"""Seconds that a slow database takes longer for each write."""
+
 MOST_MEDIAN_US, MOST_P999_US = 200.0, 5_000.0
 """The marks of each case."""
 
-_DELAY = 1.0
-_WARM_UP = 100  # steps that do not count
+WARM_UP = 100
+"""Steps of each case that do not count."""
+
 _SIZE = 96
 
 
@@ -151,13 +156,13 @@ def calibrated() -> int:
     return max(1, round(WORK_MS / 1e3 / statistics.median(times)))
 
 
-def run(case: Case) -> dict[str, Any]:
+def run_case(case: Case) -> dict[str, Any]:
     """Do it and return the figures, microseconds."""
     names, rows = names_of(case.series), rows_of(case.series, 100)
     work = _work()
     calls, steps = [], []
     with _collections() as collected, _called(case, names) as (call, dropped):
-        for step in range(-_WARM_UP, case.steps):
+        for step in range(-WARM_UP, case.steps):
             given = rows[step % 100]
             # As training's own numbers do, they come into being in this step.
             values: Any = dict(zip(names, given, strict=True)) if case.call == "monitor.step" else [*given]
@@ -166,7 +171,7 @@ def run(case: Case) -> dict[str, Any]:
             began = time.perf_counter()
             work(case.repeats)
             asked = time.perf_counter()
-            call(step + _WARM_UP, values)
+            call(step + WARM_UP, values)
             ended = time.perf_counter()
             if step >= 0:
                 calls.append((asked, ended))
@@ -216,7 +221,9 @@ def _called(case: Case, names: Sequence[str]) -> Iterator[Called]:
 def _put(url: str, store: Store | None, names: Sequence[str]) -> Iterator[Called]:
     keys = tuple(SeriesKey(signal, module) for module, _, signal in (name.partition("/") for name in names))
     run = Run(new_id(), "bench", created_at=time.time())
-    writer = Writer(store if store is not None else lambda: open_store(url), run, 0, analyze=lambda batch: ())
+    # With a spool, as a monitor's writer has.
+    spool = spool_place(".", 2**30, url)
+    writer = Writer(store if store is not None else lambda: open_store(url), run, 0, analyze=lambda batch: (), spool=spool)
     writer.start()
     try:
         yield lambda step, values: writer.put(StepRecord(step, time.time(), keys, values)), lambda: writer.stats.steps_dropped
@@ -238,8 +245,9 @@ def _step(url: str, store: Store | None, names: Sequence[str]) -> Iterator[Calle
     try:
         yield lambda step, values: monitor.step(1.0, **values), lambda: monitor._writer.stats.steps_dropped
     finally:
+        # Without waiting for what is left: what there was to measure was measured.
         monitor._writer.close(timeout=1.0)
-        monitor.close()
+        monitor.abandon()
 
 
 @contextmanager
@@ -259,7 +267,7 @@ def _slow_down(store: Store) -> None:
     write = store.write
 
     def slow(batch: Any) -> None:
-        time.sleep(_DELAY)
+        time.sleep(DELAY)
         write(batch)
 
     store.write = slow  # type: ignore[method-assign]
@@ -304,10 +312,11 @@ def main(arguments: Sequence[str]) -> int:
         print(json.dumps({"repeats": calibrated()}))
         return 0
     call, state, url, series, steps, repeats = arguments
-    print(json.dumps(run(Case(call, state, url, int(series), int(steps), int(repeats)))), flush=True)
-    # A thread that waits for a server that never answers must not hold up the others.
-    os._exit(0)
+    print(json.dumps(run_case(Case(call, state, url, int(series), int(steps), int(repeats)))), flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    # A thread that waits for a server that never answers must not hold up the next case.
+    os._exit(status)

@@ -62,7 +62,7 @@ class Places:
             self._before = signal.signal(signal.SIGTERM, _terminate)
         if self.engine == "sqlite":
             beside = Path(self._url.database).parent if self._url.database else None
-            self._folder = tempfile.TemporaryDirectory(prefix="foreshock_bench_", dir=beside)
+            self._folder = tempfile.TemporaryDirectory(prefix="foreshock_bench_", dir=beside and beside.absolute())
         return self
 
     def __exit__(self, *_: object) -> None:

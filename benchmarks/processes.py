@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,12 +17,18 @@ class FailedError(Exception):
 def told(command: Sequence[str], environment: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Run a process and return the JSON that it prints last.
 
+    It runs in an empty folder of its own, where what it spools and notes goes with it, and no settings of this one are seen.
+
     Raises:
         FailedError: it failed, did not end or printed none.
     """
-    around = os.environ | {"PYTHONSAFEPATH": "1"} | dict(environment or {})
+    around = {name: value for name, value in os.environ.items() if not name.startswith("FORESHOCK_")}
+    around |= {"PYTHONSAFEPATH": "1"} | dict(environment or {})
     try:
-        done = subprocess.run(command, capture_output=True, text=True, env=around, timeout=_PATIENCE, check=False)
+        with tempfile.TemporaryDirectory(prefix="foreshock_bench_") as folder:
+            around["FORESHOCK_HOME"] = folder
+            options: dict[str, Any] = {"cwd": folder, "env": around, "timeout": _PATIENCE}
+            done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
     except subprocess.TimeoutExpired:
         raise FailedError(f"no end after {_PATIENCE:.0f} s") from None
     # Trackers may say goodbye after it.

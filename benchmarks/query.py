@@ -7,6 +7,7 @@ them stand the same pictures read without rollups, point by point, and one metri
 
 import contextlib
 import json as json_module
+import os
 import sys
 import tempfile
 import time
@@ -249,7 +250,7 @@ def _measured(owner: Any, *names: str) -> Iterator[Callable[[], float]]:
 def _trackio(sizes: Sizes, pythons: Sequence[str], say: Callable[[str], None]) -> Reading:
     what = f"one metric at {PIXELS:,} points, trackio"
     script = query_trackio.__file__
-    for python in (sys.executable, *pythons):
+    for python in (sys.executable, *(os.path.abspath(python) for python in pythons)):
         try:
             version = told([python, "-P", script]).get("trackio")
         except (FailedError, OSError) as error:

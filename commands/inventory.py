@@ -1,6 +1,6 @@
 """The command ``foreshock db info``: what a store holds, in words or as JSON."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -11,6 +11,7 @@ import typer
 from .output import JsonOption, StoreOption, bytes_text, note, plain, show, show_json
 
 if TYPE_CHECKING:
+    from ..storage.captures import Captured
     from ..storage.counting import Count
     from ..storage.inventory import Inventory
 
@@ -25,18 +26,22 @@ def add_commands(db: typer.Typer) -> None:
 def info(store: StoreOption = None, as_json: JsonOption = False) -> None:
     """Say what a store holds and how large it is, and what lies outside it: spools that wait, captured data."""
     from ..config import load_settings
+    from ..storage.captures import listed
     from ..storage.inventory import take
     from ..storage.opening import open_database
+    from ..storage.sqlalchemy_store import SQLAlchemyStore
 
     settings = load_settings(store=store)
     with closing(open_database(settings.store, role="command")) as database:
         found = take(database)
+        due = found.schema != found.schema_of_program
+        captured = [] if due else listed(SQLAlchemyStore(database))
     spools = _spools(settings.spool)
-    due = found.schema != found.schema_of_program
     if as_json:
-        show_json(plain(found) | {"upgrade_due": due, "spools": spools})
+        captures = [plain(item) | {"path": str(item.path), "holds": item.holds} for item in captured]
+        show_json(plain(found) | {"upgrade_due": due, "spools": spools, "captures": captures})
         return
-    show(_table([*_facts(found), *(("spool", _spool_text(each)) for each in spools)]))
+    show(_table([*_facts(found), *_of_user(captured), *(("spool", _spool_text(each)) for each in spools)]))
     if due:
         note("This store was written by an older foreshock. Bring it up to date with: foreshock db upgrade")
     if any(each["state"] == "left" for each in spools):
@@ -66,6 +71,19 @@ def _spool_text(spool: Mapping[str, Any]) -> str:
     if spool["state"] == "left":
         return f"{what}: {spool['samples']:,} samples of run {spool['run']} wait for {spool['store']}"
     return f"{what}: {spool['state']}" if spool["state"] == "in use" else f"{what}: {spool['why']}"
+
+
+def _of_user(captured: "Sequence[Captured]") -> Iterator[Fact]:
+    """Tell what interventions wrote of the user's data; the first line is of all."""
+    if not captured:
+        yield "user data", "none captured"
+        return
+    known = [item.bytes for item in captured if item.bytes is not None]
+    yield "user data", f"{len(captured):,} captured files, {bytes_text(sum(known))} of them here; foreshock db prune --captures"
+    for item in captured:
+        elsewhere = f"not found from here{f', written on {item.host}' if item.host else ''}"
+        where = elsewhere if item.bytes is None else bytes_text(item.bytes)
+        yield "", f"{item.path}: {where}, run {item.run_name}, step {item.step:,}; {item.holds}"
 
 
 def _facts(found: "Inventory") -> Iterator[Fact]:

@@ -53,24 +53,30 @@ def _drained(folder: Path, store: "Store", any_store: bool) -> list[dict[str, An
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     from ..storage.leftovers import leftovers_in, opened
+    from ..storage.spool import SpoolBusyError, SpoolError
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
     with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
         for left in leftovers_in(folder):
-            about = left.about
-            row = {"path": str(left.path), "run": about.run.name if about else None, "run_id": about.run.id if about else None}
-            row |= {"store": about.address if about else None, "outcome": left.state, "samples": 0, "refused": 0, "why": left.why}
-            if about is not None:
+            row: dict[str, Any] = {"path": str(left.path), "run": None, "run_id": None, "store": None}
+            rows.append(row | {"outcome": left.state, "samples": 0, "refused": 0, "why": left.why})
+            if left.about is None:
+                continue
+            row = rows[-1]
+            row |= {"run": left.about.run.name, "run_id": left.about.run.id, "store": left.about.address}
+            try:
                 with opened(left.path, store, any_address=any_store) as draining:
                     if draining is None:
                         row["outcome"] = "other store"
-                    else:
-                        task = progress.add_task(f"storing {about.run.name}", total=left.points)
-                        while draining.work(0.2):
-                            progress.update(task, completed=draining.result.points)
-                        row |= {"outcome": "stored", "samples": draining.result.points, "refused": draining.result.refused}
-            rows.append(row)
+                        continue
+                    task = progress.add_task(f"storing {left.about.run.name}", total=left.points)
+                    while draining.work(0.2):
+                        progress.update(task, completed=draining.result.points)
+            except SpoolError as error:
+                row |= {"outcome": "in use" if isinstance(error, SpoolBusyError) else "unreadable", "why": str(error)}
+            else:
+                row |= {"outcome": "stored", "samples": draining.result.points, "refused": draining.result.refused}
     return rows
 
 

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from ..storage.records import Run, RunStatus
+from ..storage.records import LOST_AFTER, Run, RunStatus
 
 STALE_AFTER = 10.0
-LOST_AFTER = 30.0
 
 
 class Life(StrEnum):

@@ -13,6 +13,7 @@ reader may learn something of those sequences); the metrics given to ``monitor.l
 import json
 import math
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -106,7 +107,16 @@ def write_bundle(folder: Path, about: Mapping[str, Any], steps: Sequence[Capture
         OSError: it cannot be written.
     """
     beside = folder.with_name(folder.name + ".part")
-    beside.mkdir(parents=True, exist_ok=True)
+    try:
+        beside.mkdir(parents=True, exist_ok=True)
+        _write_into(beside, folder, about, steps)
+        os.replace(beside, folder)
+    except OSError:
+        shutil.rmtree(beside, ignore_errors=True)  # what is half made holds of the user's data as well
+        raise
+
+
+def _write_into(beside: Path, folder: Path, about: Mapping[str, Any], steps: Sequence[CapturedStep]) -> None:
     tensors: dict[str, Tensor] = {}
     plain = []
     for place, step in enumerate(steps):
@@ -124,7 +134,6 @@ def write_bundle(folder: Path, about: Mapping[str, Any], steps: Sequence[Capture
         raise OSError(str(error)) from error
     (beside / "bundle.json").write_text(json.dumps({"format": FORMAT, **about, "steps": plain}, allow_nan=False))
     (beside / "README.txt").write_text(_readme(folder, about, steps))
-    os.replace(beside, folder)
 
 
 def read_bundle(folder: Path) -> Bundle:

@@ -12,6 +12,7 @@ Cost of a step that is not sampled: none, or a copy of the batch's indices if th
 import base64
 import json
 import random
+import socket
 import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -113,12 +114,16 @@ class Capture(Intervention):
     @override
     def after_step(self, step: int) -> None:
         alert, self._asked_by = self._asked_by, None
-        if alert is not None and self._ring and self._newer >= (self._ring.maxlen or 0) and len(self.bundles) < self._most:
+        if alert is not None and self._ring and self._newer >= (self._ring.maxlen or 0) and self._written() < self._most:
             self._newer = 0
             self._write(step, alert)
             self.training.pause()
         if self.training.sampled():  # the next step: what it will draw follows from the generators as they are now
             self._random_state = random_state(self._devices())
+
+    def _written(self) -> int:
+        """Return how many bundles there are of the run, those of a process before it was resumed too."""
+        return max(len(self.bundles), sum(1 for _ in self._folder.glob(f"{self.training.run.id[:8]}-step-*")))
 
     def _devices(self) -> set[torch.device]:
         return {p.device for model in self.training.models.values() for p in model.parameters()}
@@ -148,12 +153,13 @@ class Capture(Intervention):
         try:
             write_bundle(path, about, [seen.step for seen in ring])
         except OSError as error:
-            self.tell(f"The capture for {alert.rule} could not be written, training goes on: {error}", path=str(path))
+            self.tell(f"The capture for {alert.rule} could not be written, training goes on: {error}")
             return
         self.bundles.append(path)
         self.tell(
             f"Captured the last {len(ring)} sampled steps for {alert.rule}: foreshock inspect {path}",
-            path=str(path),
+            path=str(path.absolute()),
+            host=socket.gethostname(),
             rule=alert.rule,
             alert=alert.id,
         )

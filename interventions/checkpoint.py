@@ -12,6 +12,7 @@ It is written beside its place and moved there, so that a file of its name is wh
 
 import json
 import os
+import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -117,7 +118,9 @@ class Checkpoint(Intervention):
         self._prune()
         if former is None:
             self.tell(
-                f"The checkpoint of step {number:,} proved good and is protected: {self.good}", path=str(self.good), at=number
+                f"The checkpoint of step {number:,} proved good and is protected: {self.good}",
+                path=str(self.good.absolute()),
+                at=number,
             )
 
     @override
@@ -143,13 +146,13 @@ class Checkpoint(Intervention):
             self._replace(path, self._save or self._save_all)
         except OSError as error:
             if not self._full:
-                self.tell(f"No checkpoint of step {step:,} could be written, training goes on: {error}", path=str(path), at=step)
+                self.tell(f"No checkpoint of step {step:,} could be written, training goes on: {error}", at=step)
             self._full = True
             return
         self._full = False
         self._candidates.append((step, path))
         self._prune()
-        self.tell(f"Saved a checkpoint of step {step:,}: {path}", path=str(path), at=step)
+        self.tell(f"Saved a checkpoint of step {step:,}: {path}", path=str(path.absolute()), host=socket.gethostname(), at=step)
 
     @property
     def _place(self) -> Path:

@@ -75,6 +75,10 @@ class LeaseHeldError(StoreError):
     """Another process has the right that this write needs. Nothing was written."""
 
 
+class RunIsAliveError(StoreError):
+    """The run is being written by a living process; what was asked for is only done to runs that ended. Nothing was changed."""
+
+
 class IllegalTransitionError(StoreError, ValueError):
     """An alert cannot go from the state it is in to the one asked for; the message names those it can go to."""
 
@@ -200,6 +204,18 @@ class Store(ABC):
 
         Raises:
             UnknownRunError: none matches, or a prefix matches several.
+        """
+
+    @abstractmethod
+    def delete_run(self, run_id: str) -> None:
+        """Delete a run with everything that is of it, and on PostgreSQL partitions that are empty then.
+
+        In many transactions, so that nobody waits long for one: interrupted, it is completed by the same call again. Files that
+        interventions wrote are not touched (``captures``).
+
+        Raises:
+            UnknownRunError: no run has that id.
+            RunIsAliveError: the run calls itself running and its heartbeat is fresh.
         """
 
     @abstractmethod

@@ -148,7 +148,12 @@ def _compact_postgres(database: Database) -> tuple[list[str], list[str]]:
             f"The tables of {database.address} belong to the role {owner!r}, and only their owner can compact them. "
             f"Mend it with: foreshock db compact --store postgresql://{owner}@host/database"
         )
-    dropped, left = partitions.drop_empty(database)
+    dropped, left = [], []
+    try:
+        with database.write() as connection:
+            dropped = partitions.drop_empty(connection)
+    except StoreUnavailableError as error:
+        left = [f"Empty partitions, if any, stay for now: {error}"]
     with translated(database.address, writing=True), database.engine.connect() as connection:
         outside = connection.execution_options(isolation_level="AUTOCOMMIT")  # VACUUM is no part of a transaction
         for name in TABLES:

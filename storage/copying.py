@@ -4,12 +4,14 @@ A row is, for each column, its length in bytes (-1: NULL) and its big-endian byt
 the same columns are alike in shape, so each such group is one structured array.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 from sqlalchemy import BigInteger, Connection, Double, Integer, SmallInteger, Table
+
+from .faults import as_sqlalchemy_raises
 
 Array = np.ndarray[Any, Any]
 
@@ -34,7 +36,7 @@ def copy_in(connection: Connection, table: Table, columns: Mapping[str, Array], 
     statement = f'COPY "{into or table.name}" ({names}) FROM STDIN (FORMAT binary)'
     total = len(next(iter(columns.values())))
     with (
-        _errors_of_the_driver(connection, statement),
+        as_sqlalchemy_raises(connection.dialect, statement),
         closing(connection.connection.cursor()) as cursor,
         cursor.copy(statement) as copy,
     ):
@@ -48,19 +50,6 @@ def copy_in(connection: Connection, table: Table, columns: Mapping[str, Array], 
 
 def _format(table: Table, name: str) -> str:
     return next(format for kind, format in _FORMATS if isinstance(table.c[name].type, kind))
-
-
-@contextmanager
-def _errors_of_the_driver(connection: Connection, statement: str) -> Iterator[None]:
-    """Turn what psycopg raises into what SQLAlchemy would have raised: one way for all errors of a driver."""
-    from psycopg import Error
-    from sqlalchemy.exc import DBAPIError
-
-    try:
-        yield
-    except Error as error:
-        dialect = connection.dialect
-        raise DBAPIError.instance(statement, None, error, dialect.loaded_dbapi.Error, dialect=dialect) from error
 
 
 def _blocks(columns: Sequence[Array], formats: Sequence[str]) -> list[bytes]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import exc
+from sqlalchemy import Dialect, exc
 
 from .base import InvalidRecordError, ReadOnlyStoreError, StoreConfigurationError, StoreError, StoreUnavailableError
 
@@ -53,6 +53,15 @@ def translated(address: str, *, writing: bool = False) -> Iterator[None]:
         raise translate(error, address, writing=writing) from error
     except OverflowError as error:
         raise InvalidRecordError(f"A number is too large to be stored in {address}: {error}.") from error
+
+
+@contextmanager
+def as_sqlalchemy_raises(dialect: Dialect, statement: str = "") -> Iterator[None]:
+    """Turn what a driver raises that is used past SQLAlchemy into what SQLAlchemy would have raised: one way for all errors."""
+    try:
+        yield
+    except dialect.loaded_dbapi.Error as error:
+        raise exc.DBAPIError.instance(statement, None, error, dialect.loaded_dbapi.Error, dialect=dialect) from error
 
 
 def translate(error: exc.SQLAlchemyError, address: str, *, writing: bool = False) -> StoreError:

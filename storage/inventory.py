@@ -8,7 +8,8 @@ from sqlalchemy import Column, Connection, Table, func, inspect, select, text
 from . import schema
 from .counting import Count, counted_by
 from .database import Database
-from .sizing import Partition, Size, partitions_of, size_of
+from .partitions import Partition, listed
+from .sizing import Size, size_of
 from .tables import alerts, events, histograms, leases, outbox, rollups, runs, samples, segments, series
 
 _NONE = Count(0)
@@ -86,7 +87,7 @@ def take(database: Database) -> Inventory:
             oldest=oldest,
             newest=newest,
             leases=_held(connection, time.time()) if leases.name in there else (),
-            partitions=tuple(partitions_of(connection)),
+            partitions=tuple(listed(connection)),
         )
 
 

@@ -4,14 +4,29 @@
 with its rights (migration 0003), so a writer needs none of its own.
 """
 
+from dataclasses import dataclass
+
 from sqlalchemy import Connection, func, select, text
 
-from .base import StoreUnavailableError
-from .database import Database
-from .sizing import Partition, partitions_of
 from .tables import series
 
-_PATIENCE = "5s"  # to wait for a table: whoever comes later waits behind us
+_PATIENCE = "2s"  # to wait for a table: whoever comes later waits behind us
+_LISTED = """
+SELECT relname, CAST(split_part(relname, '_', 2) AS bigint), CAST(split_part(relname, '_', 3) AS bigint),
+    CASE WHEN reltuples < 0 THEN NULL ELSE CAST(reltuples AS bigint) END, pg_total_relation_size(pg_class.oid)
+FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid WHERE inhparent = to_regclass('samples') ORDER BY 2
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """Samples of series ``first <= id < past``. ``rows`` is the server's estimate, None before its first ANALYZE."""
+
+    name: str
+    first: int
+    past: int
+    rows: int | None
+    bytes: int
 
 
 def cover(connection: Connection, series_id: int) -> None:
@@ -20,38 +35,41 @@ def cover(connection: Connection, series_id: int) -> None:
         connection.execute(text("SELECT foreshock_cover_series(:series_id)"), {"series_id": series_id})
 
 
-def drop_empty(database: Database) -> tuple[list[str], list[str]]:
-    """Drop the partitions whose series are all gone, but never the last; on other engines, nothing. For the owner of the tables.
+def listed(connection: Connection) -> list[Partition]:
+    """Return all partitions, the lowest first; none on other engines."""
+    if connection.dialect.name != "postgresql":
+        return []
+    return [Partition(*row) for row in connection.execute(text(_LISTED))]
 
-    Returns:
-        The names of those that are gone, and a sentence for each that was busy and stayed.
+
+def drop_empty(connection: Connection) -> list[str]:
+    """Drop partitions to which no series belongs any more, and return their names; a role that does not own them drops none.
+
+    The highest stays: from its upper end the next one is made. Call it in a transaction of its own.
+
+    Raises:
+        StoreUnavailableError: others use the tables for longer than one would let them wait; nothing was dropped.
     """
-    with database.read() as connection:
-        candidates = [each for each in partitions_of(connection)[:-1] if not _in_use(connection, each)]
-    dropped, left = [], []
-    for partition in candidates:
-        try:
-            if _drop(database, partition):
-                dropped.append(partition.name)
-        except StoreUnavailableError as error:
-            left.append(f"The empty partition {partition.name} stays for now: {error}")
-    return dropped, left
-
-
-def _drop(database: Database, partition: Partition) -> bool:
-    with database.write() as connection:
-        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_PATIENCE}'")
-        # A writer that has taken a series number of this range holds `series` until it commits; after that we see it. Such a
-        # number without its partition could never be written: numbers only rise, and so do the partitions that are made.
-        connection.exec_driver_sql("LOCK TABLE series IN SHARE MODE")
-        if _in_use(connection, partition):
-            return False
-        connection.exec_driver_sql(f"DROP TABLE {partition.name}")
-    return True
+    empty = [partition for partition in listed(connection)[:-1] if not _in_use(connection, partition)]
+    if not empty or not _ours(connection):
+        return []
+    connection.execute(text(f"SET LOCAL lock_timeout = '{_PATIENCE}'"))
+    # A writer that has taken a series number holds `series` until it commits; after that we see it. Samples of such a number
+    # could never be written without its partition: numbers only rise, and so do the partitions that are made.
+    connection.execute(text("LOCK TABLE series IN SHARE MODE"))
+    dropped = [partition.name for partition in empty if not _in_use(connection, partition)]
+    for name in dropped:
+        connection.execute(text(f"DROP TABLE {name}"))
+    return dropped
 
 
 def _in_use(connection: Connection, partition: Partition) -> bool:
-    owners = select(func.count()).select_from(series).where(series.c.id >= partition.first, series.c.id < partition.past)
-    if connection.execute(owners).scalar_one():
+    within = series.c.id.between(partition.first, partition.past - 1)
+    if connection.execute(select(func.count()).select_from(series).where(within)).scalar_one():
         return True
-    return bool(connection.execute(text(f"SELECT EXISTS (SELECT FROM {partition.name})")).scalar_one())
+    return bool(connection.execute(text(f"SELECT EXISTS (SELECT 1 FROM {partition.name})")).scalar_one())
+
+
+def _ours(connection: Connection) -> bool:
+    owner = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass('samples')"
+    return bool(connection.execute(text(owner)).scalar_one())

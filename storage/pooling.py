@@ -44,11 +44,11 @@ def server_options(url: URL, role: str) -> tuple[URL, dict[str, Any]]:
         StoreConfigurationError: ``prepare_threshold`` is neither a number nor ``none``.
     """
     if url.get_backend_name() != "postgresql":
-        arguments = {"connect_timeout": CONNECT_TIMEOUT}
+        arguments: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT}
         if url.get_driver_name() == "pymysql":  # it waits for the server's greeting without end; lifted once connected
             arguments["read_timeout"] = 2 * CONNECT_TIMEOUT
         return url, {**_POOL, "connect_args": _missing(url, arguments)}
-    arguments: dict[str, Any] = _missing(url, {**_POSTGRES, "application_name": f"foreshock {role}".strip()})
+    arguments = _missing(url, {**_POSTGRES, "application_name": f"foreshock {role}".strip()})
     if _PREPARE in url.query:
         arguments[_PREPARE] = _threshold(url.query[_PREPARE])
         url = url.difference_update_query([_PREPARE])

@@ -30,6 +30,10 @@ class Kind(IntEnum):
         return cls.POSITIVE_INFINITY if value > 0 else cls.NEGATIVE_INFINITY
 
 
+LOST_AFTER = 30.0
+"""Seconds without a heartbeat after which a run that calls itself running counts as lost."""
+
+
 class RunStatus(StrEnum):
     """State of a run as its own process last reported it. A *lost* run is one still ``running`` whose heartbeat stopped."""
 
@@ -164,6 +168,10 @@ class Run:
     last_step: int = -1
     tags: tuple[str, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def alive(self, now: float) -> bool:
+        """Return whether it calls itself running and was heard of lately, at ``now``, seconds since the epoch."""
+        return self.status is RunStatus.RUNNING and now - max(self.heartbeat_at, self.created_at) <= LOST_AFTER
 
 
 @dataclass(frozen=True, slots=True)

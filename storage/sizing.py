@@ -1,4 +1,4 @@
-"""How large a store is: its file, or its tables on a server, and on PostgreSQL each partition of ``samples``."""
+"""How large a store is: its file, or its tables on a server."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +20,6 @@ _MARIADB = """
 SELECT table_name, data_length + index_length FROM information_schema.tables
 WHERE table_schema = database() AND table_name IN :names
 """
-_PARTITIONS = """
-SELECT relname, CAST(split_part(relname, '_', 2) AS bigint), CAST(split_part(relname, '_', 3) AS bigint),
-    CASE WHEN reltuples < 0 THEN NULL ELSE CAST(reltuples AS bigint) END, pg_total_relation_size(pg_class.oid)
-FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid WHERE inhparent = to_regclass('samples') ORDER BY 2
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +30,6 @@ class Size:
     log: int = 0
     free: int = 0
     tables: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Partition:
-    """A part of ``samples``: series ``first <= id < past``. ``rows`` is the server's estimate, None before its first ANALYZE."""
-
-    name: str
-    first: int
-    past: int
-    rows: int | None
-    bytes: int
 
 
 def size_of(database: Database, connection: Connection) -> Size:
@@ -62,13 +46,6 @@ def size_of(database: Database, connection: Connection) -> Size:
         rows = connection.execute(text(_MARIADB).bindparams(bindparam("names", expanding=True)), {"names": TABLES})
     tables = {name: int(size) for name, size in rows}
     return Size(sum(tables.values()), tables=dict(sorted(tables.items(), key=lambda each: -each[1])))
-
-
-def partitions_of(connection: Connection) -> list[Partition]:
-    """Return the partitions of ``samples``, in order; none on other engines than PostgreSQL."""
-    if connection.dialect.name != "postgresql":
-        return []
-    return [Partition(*row) for row in connection.execute(text(_PARTITIONS))]
 
 
 def _pragma(connection: Connection, name: str) -> int:

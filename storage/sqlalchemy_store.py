@@ -7,7 +7,22 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy import Connection
 from typing_extensions import override
 
-from . import alerting, charting, history, leasing, newest, news, numbering, outboxes, reading, runs, schema, silencing, writing
+from . import (
+    alerting,
+    charting,
+    deleting,
+    history,
+    leasing,
+    newest,
+    news,
+    numbering,
+    outboxes,
+    reading,
+    runs,
+    schema,
+    silencing,
+    writing,
+)
 from .base import Envelope, InvalidRecordError, LeaseHeldError, Listener, SeriesData, StepHistogram, Store
 from .database import Database
 from .records import (
@@ -59,6 +74,11 @@ class SQLAlchemyStore(Store):
         with self._database.read() as connection:
             return question(connection)
 
+    @property
+    def database(self) -> Database:
+        """The connections, for upkeep (``pruning``, ``inventory``, ``compacting``). No part of the contract of stores."""
+        return self._database
+
     # -- runs and segments ---------------------------------------------------------------------------------------
 
     @override
@@ -91,6 +111,11 @@ class SQLAlchemyStore(Store):
     @override
     def run(self, reference: str) -> Run:
         return self._ask(lambda connection: runs.find(connection, reference))
+
+    @override
+    def delete_run(self, run_id: str) -> None:
+        deleting.delete_run(self._database, run_id)
+        self._numbers.forget()
 
     @override
     def open_segment(self, run_id: str, start_step: int, started_at: float) -> int:

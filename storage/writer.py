@@ -20,13 +20,13 @@ from .entries import Judgement
 from .leftovers import Leftovers
 from .records import Alert, Batch, Event, Lease, Notification, Run, RunStatus, Segment, StepRecord, new_id
 from .saving import Saver
+from .sending import RETRY_PAUSE, Marker, Sender
 from .spool import SpoolPlace
 from .trouble import Reporter
 
 _MOST_POINTS = 250_000  # of one batch: about a second of writing
 _LONGEST_PAUSE = 1.0  # seconds that the analysis waits for a store at work
 _DRAIN_PAUSE = 0.005  # seconds between looks at a device copy that someone waits for
-_RETRY_PAUSE = 0.1  # the same for a store that is away
 _GRACE = 0.5  # seconds that the threads may take after their deadline: to end a call, to bring what is left to the spool
 
 
@@ -60,16 +60,6 @@ class WriterStats:
     store_ok: bool
     points_spooled: int = 0
     bytes_spooled: int = 0
-
-
-class _Marker:
-    """Goes through the queue like a step, so that ``flush`` knows when everything before it was handled."""
-
-    def __init__(self) -> None:
-        self.judged = threading.Event()
-        self.done = threading.Event()
-        self.saved = False
-        self.number = 0  # of the last entry before it
 
 
 _writers: "weakref.WeakSet[Writer]" = weakref.WeakSet()
@@ -131,27 +121,22 @@ class Writer:
         self._backlog = Backlog(run, segment, channels=channels, memory_points=backlog_points, place=spool, reporter=self._reporter)
         leftovers = Leftovers(spool.folder) if spool is not None else None
         self._saver = Saver(store, run, self._backlog, reporter=self._reporter, channels=channels, leftovers=leftovers)
-        self._queue: deque[Pending | StepRecord | _Marker | Segment] = deque()
+        self._queue: deque[Pending | StepRecord | Marker | Segment] = deque()
         self._extras: deque[Event | Judgement] = deque()
         self._refused = 0  # by put, on the training thread
         self._unresolved = 0  # on the writer thread
         self._errors = 0
         self._last_error = ""
-        self._waiting: deque[_Marker] = deque()
-        self._hurry_until = 0.0
         self._closing = threading.Event()
         self._deadline = float("inf")
         self._wake = threading.Event()
-        self._go = threading.Event()  # wakes the sender
         self._taken_at = float("-inf")
-        self._all_taken = False
-        self._all_saved = False
         self._pid = os.getpid()
         # One plain flag for ``put``: the training thread pays every look at it in cache misses.
         self._accepting = True
         _writers.add(self)
         self._thread = threading.Thread(target=self._work, name="foreshock-writer", daemon=True)
-        self._sender = threading.Thread(target=self._send, name="foreshock-sender", daemon=True)
+        self._sender = Sender(self._saver, self._backlog, pause=flush_interval, failed=self._mistaken, finished=self._wake.set)
 
     @property
     def store(self) -> Store | None:
@@ -224,12 +209,12 @@ class Writer:
         marker = self._mark(timeout)
         return marker is not None and marker.judged.wait(timeout)
 
-    def _mark(self, timeout: float) -> _Marker | None:
+    def _mark(self, timeout: float) -> Marker | None:
         if os.getpid() != self._pid or not self._thread.is_alive():
             return None
-        marker = _Marker()
+        marker = Marker()
         self._queue.append(marker)
-        self._hurry_until = time.monotonic() + timeout
+        self._sender.hurry_until = time.monotonic() + timeout
         self._wake.set()
         return marker
 
@@ -267,15 +252,17 @@ class Writer:
                 self._backlog.keep(away=self._saver.away)
                 self._saver.break_off()
             except Exception as error:  # noqa: BLE001 - the thread must outlive a mistake in any part of it
-                self._failed("writer_failed", "The writer met an error and goes on", error)
-            self._all_taken = closing and not self._queue and not self._extras
-            self._go.set()
-            if closing and (time.monotonic() >= self._deadline or self._all_saved):
+                self._mistaken(error)
+            if closing:
+                self._sender.hurry_until = float("inf")
+                self._sender.ending = not self._queue and not self._extras
+            self._sender.wake()
+            if closing and (time.monotonic() >= self._deadline or self._sender.all_saved):
                 break
             if more and not self._crowded():
                 pause = 0.0
-            elif closing or more or time.monotonic() < self._hurry_until:
-                pause = _DRAIN_PAUSE if self._queue else _RETRY_PAUSE
+            elif closing or more or time.monotonic() < self._sender.hurry_until:
+                pause = _DRAIN_PAUSE if self._queue else RETRY_PAUSE
             else:
                 pause = self._flush_interval
         self._end()
@@ -294,7 +281,7 @@ class Writer:
             return bool(self._queue)
         self._taken_at = time.monotonic()
         records: list[StepRecord] = []
-        markers: list[_Marker] = []
+        markers: list[Marker] = []
         points = 0
         while self._queue and points < _MOST_POINTS:
             item = self._queue[0]
@@ -303,7 +290,7 @@ class Writer:
                     break
                 self._segment = item
                 self._backlog.add(item)
-            elif isinstance(item, _Marker):
+            elif isinstance(item, Marker):
                 markers.append(item)
             else:
                 try:
@@ -327,7 +314,7 @@ class Writer:
             self._backlog.add(self._extras.popleft())
         for marker in markers:
             marker.number = self._backlog.newest
-            self._waiting.append(marker)
+            self._sender.waiting.append(marker)
             marker.judged.set()
         if self._refused:
             message = f"The writer cannot keep up: {self._capacity:,} steps wait, and newer ones are being dropped."
@@ -349,25 +336,26 @@ class Writer:
             self._failed("derived_failed", "What is derived from new samples could not be told; they are kept all the same", error)
             return batch
 
+    def _mistaken(self, error: Exception) -> None:
+        self._failed("writer_failed", "The writer met an error and goes on", error)
+
     def _failed(self, kind: str, message: str, error: Exception) -> None:
         self._errors += 1
         self._last_error = f"{type(error).__name__}: {error}"
         self._reporter.tell_once(kind, f"{message}: {self._last_error}", error)
 
     def _end(self) -> None:
-        unread = sum(not isinstance(item, (_Marker, Segment)) for item in self._queue)
+        unread = sum(not isinstance(item, (Marker, Segment)) for item in self._queue)
         if unread:
             self._unresolved += unread
             self._reporter.tell(
                 "steps_unread", f"The writer was closed while {unread} steps were still on their way from the device."
             )
-        self._saver.stopping = True
-        self._go.set()
-        self._sender.join(_GRACE)
+        self._sender.stop(_GRACE)
         self._leave()
         if self._sender.is_alive() and self._saver.store is not None:  # it waits for a server that does not answer
             self._saver.store.interrupt()
-        for item in (*self._waiting, *(item for item in self._queue if isinstance(item, _Marker))):
+        for item in (*self._sender.waiting, *(item for item in self._queue if isinstance(item, Marker))):
             item.judged.set()
             item.done.set()
 
@@ -393,36 +381,3 @@ class Writer:
         kept = f" The rest is in {backlog.path}." if backlog.path else ""
         message = f"The run ended while the store could not be written: {reason}. Not saved: {lost:,} samples.{kept}"
         self._reporter.tell("not_saved", message, lost=lost)
-
-    # -- the sender thread ---------------------------------------------------------------------------------------
-
-    def _send(self) -> None:
-        pause = self._flush_interval
-        while not self._saver.stopping:
-            self._go.wait(pause)
-            self._go.clear()
-            closing, taken = self._closing.is_set(), self._all_taken
-            hurry = closing or time.monotonic() < self._hurry_until
-            saved = more = False
-            try:
-                saved = self._saver.save(hurry=hurry)
-                self._answer()
-                more = saved and not closing and self._saver.tidy()
-            except Exception as error:  # noqa: BLE001 - see _work
-                self._failed("writer_failed", "The writer met an error and goes on", error)
-            if closing and taken and saved:
-                self._all_saved = True
-                self._wake.set()
-                return
-            at_work = more or (self._saver.store_ok and not saved)
-            pause = 0.0 if at_work else self._flush_interval
-            if hurry and not self._saver.store_ok:  # the writer wakes us more often than a server that is away can be asked
-                time.sleep(_RETRY_PAUSE)
-
-    def _answer(self) -> None:
-        """Tell those who wait in ``flush`` for what is saved now; all of them, when the store is away."""
-        first = self._backlog.oldest
-        while self._waiting and (first > self._waiting[0].number or not self._saver.store_ok):
-            marker = self._waiting.popleft()
-            marker.saved = first > marker.number
-            marker.done.set()

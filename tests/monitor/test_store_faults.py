@@ -21,7 +21,10 @@ import foreshock
 import pytest
 import torch
 from foreshock.storage.leftovers import drain_all
+from foreshock.storage.opening import spool_place
+from foreshock.storage.records import Run, RunStatus, SeriesKey, StepRecord, new_id
 from foreshock.storage.spool import found_in
+from foreshock.storage.writer import Writer
 from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.exc import OperationalError
 
@@ -164,6 +167,54 @@ def test_a_file_system_that_becomes_read_only(
     trained(store, broken, mended)
     assert loss_steps(store) == list(range(30))
     assert "read-only" in caplog.text
+
+
+# -- runs that died while their store was away -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def left(url: str, tmp_path: Path) -> Run:
+    """A run that could store nothing before it ended; 20 steps of it are in its spool."""
+
+    def away() -> foreshock.storage.Store:
+        raise foreshock.storage.StoreUnavailableError("away")
+
+    run = Run(new_id(), "left", created_at=1.0, heartbeat_at=1.0)
+    writer = Writer(away, run, 0, analyze=lambda batch: (), spool=spool_place(".", 10**7, url))
+    writer.start()
+    for step in range(20):
+        writer.put(StepRecord(step, 1.0 + step, (SeriesKey("loss"),), (float(step),)))
+    assert not writer.close(0.1, status=RunStatus.CRASHED)
+    assert len(found_in(tmp_path)) == 1
+    return run
+
+
+def test_a_run_that_is_resumed_goes_on_after_what_its_spool_holds(url: str, tmp_path: Path, left: Run, fresh_small: Any) -> None:
+    run = fresh_small()
+    with foreshock.watch(run.model, run.optimizer, store=url, resume="left") as monitor:
+        assert (monitor.run.id, found_in(tmp_path)) == (left.id, [])
+        for _ in range(5):
+            monitor.step(run.step())
+    with contextlib.closing(foreshock.open_store(url)) as store:
+        assert [segment.start_step for segment in store.segments(left.id)] == [0, 20]
+        frame = store.frame(left.id, "loss")
+        assert list(zip(frame["segment"], frame["step"], strict=True)) == [(0, i) for i in range(20)] + [
+            (1, i) for i in range(20, 25)
+        ]
+        assert store.run(left.id).status is RunStatus.FINISHED
+
+
+def test_the_next_run_in_the_folder_drains_what_was_left(
+    url: str, tmp_path: Path, left: Run, fresh_small: Any, eventually: Callable[[Callable[[], object], str], None]
+) -> None:
+    run = fresh_small()
+    with foreshock.watch(run.model, run.optimizer, run="next", store=url) as monitor:
+        monitor.step(run.step())
+        eventually(lambda: found_in(tmp_path) == [], "the spool was drained")
+    with contextlib.closing(foreshock.open_store(url)) as store:
+        assert store.frame(left.id, "loss")["step"].tolist() == list(range(20))
+        assert store.run(left.id).status is RunStatus.CRASHED
+        assert [event.kind for event in store.events(left.id)] == ["spool_drained"]
 
 
 # -- tables and passwords ----------------------------------------------------------------------------------------------------------

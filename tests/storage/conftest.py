@@ -115,6 +115,14 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
+def postgres_store(postgres_url: str) -> Iterator[Store]:
+    """An empty store on PostgreSQL."""
+    with contextlib.closing(open_store(postgres_url)) as opened:
+        yield opened
+    _execute(postgres_url, *(f"DELETE FROM {table.name}" for table in reversed(metadata.sorted_tables)))
+
+
+@pytest.fixture
 def file_store(tmp_path: Path) -> Iterator[Store]:
     """An empty store in a SQLite file, ``tmp_path / "runs.db"``."""
     with contextlib.closing(open_store(tmp_path / "runs.db")) as opened:
