@@ -13,11 +13,10 @@ from . import partitions, schema
 from .base import StoreConfigurationError, StoreUnavailableError
 from .database import Database
 from .faults import translate, translated
-from .records import RunStatus
-from .sizing import TABLES, size_of
+from .records import LOST_AFTER, RunStatus
+from .sizing import TABLES, size_of, used_pages
 from .tables import runs
 
-_LIVE = 30.0  # seconds since it was last heard from: a run that is silent for longer counts as lost
 _PATIENCE = 2.0  # seconds to wait for SQLite's lock
 _STATISTICS = 1000  # rows of an index that ANALYZE looks at in SQLite: the whole would take as long as reading the file
 _UNIX_TEMPORARY = ("/var/tmp", "/usr/tmp", "/tmp")
@@ -47,7 +46,10 @@ def compact(database: Database) -> Compaction:
         StoreUnavailableError: somebody writes into the file, or the disk has no room for the copy.
     """
     schema.prepare(database, create=False)
-    started, before = time.monotonic(), _size(database)
+    started = time.monotonic()
+    if database.dialect in ("mysql", "mariadb"):
+        _tell_errors(database, "ANALYZE TABLE")  # which it knows sizes by
+    before = _size(database)
     dropped: list[str] = []
     left: list[str] = []
     if database.dialect == "sqlite":
@@ -55,7 +57,7 @@ def compact(database: Database) -> Compaction:
     elif database.dialect == "postgresql":
         dropped, left = _compact_postgres(database)
     else:
-        left = _rebuild(database)
+        left = _tell_errors(database, "OPTIMIZE TABLE")
     return Compaction(database.address, before, _size(database), time.monotonic() - started, tuple(dropped), tuple(left))
 
 
@@ -98,7 +100,7 @@ def _compact_file(database: Database) -> list[str]:
 def _refuse_live(database: Database) -> None:
     now = time.time()
     query = select(runs.c.name, runs.c.heartbeat_at).where(
-        runs.c.status == RunStatus.RUNNING.value, runs.c.heartbeat_at > now - _LIVE
+        runs.c.status == RunStatus.RUNNING.value, runs.c.heartbeat_at > now - LOST_AFTER
     )
     with database.read() as connection:
         live = connection.execute(query.order_by(runs.c.heartbeat_at.desc())).all()
@@ -108,15 +110,14 @@ def _refuse_live(database: Database) -> None:
         raise StoreUnavailableError(
             f"Run {who} being written into {database.path} (last heard from {silent:.0f} s ago), and the file can only be "
             "rewritten while nobody writes. Try again when it has ended; a run that was killed counts as ended after "
-            f"{_LIVE:.0f} s."
+            f"{LOST_AFTER:.0f} s."
         )
 
 
 def _refuse_without_room(database: Database, path: Path) -> None:
     """SQLite writes a copy into its folder for temporary files, then that copy into the log beside the file."""
     with database.read() as connection:
-        size = size_of(database, connection)
-    needed = size.total - size.log - size.free
+        needed = used_pages(connection)
     beside, temporary = path.parent, _temporary_folder()
     wanted = {beside: needed, temporary: needed}
     if os.stat(beside).st_dev == os.stat(temporary).st_dev:
@@ -161,11 +162,12 @@ def _compact_postgres(database: Database) -> tuple[list[str], list[str]]:
     return dropped, left
 
 
-def _rebuild(database: Database) -> list[str]:
+def _tell_errors(database: Database, statement: str) -> list[str]:
+    """Let MariaDB or MySQL do something to each table; return what it says of those where it could not."""
     left = []
     with translated(database.address, writing=True), database.engine.connect() as connection:
         for name in TABLES:
-            for _, _, kind, message in connection.exec_driver_sql(f"OPTIMIZE TABLE {name}").all():
+            for _, _, kind, message in connection.exec_driver_sql(f"{statement} {name}").all():
                 if kind.lower() == "error":
                     left.append(f"Table {name}: {message}")
     return left

@@ -102,7 +102,7 @@ def _engine(connection: Connection) -> str:
 
 def _by(connection: Connection, table: Table, column: Column[str]) -> dict[str, int]:
     query = select(column, func.count()).select_from(table).group_by(column).order_by(column)
-    return dict(connection.execute(query).tuples().all())
+    return {row[0]: row[1] for row in connection.execute(query)}
 
 
 def _rows(connection: Connection, table: Table) -> int:

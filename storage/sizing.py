@@ -17,7 +17,7 @@ SELECT name, pg_total_relation_size(to_regclass(quote_ident(name))) + coalesce(
 FROM unnest(CAST(:names AS text[])) AS name WHERE to_regclass(quote_ident(name)) IS NOT NULL
 """
 _MARIADB = """
-SELECT table_name, data_length + index_length FROM information_schema.tables
+SELECT table_name, data_length + index_length + data_free FROM information_schema.tables
 WHERE table_schema = database() AND table_name IN :names
 """
 
@@ -46,6 +46,12 @@ def size_of(database: Database, connection: Connection) -> Size:
         rows = connection.execute(text(_MARIADB).bindparams(bindparam("names", expanding=True)), {"names": TABLES})
     tables = {name: int(size) for name, size in rows}
     return Size(sum(tables.values()), tables=dict(sorted(tables.items(), key=lambda each: -each[1])))
+
+
+def used_pages(connection: Connection) -> int:
+    """Return how many bytes of a SQLite store are not free: what a rewritten file will have."""
+    page, pages, free = (_pragma(connection, name) for name in ("page_size", "page_count", "freelist_count"))
+    return page * (pages - free)
 
 
 def _pragma(connection: Connection, name: str) -> int:
