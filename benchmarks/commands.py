@@ -113,8 +113,9 @@ def ingest(
     as_json: JsonOption = False,
 ) -> None:
     """Measure durable points per second beside other trackers, bytes a point, and what the training thread waits."""
-    from .ingest import PARTS, PEERS
+    from .ingest import PARTS
     from .ingest import main as measure
+    from .ingest_contest import PEERS
 
     size = {"series": series, "steps": steps, "rounds": rounds, "seconds": seconds, "waiting_steps": waiting_steps}
     others = {"peers": (peer or PEERS) if peers else (), "peer_pythons": peer_python or ()}

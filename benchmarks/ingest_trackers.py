@@ -114,13 +114,13 @@ def _wandb(folder: Path, names: list[str], rows: Rows, clock: Clock) -> tuple[fl
 def _tensorboard(folder: Path, names: list[str], rows: Rows, clock: Clock) -> tuple[float, int | None]:
     from torch.utils.tensorboard import SummaryWriter
 
-    writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+    writer = SummaryWriter(str(folder))
     for step, values in clock.each(rows):
         for name, value in zip(names, values, strict=True):
-            writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
-    writer.flush()  # type: ignore[no-untyped-call]
+            writer.add_scalar(name, value, step)
+    writer.flush()
     seconds = clock.elapsed()
-    writer.close()  # type: ignore[no-untyped-call]
+    writer.close()
     return seconds, None
 
 

@@ -147,7 +147,8 @@ def _readings(url: str, where: str, run: Run, times: int, say: Callable[[str], N
             with closing(open_store(url)) as store:
                 cold.append(read(store, number))
         for what in cold[0]:
-            figures = [at([one[what] for one in ones], share) / 1e3 for ones in (cold, warm) for share in (0.5, 0.95)]
+            new, old = ([one[what] for one in ones] for ones in (cold, warm))
+            figures = at(new, 0.5) / 1e3, at(new, 0.95) / 1e3, at(old, 0.5) / 1e3, at(old, 0.95) / 1e3
             say(f"{where}, {what}: median {figures[0]:.1f} ms on a new connection")
             yield Reading(what, where, *figures, times=how_often)
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from ..storage.records import LOST_AFTER, Run, RunStatus
+from ..storage.records import BEING_DELETED, LOST_AFTER, Run, RunStatus
 
 STALE_AFTER = 10.0
 
@@ -37,6 +37,8 @@ def vitals(run: Run, now: float) -> Vitals:
 
     A run that calls itself running is *stale* when its heartbeat is older than 10 s and *lost* when it is older than 30 s.
     """
+    if BEING_DELETED in run.meta:
+        return Vitals(Life.TERMINATED, "being deleted; what is left of it is not whole")
     match run.status:
         case RunStatus.FINISHED:
             return Vitals(Life.FINISHED, f"finished {ago(now - (run.ended_at or run.heartbeat_at))}")

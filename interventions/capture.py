@@ -4,8 +4,9 @@ Of each sampled step it keeps the statistics, the state of the random generators
 (bundle.py says what a bundle holds, of the user's data too); of the last 256 steps, sampled or not, what was given as
 ``monitor.step(loss, batch=...)``. ``foreshock inspect BUNDLE`` re-computes the captured attention.
 
-Memory: ``steps`` times ``megabytes``, on the model's device. Disk: the same a bundle, and at most ``most`` bundles a run. Alerts
-of one moment make one bundle; after it the next comes at the earliest when ``steps`` other sampled steps have been seen.
+Memory: ``steps`` times ``megabytes``, on the model's device. Disk: the same a bundle, at most ``most`` bundles a run, and
+``total_megabytes`` of them; those of before a resume count. When there is room for no more, that is told once. Alerts of one moment
+make one bundle; after it the next comes at the earliest when ``steps`` other sampled steps have been seen.
 Cost of a step that is not sampled: none, or a copy of the batch's indices if they are given.
 """
 
@@ -52,6 +53,7 @@ class Capture(Intervention):
         rules: whose alerts set it off; empty: any rule's.
         severity: the least.
         most: bundles written in a run.
+        total_megabytes: that the bundles of a run may take together on disk.
 
     Raises:
         ValueError: a number is too small.
@@ -67,9 +69,14 @@ class Capture(Intervention):
         rules: Iterable[str] = (),
         severity: Severity | str = Severity.WARNING,
         most: int = 10,
+        total_megabytes: float = 500.0,
     ) -> None:
-        if steps < 1 or megabytes < 0 or most < 1:
-            raise ValueError(f"Capture(steps={steps}, megabytes={megabytes}, most={most}): steps and most at least 1, megabytes 0")
+        if steps < 1 or megabytes < 0 or most < 1 or total_megabytes < 0:
+            raise ValueError(
+                f"Capture(steps={steps}, megabytes={megabytes}, most={most}, total_megabytes={total_megabytes}): "
+                "steps and most at least 1, megabytes 0"
+            )
+        self._total, self._full = int(total_megabytes * 2**20), False
         self._folder, self._bytes, self._most = Path(folder), int(megabytes * 2**20), most
         self._trigger = Trigger.of(rules, severity)
         self._ring: deque[_Seen] = deque(maxlen=steps)
@@ -114,16 +121,26 @@ class Capture(Intervention):
     @override
     def after_step(self, step: int) -> None:
         alert, self._asked_by = self._asked_by, None
-        if alert is not None and self._ring and self._newer >= (self._ring.maxlen or 0) and self._written() < self._most:
+        if alert is not None and self._ring and self._newer >= (self._ring.maxlen or 0) and self._has_room():
             self._newer = 0
             self._write(step, alert)
             self.training.pause()
         if self.training.sampled():  # the next step: what it will draw follows from the generators as they are now
             self._random_state = random_state(self._devices())
 
-    def _written(self) -> int:
-        """Return how many bundles there are of the run, those of a process before it was resumed too."""
-        return max(len(self.bundles), sum(1 for _ in self._folder.glob(f"{self.training.run.id[:8]}-step-*")))
+    def _has_room(self) -> bool:
+        """Return whether one more bundle keeps to the bounds; those of a process before the run was resumed count too."""
+        bundles = list(self._folder.glob(f"{self.training.run.id[:8]}-step-*"))
+        used = sum(file.stat().st_size for bundle in bundles for file in bundle.glob("*"))
+        needed = sum(call.bytes for seen in self._ring for call in seen.step.attention)
+        room = max(len(self.bundles), len(bundles)) < self._most and used + needed <= self._total
+        if not room and not self._full:
+            self.tell(
+                f"No more captures of this run are written: there are {len(bundles)} bundles of {used:,} bytes, and "
+                f"Capture(most={self._most}, total_megabytes={self._total / 2**20:.3g}) allows no other."
+            )
+        self._full = not room
+        return room
 
     def _devices(self) -> set[torch.device]:
         return {p.device for model in self.training.models.values() for p in model.parameters()}

@@ -6,12 +6,13 @@ last good state out. Weights that are not finite are never saved.
 
 A file holds what ``torch.save`` makes of ``{"step", "models", "optimizers", "extra"}``: ``torch.load`` gives it back.
 It is written beside its place and moved there, so that a file of its name is whole; ``good.json`` names the good one. Space:
-``keep`` files and the good one. Cost: the training thread waits while the state is written. Where weights are sharded give a
-``save`` of your own.
+``keep`` files and the good one, and at most ``gigabytes`` if that is given. Cost: the training thread waits while the state is
+written. Where weights are sharded give a ``save`` of your own.
 """
 
 import json
 import os
+import shutil
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,6 +28,11 @@ from .base import Intervention, Training
 Save = Callable[[Path], object]
 
 
+def size_of(path: Path) -> int:
+    """Return the bytes of a file, or of all files in a folder."""
+    return sum(file.stat().st_size for file in path.rglob("*")) if path.is_dir() else path.stat().st_size
+
+
 class Checkpoint(Intervention):
     """Saves the run's state and protects the last good one.
 
@@ -35,6 +41,7 @@ class Checkpoint(Intervention):
         every: steps from one checkpoint to the next.
         settle: steps without a warning after which a checkpoint counts as good; ``every`` by default.
         keep: candidates kept beside the good one; while so many are unsettled no other is saved.
+        gigabytes: that the run's files may take together; one for which there is no room is not saved. None: as ``keep`` says.
         save: saves everything to a path; by default models and optimizers, by ``torch.save``.
         extra: what else is saved, by name, and goes back with a roll back: anything with ``state_dict`` and ``load_state_dict``,
             such as a learning-rate scheduler or a GradScaler.
@@ -54,7 +61,10 @@ class Checkpoint(Intervention):
         keep: int = 2,
         save: Save | None = None,
         extra: Mapping[str, Any] | None = None,
+        gigabytes: float | None = None,
     ) -> None:
+        if gigabytes is not None and gigabytes <= 0:
+            raise ValueError(f"Checkpoint(gigabytes={gigabytes}): more than 0, or None for as many as keep= says")
         if every < 1 or keep < 1 or (settle is not None and settle < 0):
             raise ValueError(
                 f"Checkpoint(every={every}, settle={settle}, keep={keep}): every and keep at least 1, settle at least 0"
@@ -74,6 +84,8 @@ class Checkpoint(Intervention):
         self.good_step = -1
         """The step it was saved at the end of."""
         self._full = False
+        self._most_bytes = None if gigabytes is None else int(gigabytes * 2**30)
+        self._size = 0  # of the last file
 
     @property
     def saves_otherwise(self) -> bool:
@@ -143,7 +155,14 @@ class Checkpoint(Intervention):
         path = self._place / f"step-{step:09d}.pt"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            self._check_room(self._size)
             self._replace(path, self._save or self._save_all)
+            self._size = size_of(path)
+            try:
+                self._check_room()
+            except OSError:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                raise
         except OSError as error:
             if not self._full:
                 self.tell(f"No checkpoint of step {step:,} could be written, training goes on: {error}", at=step)
@@ -153,6 +172,14 @@ class Checkpoint(Intervention):
         self._candidates.append((step, path))
         self._prune()
         self.tell(f"Saved a checkpoint of step {step:,}: {path}", path=str(path.absolute()), host=socket.gethostname(), at=step)
+
+    def _check_room(self, more: int = 0) -> None:
+        """Raise where the run's files, and so many bytes more, are beyond the bound."""
+        if self._most_bytes is None:
+            return
+        used = sum(map(size_of, self._place.glob("step-*")))
+        if used + more > self._most_bytes:
+            raise OSError(f"gigabytes={self._most_bytes / 2**30:.3g} leaves no room beside {used:,} bytes")
 
     @property
     def _place(self) -> Path:

@@ -2,12 +2,19 @@
 
 The store knows them by the events that told of them, the disk by what lies there. A path is one of the host that trained the run;
 where it is not found from here, nothing is known of the file.
+
+Many write into a shared store, and an event may name any path. So only what looks like ours is measured and deleted: a bundle is a
+folder that begins with the run's id and holds the files of a bundle and no others, a checkpoint is ``step-NUMBER.pt`` in a folder
+named by the run's id. Links are not followed.
 """
 
+import json
+import math
+import re
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,14 +29,18 @@ HOLDS: dict[Kind, str] = {
     "checkpoint": "weights and optimizer state",
 }
 _KINDS: dict[str, Kind] = {"capture": "bundle", "checkpoint": "checkpoint"}
-_MARK = "bundle.json"
+_OF_BUNDLE = frozenset({"bundle.json", "attention.pt", "README.txt"})
+_CHECKPOINT = re.compile(r"step-\d+\.pt(\.part)?")
 PRUNED = "captures_pruned"
 """Kind of the event that tells of files that were deleted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """A file, or the folder of a bundle. ``bytes`` is None where it is not found from here."""
+    """A file, or the folder of a bundle. ``bytes`` is None where it is not found from here.
+
+    ``good`` says that it is the last checkpoint of its run that proved good, the one to go back to.
+    """
 
     path: Path
     kind: Kind
@@ -39,6 +50,7 @@ class Captured:
     written_at: float
     host: str
     bytes: int | None
+    good: bool = False
 
     @property
     def holds(self) -> str:
@@ -47,23 +59,45 @@ class Captured:
 
 
 def listed(store: Store, run: Run | None = None) -> list[Captured]:
-    """Return what is known of captured files, of one run or of all, newest first; those told of as deleted left out."""
+    """Return what is known of captured files, of one run or of all, newest first.
+
+    Left out are those that were told of as deleted, and checkpoints of this machine that are no more: newer ones took their place.
+    """
     found = [item for one in ([run] if run is not None else store.runs()) for item in _of_run(store, one)]
     return sorted(found, key=lambda item: item.written_at, reverse=True)
 
 
 def _of_run(store: Store, run: Run) -> Iterator[Captured]:
-    gone = {path for event in store.events(run.id, kind=PRUNED) for path in event.data.get("paths", ())}
+    gone = {path: event.time for event in store.events(run.id, kind=PRUNED) for path in event.data.get("paths", ())}
     seen: dict[Path, Captured] = {}
     for event in store.events(run.id, kind="intervention"):
         kind, path = _KINDS.get(str(event.data.get("intervention"))), event.data.get("path")
-        if kind is None or not isinstance(path, str) or path in gone:
+        if kind is None or not isinstance(path, str) or event.time <= gone.get(path, -math.inf):
             continue
         for place in _beside(Path(path), kind):
             step = int(event.data.get("at", event.step))
             host = str(event.data.get("host") or run.meta.get("host", ""))
-            seen.setdefault(place, Captured(place, kind, run.id, run.name, step, event.time, host, _size(place)))
+            if place in seen:
+                continue
+            size = _size(place) if is_ours(place, kind, run.id) else None
+            good = size is not None and kind == "checkpoint" and place.name == _good_one(place.parent)
+            if size is not None or kind == "bundle" or host != socket.gethostname():
+                seen[place] = Captured(place, kind, run.id, run.name, step, event.time, host, size, good)
     yield from seen.values()
+
+
+def is_ours(path: Path, kind: Kind, run_id: str) -> bool:
+    """Return whether what lies at a path is such a thing of that run; False where nothing is there."""
+    try:
+        if path.is_symlink() or path.parent.is_symlink():
+            return False
+        if kind == "checkpoint":
+            return path.parent.name == run_id and _CHECKPOINT.fullmatch(path.name) is not None and path.exists()
+        if not path.name.startswith(f"{run_id[:8]}-step-") or not path.is_dir():
+            return False
+        return all(file.name in _OF_BUNDLE and not file.is_dir() for file in path.iterdir())
+    except OSError:  # not ours to look into
+        return False
 
 
 def _beside(path: Path, kind: Kind) -> Iterator[Path]:
@@ -77,6 +111,13 @@ def _beside(path: Path, kind: Kind) -> Iterator[Path]:
         yield from (other for other in sorted(path.parent.glob("step-*")) if other != path)
 
 
+def _good_one(folder: Path) -> str:
+    try:
+        return str(json.loads((folder / "good.json").read_text())["file"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return ""
+
+
 def _size(path: Path) -> int | None:
     try:
         if path.is_dir():
@@ -86,8 +127,10 @@ def _size(path: Path) -> int | None:
         return None
 
 
-def delete(store: Store, captured: list[Captured]) -> int:
-    """Delete files, tell so by an event of each run, and return how many bytes that freed. What is not found is passed over.
+def delete(store: Store, captured: Sequence[Captured]) -> int:
+    """Delete files, tell so by an event of each run, and return how many bytes that freed.
+
+    Passed over are what is not found, and the last good checkpoint of a run that is alive.
 
     Raises:
         OSError: one cannot be deleted; those before it are, and told of.
@@ -95,23 +138,29 @@ def delete(store: Store, captured: list[Captured]) -> int:
     freed, done = 0, dict[str, list[Captured]]()
     try:
         for item in captured:
-            if item.bytes is None:
+            if item.bytes is None or not is_ours(item.path, item.kind, item.run_id):
                 continue
-            if item.path.is_dir():
-                if not any((item.path / name).exists() for name in (_MARK, "attention.pt")) and any(item.path.iterdir()):
-                    raise OSError(f"{item.path} does not look like a bundle of foreshock; it was left as it is")
-                shutil.rmtree(item.path)
-            else:
-                item.path.unlink()
+            if item.good and store.run(item.run_id).alive(time.time()):
+                continue
+            _delete(item)
             freed += item.bytes
             done.setdefault(item.run_id, []).append(item)
     finally:
         for run_id, items in done.items():
-            paths = [str(item.path) for item in items]
-            message = f"{len(items)} captured files were deleted, {sum(item.bytes or 0 for item in items):,} bytes."
-            store.add_event(
-                Event(
-                    new_id(), run_id, 0, items[0].step, time.time(), PRUNED, message, {"paths": paths, "host": socket.gethostname()}
-                )
-            )
+            _tell(store, run_id, items)
     return freed
+
+
+def _delete(item: Captured) -> None:
+    shutil.rmtree(item.path) if item.path.is_dir() else item.path.unlink()
+    if item.kind == "checkpoint":
+        if item.good:
+            (item.path.parent / "good.json").unlink(missing_ok=True)
+        if not any(item.path.parent.iterdir()):
+            item.path.parent.rmdir()
+
+
+def _tell(store: Store, run_id: str, items: Sequence[Captured]) -> None:
+    message = f"{len(items)} captured files were deleted, {sum(item.bytes or 0 for item in items):,} bytes."
+    data = {"paths": [str(item.path) for item in items], "host": socket.gethostname()}
+    store.add_event(Event(new_id(), run_id, 0, items[0].step, time.time(), PRUNED, message, data))

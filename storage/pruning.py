@@ -1,25 +1,30 @@
 """Carrying out retention: what would go, told beforehand, and then its deletion, a bounded number of rows at a time.
 
 A step is as old as the time at which it was measured (the table ``steps``). Runs that are alive are left alone. Steps, alerts and
-events stay until their run goes.
+events stay until their run goes. What went is an event of the run: whoever replays it later knows that it is not whole.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import ColumnElement, Connection, Table, delete, func, select
 
 from . import news
+from .alerting import add_event
 from .database import Database
-from .deleting import ALIVE, in_pieces
+from .deleting import in_pieces, steps_of
 from .reading import series_of
-from .records import Run, RunStatus
+from .records import Event, Run, new_id
 from .retention import CLASSES, Policy, class_of
 from .runs import key_of
 from .tables import histograms, rollups, samples, steps
 
+PRUNED = "points_pruned"
+"""Kind of the event that tells of points that were deleted."""
+
 _NUMBERS = 500  # series named in one query
+_POINT, _ROLLUP, _HISTOGRAM = 30, 90, 150  # bytes, about: what rows take in SQLite
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +40,13 @@ class Piece:
     first_step: int
     last_step: int
     rows: int
+    rollups: int
+    """Of the lowest level, that go with the points. They are all there is of points that were thinned out before."""
 
-
-def alive(run: Run, now: float) -> bool:
-    """Return whether a run is being written by a living process."""
-    return run.status is RunStatus.RUNNING and now - max(run.heartbeat_at, run.created_at) < ALIVE
+    @property
+    def bytes(self) -> int:
+        """About how much room that is."""
+        return self.rows * (_HISTOGRAM if self.name == "histograms" else _POINT) + self.rollups * _ROLLUP * 10 // 9
 
 
 def plan(database: Database, runs: Sequence[Run], policy: Policy, now: float | None = None) -> list[Piece]:
@@ -47,7 +54,7 @@ def plan(database: Database, runs: Sequence[Run], policy: Policy, now: float | N
     now = time.time() if now is None else now
     found: list[Piece] = []
     for run in runs:
-        if alive(run, now):
+        if run.alive(now):
             continue
         with database.read() as connection:
             found += _of_run(connection, run, policy, now)
@@ -85,17 +92,24 @@ def _piece(
     connection: Connection, run: Run, name: str, segment: int, numbers: Sequence[int], span: tuple[int, int], *, thin: bool
 ) -> Iterator[Piece]:
     table = histograms if name == "histograms" else samples
-    rows = 0
+    rows = of_rollups = 0
     for first in range(0, len(numbers), _NUMBERS):
         some = numbers[first : first + _NUMBERS]
         here = [table.c.series_id.in_(some), table.c.segment == segment, table.c.step.between(*span)]
         if thin:
             here.append(samples.c.kind == 0)
-        rows += connection.execute(select(func.count()).select_from(table).where(*here)).scalar_one()
+        rows += _count(connection, table, *here)
+        if table is samples and not thin:
+            lowest = (rollups.c.segment == segment, rollups.c.level == 1, rollups.c.end_step.between(*span))
+            of_rollups += _count(connection, rollups, rollups.c.series_id.in_(some), *lowest)
     if thin:  # how many of them rollups tell of is seen series by series; this is nearly all of them
         rows -= min(rows, 9 * len(numbers))
-    if rows:
-        yield Piece(run.id, run.name, name, segment, thin, tuple(numbers), *span, rows)
+    if rows or of_rollups:
+        yield Piece(run.id, run.name, name, segment, thin, tuple(numbers), *span, rows, of_rollups)
+
+
+def _count(connection: Connection, table: Table, *where: ColumnElement[bool]) -> int:
+    return int(connection.execute(select(func.count()).select_from(table).where(*where)).scalar_one())
 
 
 def prune(database: Database, pieces: Sequence[Piece], progress: Callable[[int], None] = lambda rows: None) -> int:
@@ -106,15 +120,35 @@ def prune(database: Database, pieces: Sequence[Piece], progress: Callable[[int],
     """
     total = 0
     for piece in pieces:
-        for some, first, last in in_pieces(piece.numbers, piece.first_step, piece.last_step):
-            with database.write() as connection:
-                rows = (
-                    _thinned(connection, piece, some, first, last) if piece.thin else _deleted(connection, piece, some, first, last)
-                )
-                news.announce(connection, piece.run_id)
-            total += rows
-            progress(rows)
+        gone = 0
+        try:
+            for some, first, last in in_pieces(piece.numbers, _places(database, piece)):
+                with database.write() as connection:
+                    work = _thinned if piece.thin else _deleted
+                    rows = work(connection, piece, some, first, last)
+                    news.announce(connection, piece.run_id)
+                gone += rows
+                progress(rows)
+        finally:
+            if gone or piece.rollups:
+                _tell(database, piece, gone)
+        total += gone
     return total
+
+
+def _places(database: Database, piece: Piece) -> Sequence[int]:
+    with database.read() as connection:
+        within = (steps.c.segment == piece.segment, steps.c.step.between(piece.first_step, piece.last_step))
+        return steps_of(connection, key_of(connection, piece.run_id), *within)
+
+
+def _tell(database: Database, piece: Piece, rows: int) -> None:
+    span = f"steps {piece.first_step:,} to {piece.last_step:,}"
+    what = "histograms" if piece.name == "histograms" else f"points of {piece.name}"
+    message = f"{rows:,} {what} of {span} were {'thinned out' if piece.thin else 'deleted'}."
+    data = {"class": piece.name, "first_step": piece.first_step, "last_step": piece.last_step, "thin": piece.thin, "rows": rows}
+    with database.write() as connection:
+        add_event(connection, Event(new_id(), piece.run_id, piece.segment, piece.last_step, time.time(), PRUNED, message, data))
 
 
 def _deleted(connection: Connection, piece: Piece, some: Sequence[int], first: int, last: int) -> int:

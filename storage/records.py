@@ -33,6 +33,9 @@ class Kind(IntEnum):
 LOST_AFTER = 30.0
 """Seconds without a heartbeat after which a run that calls itself running counts as lost."""
 
+BEING_DELETED = "being_deleted"
+"""Key in a run's ``meta``: the time at which its deletion began. What is left of such a run is not whole."""
+
 
 class RunStatus(StrEnum):
     """State of a run as its own process last reported it. A *lost* run is one still ``running`` whose heartbeat stopped."""

@@ -80,7 +80,7 @@ def leftovers(url: str) -> set[str]:
 def test_rates_and_sizes_of_every_side(url: str) -> None:
     before = leftovers(url)
     said: list[str] = []
-    sides = [name for name in ingest.PEERS if name not in TRACKERS]
+    sides = [name for name in ingest_contest.PEERS if name not in TRACKERS]
     found = ingest.measure([url], series=4, steps=60, rounds=1, peers=sides, parts=["rate", "bytes"], say=said.append)
     engine = make_url(url).get_backend_name()
     with_copy = ["copy"] if engine == "postgresql" else []

@@ -173,6 +173,16 @@ def test_what_is_kept_of_a_step_is_bounded() -> None:
     assert list(bounded([], 10)) == []
 
 
+def test_the_bundles_of_a_run_keep_to_their_room(url: str, tmp_path: Path) -> None:
+    monitor, capture, _ = captured(url, tmp_path / "captures", total_megabytes=0)
+    assert not capture.bundles
+    assert not list((tmp_path / "captures").glob("*"))
+    store = foreshock.open_store(url)
+    (event,) = [event for event in store.events(monitor.run.id) if event.kind == "intervention"]
+    assert "there are 0 bundles of 0 bytes, and Capture(most=10, total_megabytes=0) allows no other" in event.message
+    store.close()
+
+
 def test_a_disk_that_refuses_is_an_event(url: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     monitor, capture, _ = captured(url, tmp_path / "file")

@@ -118,6 +118,20 @@ def test_a_full_disk_is_told_once_and_leaves_nothing_half_written(tmp_path: Path
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+def test_files_take_no_more_room_than_was_given_and_that_is_told_once(tmp_path: Path) -> None:
+    def save(path: Path) -> None:
+        path.write_bytes(b"x" * 600_000)
+
+    story = Story(Checkpoint(tmp_path, every=5, settle=0, keep=3, save=save, gigabytes=0.001))
+    story.go(60)
+    assert len([path for path in tmp_path.rglob("step-*") if path.is_file()]) == 1  # 1,073,741 bytes are no two of them
+    (refused,) = [message for message in story.told if "leaves no room" in message]
+    assert "gigabytes=0.001 leaves no room beside 600,000 bytes" in refused
+    too_large = Story(Checkpoint(tmp_path / "b", every=5, save=save, gigabytes=0.0001))
+    too_large.go(20)
+    assert not list((tmp_path / "b").rglob("step-*"))
+
+
 def test_in_a_watched_run_it_changes_no_bit(small: Any, fresh_small: Any, url: str, tmp_path: Path) -> None:
     chosen = [Checkpoint(tmp_path / "saved", every=5)]
     with foreshock.watch(small.model, small.optimizer, store=url, interventions=chosen) as monitor:

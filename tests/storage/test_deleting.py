@@ -1,6 +1,6 @@
 """Deleting a run: all of it, nothing else, and again after an interruption."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -8,6 +8,7 @@ from foreshock.storage import Store, UnknownRunError, deleting
 from foreshock.storage.base import RunIsAliveError, StoreUnavailableError
 from foreshock.storage.database import Database
 from foreshock.storage.records import (
+    BEING_DELETED,
     Alert,
     AlertState,
     Batch,
@@ -107,21 +108,62 @@ def test_an_interrupted_deletion_is_completed_by_another(
     with pytest.raises(StoreUnavailableError):
         deleting.delete_run(database_of(store), run.id, interrupt)
     (left,) = store.runs()
-    assert deleting.MARK in left.meta
+    assert BEING_DELETED in left.meta
     assert 0 < len(store.frame(run)) < 500
     store.delete_run(run.id)
     assert rows(store) == before
 
 
-@pytest.mark.parametrize(("numbers", "low", "high"), [([1, 2, 3], 0, 10), ([1], -5, 1000), ([], 0, 5), ([4, 5], 7, 7)])
-def test_pieces_are_everything_once(numbers: list[int], low: int, high: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("numbers", "places"), [([1, 2, 3], range(11)), ([1], range(-5, 1000)), ([], range(5)), ([4, 5], [7]), ([1, 2], [0, 10**12])]
+)
+def test_pieces_are_everything_once(numbers: list[int], places: Sequence[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deleting, "ROWS", 20)
     cells: list[Any] = []
-    for some, first, last in deleting.in_pieces(numbers, low, high):
-        assert len(some) * (last - first + 1) <= 20
-        cells += [(number, step) for number in some for step in range(first, last + 1)]
-    assert sorted(cells) == [(number, step) for number in numbers for step in range(low, high + 1)]
-    assert list(deleting.in_pieces(numbers, None, None)) == []
+    for some, first, last in deleting.in_pieces(numbers, places):
+        within = [step for step in places if first <= step <= last]
+        assert len(some) * len(within) <= 20
+        cells += [(number, step) for number in some for step in within]
+    assert sorted(cells) == [(number, step) for number in numbers for step in places]
+    assert list(deleting.in_pieces(numbers, [])) == []
+
+
+def test_a_step_may_be_a_number_of_tokens(store: Store, new_run: Callable[..., Run]) -> None:
+    run = new_run("tokens", status=RunStatus.FINISHED)
+    store.create_run(run)
+    records = tuple(StepRecord(step * 10**13, 1000.0 + step, (SeriesKey("loss"),), [1.0]) for step in range(20))
+    store.write(Batch(new_id(), run.id, 0, records))
+    shares: list[float] = []
+    deleting.delete_run(database_of(store), run.id, shares.append)
+    assert len(shares) <= 3
+    assert store.runs() == []
+
+
+def test_a_name_is_not_enough_to_delete_by(store: Store, new_run: Callable[..., Run]) -> None:
+    run = new_run("gpt2", status=RunStatus.FINISHED)
+    fill(store, run)
+    for reference in ("gpt2", run.id[:10]):
+        with pytest.raises(UnknownRunError, match="No run"):
+            store.delete_run(reference)
+    assert len(store.frame(run)) == 500
+
+
+def test_a_run_that_comes_back_to_life_meanwhile_is_left(
+    store: Store, new_run: Callable[..., Run], batch_of: Callable[..., Batch]
+) -> None:
+    """A lost run may have been asleep. What it writes from then on is kept, and the one who deletes is told."""
+    import time
+
+    run = new_run("asleep")
+    fill(store, run)
+
+    def wakes(share: float) -> None:
+        store.update_run(run.id, heartbeat_at=time.time())
+        store.write(batch_of(run, range(500, 510)))
+
+    with pytest.raises(RunIsAliveError):
+        deleting.delete_run(database_of(store), run.id, wakes)
+    assert len(store.frame(run)) == 10
 
 
 def test_partitions_that_are_empty_are_dropped_and_the_highest_stays(postgres_store: Store, new_run: Callable[..., Run]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from foreshock.storage import Store
 from foreshock.storage.database import Database
-from foreshock.storage.pruning import plan, prune
+from foreshock.storage.pruning import PRUNED, plan, prune
 from foreshock.storage.records import Batch, Histogram, Run, RunStatus, SeriesKey, StepRecord, new_id
 from foreshock.storage.retention import CLASSES, WORDS, Policy, class_of, seconds_of
 from foreshock.storage.sqlalchemy_store import SQLAlchemyStore
@@ -118,6 +118,26 @@ def test_what_is_thinned_out_is_drawn_by_its_rollups(store: Store, new_run: Call
     assert (finite[:, 0] == finite[:, 1]).all()
     assert len(finite) > 100 + 30
     assert counts(store, run)["weight.norm"] == 600
+
+
+def test_what_was_thinned_out_goes_whole_at_its_age(store: Store, new_run: Callable[..., Run]) -> None:
+    """Of thinned points rollups are all there is: they too must go, though there is no point left to count."""
+    now = time.time()
+    run = new_run("old", status=RunStatus.FINISHED)
+    store.create_run(run)
+    records = tuple(StepRecord(step, now - 3600.0 * (300 - step), (SeriesKey("loss"),), [float(step)]) for step in range(300))
+    store.write(Batch(new_id(), run.id, 0, records))
+    prune(database_of(store), plan(database_of(store), [run], Policy.of({"core": {"thin": "1h"}}), now + DAY))
+    assert store.frame(run).empty
+    (piece,) = plan(database_of(store), [run], Policy.of({"core": {"keep": "200h"}}), now)
+    assert (piece.rows, piece.rollups) == (0, 10)
+    assert piece.bytes > 0
+    prune(database_of(store), [piece])
+    (loss,) = store.read(store.series(run.id), max_points=50)
+    assert (loss.steps[0], loss.steps[-1]) == (100, 299)
+    assert plan(database_of(store), [run], Policy.of({"core": {"keep": "200h"}}), now) == []
+    told = [(event.data["class"], event.data["thin"], event.data["rows"]) for event in store.events(run.id, kind=PRUNED)]
+    assert ("core", True, 300) in told
 
 
 def test_a_living_run_is_left_alone(store: Store, new_run: Callable[..., Run]) -> None:
