@@ -53,6 +53,16 @@ def show_json(data: object) -> None:
     typer.echo(json.dumps(data, indent=2, allow_nan=False))
 
 
+def bytes_text(count: int) -> str:
+    """Write a number of bytes for people, ``1.5 MiB``."""
+    amount = float(count)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if abs(amount) < 1024:
+            return f"{amount:.1f} {unit}" if unit != "bytes" else f"{count} bytes"
+        amount /= 1024
+    return f"{amount:.1f} TiB"
+
+
 def plain(value: Any) -> Any:
     """Turn records into what JSON has; non-finite numbers, which JSON has not, into ``"nan"``, ``"inf"``, ``"-inf"``."""
     if dataclasses.is_dataclass(value):

@@ -1,134 +1,114 @@
-"""What a store holds, and how much room it takes: counted where that is cheap, estimated where the engine knows it roughly."""
+"""What a store holds, told without changing it: for ``foreshock db info``."""
 
-from dataclasses import dataclass
-from typing import Any
+import time
+from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Column, Connection, Table, func, inspect, select, text
 
-from . import partitions
+from . import schema
+from .counting import Count, counted_by
 from .database import Database
-from .schema import HEAD, revision
-from .tables import alerts, histograms, leases, metadata, outbox, rollups, runs, samples, series
+from .partitions import Partition, listed
+from .sizing import Size, size_of
+from .tables import alerts, events, histograms, leases, outbox, rollups, runs, samples, segments, series
 
-_COUNTED = 2_000_000
-"""Points up to which SQLite counts them one by one, in well under a second; beyond, rollups tell."""
+_NONE = Count(0)
+_POINTS, _ROLLUPS, _HISTOGRAMS = 2.0, 1.0, 0.5  # seconds to count for, at most
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A lease that some process has, and for how many seconds more."""
+
+    name: str
+    owner: str
+    seconds_left: float
 
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """A store in numbers. ``points_exact`` is False where ``points`` is an estimate; sizes are in bytes."""
+    """A store at a moment. Counts of an older schema are of the tables that it has.
 
-    address: str
+    ``oldest`` is when the oldest run began, ``newest`` when a run was last heard from (seconds since the epoch). ``rollups`` is by
+    level: a row of level n stands for 10**n points.
+    """
+
     engine: str
-    version: str
-    schema: str | None
-    schema_known: str
-    bytes: int
-    log_bytes: int
-    tables: dict[str, int]
-    runs: dict[str, int]
-    series: int
-    points: int
-    points_exact: bool
-    rollups: dict[int, int]
-    histograms: int
-    oldest_run: float | None
-    newest_run: float | None
-    alerts: dict[str, int]
-    outbox: dict[str, int]
-    leases: int
-    partitions: list[partitions.Partition]
+    address: str
+    schema: str
+    schema_of_program: str
+    size: Size
+    runs: dict[str, int] = field(default_factory=dict)
+    segments: int = 0
+    series: int = 0
+    points: Count = _NONE
+    rollups: dict[int, Count] = field(default_factory=dict)
+    histograms: Count = _NONE
+    events: int = 0
+    alerts: dict[str, int] = field(default_factory=dict)
+    outbox: dict[str, int] = field(default_factory=dict)
+    oldest: float | None = None
+    newest: float | None = None
+    leases: tuple[Held, ...] = ()
+    partitions: tuple[Partition, ...] = ()
 
 
 def take(database: Database) -> Inventory:
-    """Look at a store and return what is there. Needs no right to write.
+    """Look at everything, in a few seconds however much there is: what would take longer is estimated, and says so.
 
     Raises:
-        StoreUnavailableError, StoreConfigurationError: it cannot be read.
+        StoreConfigurationError: there is no store, or one of a newer foreshock.
+        StoreUnavailableError: the store cannot be reached.
     """
+    found = schema.existing(database)
     with database.read() as connection:
-        points, exact = _points(connection)
-        many = connection.execute(select(func.count()).select_from(series)).scalar_one()
-        oldest, newest = connection.execute(select(func.min(runs.c.created_at), func.max(runs.c.created_at))).one()
-        size, log, tables = _sizes(connection, database)
+        there = set(inspect(connection).get_table_names())
+        points = counted_by(connection, samples, series.c.id, seconds=_POINTS)
+        packed = counted_by(connection, histograms, series.c.id, seconds=_HISTOGRAMS)
+        levels = {}
+        if rollups.name in there:
+            levels = counted_by(connection, rollups, series.c.id, rollups.c.level, seconds=_ROLLUPS)
+        oldest, newest = connection.execute(select(func.min(runs.c.created_at), func.max(runs.c.heartbeat_at))).one()
         return Inventory(
-            database.address,
-            connection.dialect.name,
-            _version(connection),
-            revision(connection),
-            HEAD,
-            size,
-            log,
-            tables,
-            _grouped(connection, runs.c.status),
-            many,
-            points,
-            exact,
-            {int(level): count for level, count in _grouped(connection, rollups.c.level).items()}
-            if exact
-            else _levels(points, many),
-            connection.execute(select(func.count()).select_from(histograms)).scalar_one(),
-            oldest,
-            newest,
-            _grouped(connection, alerts.c.state),
-            _grouped(connection, outbox.c.state),
-            connection.execute(select(func.count()).select_from(leases)).scalar_one(),
-            partitions.listed(connection),
+            engine=_engine(connection),
+            address=database.address,
+            schema=found,
+            schema_of_program=schema.HEAD,
+            size=size_of(database, connection),
+            runs=_by(connection, runs, runs.c.status),
+            segments=_rows(connection, segments),
+            series=_rows(connection, series),
+            points=points.get(0, _NONE),
+            rollups=levels,
+            histograms=packed.get(0, _NONE),
+            events=_rows(connection, events),
+            alerts=_by(connection, alerts, alerts.c.state),
+            outbox=_by(connection, outbox, outbox.c.state),
+            oldest=oldest,
+            newest=newest,
+            leases=_held(connection, time.time()) if leases.name in there else (),
+            partitions=tuple(listed(connection)),
         )
 
 
-def _grouped(connection: Connection, column: Any) -> dict[Any, int]:
-    query = select(column, func.count()).group_by(column).order_by(column)
-    return dict(tuple(row) for row in connection.execute(query))
+def _engine(connection: Connection) -> str:
+    if connection.dialect.name == "sqlite":
+        return f"SQLite {connection.exec_driver_sql('SELECT sqlite_version()').scalar_one()}"
+    if connection.dialect.name == "postgresql":
+        return f"PostgreSQL {connection.execute(text('SHOW server_version')).scalar_one()}"
+    version = str(connection.execute(text("SELECT version()")).scalar_one())
+    return f"{'MariaDB' if 'mariadb' in version.lower() else 'MySQL'} {version}"
 
 
-def _levels(points: int, many: int) -> dict[int, int]:
-    """Return about how many rollups there are of so many points of so many series."""
-    return {level: points // 10**level for level in range(1, 10) if points // 10**level >= many}
+def _by(connection: Connection, table: Table, column: Column[str]) -> dict[str, int]:
+    query = select(column, func.count()).select_from(table).group_by(column).order_by(column)
+    return {row[0]: row[1] for row in connection.execute(query)}
 
 
-def _version(connection: Connection) -> str:
-    query = "SELECT sqlite_version()" if connection.dialect.name == "sqlite" else "SELECT version()"
-    return str(connection.execute(text(query)).scalar_one())
+def _rows(connection: Connection, table: Table) -> int:
+    return int(connection.execute(select(func.count()).select_from(table)).scalar_one())
 
 
-def _points(connection: Connection) -> tuple[int, bool]:
-    match connection.dialect.name:
-        case "postgresql":
-            estimate = connection.execute(
-                text(
-                    "SELECT coalesce(sum(greatest(reltuples, 0)), 0)::bigint FROM pg_inherits "
-                    "JOIN pg_class ON pg_class.oid = inhrelid WHERE inhparent = 'samples'::regclass"
-                )
-            ).scalar_one()
-        case "sqlite":
-            filled = select(func.coalesce(func.sum(rollups.c.count), 0)).where(rollups.c.level == 2)
-            estimate = connection.execute(filled).scalar_one()
-        case _:
-            estimate = connection.execute(
-                text("SELECT table_rows FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = 'samples'")
-            ).scalar_one()
-    if estimate > _COUNTED:
-        return int(estimate), False
-    return connection.execute(select(func.count()).select_from(samples)).scalar_one(), True
-
-
-def _sizes(connection: Connection, database: Database) -> tuple[int, int, dict[str, int]]:
-    """Return the size of all, of the write-ahead log beside a file, and by table where a server tells."""
-    names = [table.name for table in metadata.sorted_tables]
-    match connection.dialect.name:
-        case "sqlite":
-            pages, page = (connection.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in ("page_count", "page_size"))
-            log = database.path.with_name(database.path.name + "-wal") if database.path is not None else None
-            return pages * page, log.stat().st_size if log is not None and log.exists() else 0, {}
-        case "postgresql":
-            sizes = {
-                name: connection.execute(text(f"SELECT pg_total_relation_size('{name}'::regclass)")).scalar_one() for name in names
-            }
-            sizes["samples"] += sum(partition.bytes for partition in partitions.listed(connection))
-        case _:
-            rows = connection.execute(
-                text("SELECT table_name, data_length + index_length FROM information_schema.tables WHERE table_schema = DATABASE()")
-            )
-            sizes = {name: int(size or 0) for name, size in rows if name in names}
-    return sum(sizes.values()), 0, sizes
+def _held(connection: Connection, now: float) -> tuple[Held, ...]:
+    query = select(leases.c.name, leases.c.owner, leases.c.expires_at).where(leases.c.expires_at > now).order_by(leases.c.name)
+    return tuple(Held(name, owner, until - now) for name, owner, until in connection.execute(query))

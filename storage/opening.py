@@ -37,29 +37,27 @@ def open_store(
     read_store: str = "",
     read_timeout: float | None = None,
 ) -> Store:
-    """Open a store, making or upgrading its tables where needed.
+    """Open a store, making or upgrading its tables where needed and allowed.
 
     Args:
         url_or_store: a SQLAlchemy URL, the path of a SQLite file (ending in .db, .sqlite or .sqlite3), a Store (returned as it
             is), or None for the environment's ``FORESHOCK_STORE``, else ``sqlite:///foreshock.db``.
-        create: whether a store that is not there may be made. Readers such as the dashboard say False, and need no right to write.
+        create: whether a store that is not there may be made, and one of an older foreshock upgraded. Readers such as the dashboard
+            say False, and need no right to write.
         role: what this process is to the store (monitor, dashboard, ...), for those who watch a server's connections.
         read_store: URL of a read replica of a server's store: what is large is read there while it is there and keeps up.
         read_timeout: seconds that a reading statement may take on a server.
 
     Raises:
-        StoreConfigurationError: unknown URL, dialect or driver, no such folder or file, a schema newer than this program.
+        StoreConfigurationError: unknown URL, dialect or driver, no such folder or file, a schema newer than this program,
+            or older and not to be changed.
         StoreUnavailableError: the server is away, the file is locked or read-only, the disk is full.
     """
     if isinstance(url_or_store, Store):
         return url_or_store
-    given = os.fspath(url_or_store) if url_or_store is not None else os.environ.get(ENVIRONMENT) or DEFAULT_URL
-    url = _url(given)
-    path = sqlite_path(url)
-    if path is not None:
-        _look_at(path, given, create)
-    database = _connect(url, given, role, read_timeout)
-    in_memory = path is None and database.dialect == "sqlite"
+    given = _given(url_or_store)
+    database = _database(given, create, role, read_timeout)
+    in_memory = database.path is None and database.dialect == "sqlite"
     try:
         if create:
             database.create_file()
@@ -71,6 +69,30 @@ def open_store(
     return SQLAlchemyStore(database, replica)
 
 
+def open_database(url: str | os.PathLike[str] | None = None, *, role: str = "") -> Database:
+    """Return the way to a store that is there, whatever its schema: for what looks after stores. The caller closes it.
+
+    Args:
+        url, role: see ``open_store``.
+
+    Raises:
+        StoreConfigurationError: unknown URL, dialect or driver, no such file.
+    """
+    return _database(_given(url), False, role, None)
+
+
+def _given(url: str | os.PathLike[str] | None) -> str:
+    return os.fspath(url) if url is not None else os.environ.get(ENVIRONMENT) or DEFAULT_URL
+
+
+def _database(given: str, create: bool, role: str, read_timeout: float | None) -> Database:
+    url = _url(given)
+    path = sqlite_path(url)
+    if path is not None:
+        _look_at(path, given, create)
+    return _connect(url, given, role, read_timeout)
+
+
 def _replica(primary: Database, given: str, role: str, read_timeout: float | None) -> Replica:
     url = _url(given)
     if primary.engine.url.get_backend_name() != url.get_backend_name() or url.get_backend_name() == "sqlite":
@@ -78,18 +100,6 @@ def _replica(primary: Database, given: str, role: str, read_timeout: float | Non
             f"{_printable(given)!r} cannot be the read replica of {primary.address}: it must be the same kind of server."
         )
     return Replica(primary, _connect(url, given, role, read_timeout))
-
-
-def database_at(given: str) -> Database:
-    """Return the connections of a store that is there, whatever its schema is: for ``foreshock db upgrade``.
-
-    Raises:
-        StoreConfigurationError, StoreUnavailableError: as ``open_store`` says.
-    """
-    url = _url(given)
-    if (path := sqlite_path(url)) is not None:
-        _look_at(path, given, create=False)
-    return _connect(url, given, "command", None)
 
 
 def spool_place(folder: str, limit: int, store: Store | str) -> SpoolPlace | None:

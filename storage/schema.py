@@ -34,42 +34,100 @@ def revision(connection: Connection) -> str | None:
     return found
 
 
-def prepare(database: Database, *, create: bool) -> None:
-    """Bring the schema to ``HEAD``: make it where it is missing (if ``create``), upgrade it where it is old.
-
-    Several processes may do this at once; one migrates, the others wait and find it done.
+def standing(database: Database) -> str | None:
+    """Return the store's revision, None where there is no store yet.
 
     Raises:
-        StoreConfigurationError: the schema is newer than this program, or missing and not to be made.
-        StoreUnavailableError: the store cannot be reached or written.
+        StoreConfigurationError: the schema is newer than this program.
+        StoreUnavailableError: the store cannot be reached.
     """
     with database.read() as connection:
         found = revision(connection)
-        tables = set(inspect(connection).get_table_names()) if found is None else set()
-    if found == HEAD:
-        return
-    _refuse_newer(found, database.address)
-    if found is None and not create:
+    if found is not None and found > HEAD:
         raise StoreConfigurationError(
-            f"{database.address} exists but holds no foreshock store. Name the right one with --store URL or FORESHOCK_STORE."
+            f"{database.address} was written by a newer foreshock (schema {found}; this one knows up to {HEAD}). "
+            "Mend it with: pip install -U foreshock"
         )
-    if taken := tables & metadata.tables.keys():
+    return found
+
+
+def refuse_foreign(database: Database) -> None:
+    """Refuse to make a store where somebody else's tables are in the way.
+
+    Raises:
+        StoreConfigurationError: they are.
+    """
+    with database.read() as connection:
+        taken = set(inspect(connection).get_table_names()) & metadata.tables.keys()
+    if taken:
         raise StoreConfigurationError(
             f"{database.address} has tables of somebody else under names that foreshock uses ({', '.join(sorted(taken))}). "
             "Give foreshock a database or a schema of its own."
         )
+
+
+def existing(database: Database) -> str:
+    """Return the revision of a store that must be there.
+
+    Raises:
+        StoreConfigurationError: it is not, or its schema is newer than this program.
+        StoreUnavailableError: the store cannot be reached.
+    """
+    found = standing(database)
+    if found is None:
+        raise StoreConfigurationError(
+            f"{database.address} exists but holds no foreshock store. Name the right one with --store URL or FORESHOCK_STORE."
+        )
+    return found
+
+
+def prepare(database: Database, *, create: bool) -> None:
+    """Bring the schema to ``HEAD``: make it where it is missing, upgrade it where it is old.
+
+    Args:
+        create: whether that may be done. A reader says False: its role may not have the right, and it must not change under a
+            writer of an older foreshock what that one goes on writing.
+
+    Raises:
+        StoreConfigurationError: the schema is newer than this program, or missing or old and not to be changed.
+        StoreUnavailableError: the store cannot be reached or written.
+    """
+    if create:
+        if (found := standing(database)) != HEAD:
+            upgrade(database, found)
+    elif (found := existing(database)) != HEAD:
+        raise StoreConfigurationError(
+            f"{database.address} {_older(found)}, and is not changed by what only reads it. Mend it with: foreshock db upgrade "
+            "--store URL (a run that writes into it does the same)"
+        )
+
+
+def upgrade(database: Database, found: str | None) -> None:
+    """Make or upgrade the tables, whole or not at all (MariaDB and MySQL: as far as it comes; doing it again goes on from there).
+
+    Several processes may do this at once; one migrates, the others wait and find it done.
+
+    Args:
+        found: the revision that was found, for messages.
+
+    Raises:
+        StoreConfigurationError: the role may not change tables, or somebody else's are in the way.
+        StoreUnavailableError: the store cannot be reached or written.
+    """
+    if found is None:
+        refuse_foreign(database)
     if database.path is not None:
         _write_ahead(database)
     try:
-        _upgrade(database)
+        with database.write() as connection, _in_turn(connection):
+            if revision(connection) != HEAD:
+                from alembic import command
+
+                command.upgrade(migrations(connection), HEAD)
     except StoreError as error:
         if found is None and not isinstance(error, ReadOnlyStoreError):
             raise
-        was = (
-            f"was written by an older foreshock (schema {found}; this one needs {HEAD})"
-            if found
-            else "holds no foreshock store yet"
-        )
+        was = _older(found) if found else "holds no foreshock store yet"
         kind = StoreConfigurationError if isinstance(error, ReadOnlyStoreError) else type(error)
         raise kind(
             f"{database.address} {was}, and the tables cannot be made or changed from here: {error} "
@@ -77,34 +135,8 @@ def prepare(database: Database, *, create: bool) -> None:
         ) from error
 
 
-def _upgrade(database: Database) -> None:
-    with database.write() as connection, _in_turn(connection):
-        if revision(connection) != HEAD:
-            from alembic import command
-
-            command.upgrade(migrations(connection), HEAD)
-
-
-def steps_from(found: str) -> list[tuple[str, str]]:
-    """Return the revisions that a store of revision ``found`` still has to go through, each with what it does in a sentence."""
-    from alembic.config import Config
-    from alembic.script import ScriptDirectory
-
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    if found >= HEAD:
-        return []
-    walked = ScriptDirectory.from_config(config).walk_revisions(base=found, head=HEAD)
-    return [(one.revision, (one.doc or "").splitlines()[0]) for one in reversed(list(walked)) if one.revision != found]
-
-
-def _refuse_newer(found: str | None, address: str) -> None:
-    if found is not None and found > HEAD:
-        raise StoreConfigurationError(
-            f"{address} was written by a newer foreshock (schema {found}; this one knows up to {HEAD}). "
-            "Mend it with: pip install -U foreshock"
-        )
+def _older(found: str) -> str:
+    return f"was written by an older foreshock (schema {found}; this one needs {HEAD})"
 
 
 def check(database: Database, *, write: bool = True) -> None:

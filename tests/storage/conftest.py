@@ -92,6 +92,16 @@ def empty_server(request: pytest.FixtureRequest) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(params=["sqlite", "postgres", "mariadb"])
+def empty_place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A file of a test's own that is not there yet, or a server's database without any table."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'place.db'}"
+    else:
+        with _postgres() if request.param == "postgres" else _mariadb() as url:
+            yield url
+
+
 @pytest.fixture(params=["sqlite-file", "sqlite-memory", "postgres", "mariadb"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """An empty store of each kind."""

@@ -1,25 +1,17 @@
-"""From what a user writes to a store, or to a message that says what mends it; and the schema's way through revisions."""
+"""From what a user writes to a store, or to a message that says what mends it."""
 
 import contextlib
 import os
-import re
-import shutil
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from alembic import command
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from foreshock.storage import Store, StoreConfigurationError, StoreUnavailableError, open_store, schema
-from foreshock.storage.records import Batch, Run
-from foreshock.storage.tables import VERSION_TABLE, metadata
-from sqlalchemy import Connection, MetaData, create_engine, func, insert, make_url, select, text
+from foreshock.storage import Store, StoreConfigurationError, StoreUnavailableError, open_store
+from foreshock.storage.records import Run
+from sqlalchemy import make_url, text
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -191,167 +183,7 @@ def test_a_server_that_is_away_is_unavailable_and_a_wrong_name_is_a_mistake(post
         open_store(make_url(postgres_url).set(database="no_such_database").render_as_string(hide_password=False))
 
 
-# -- schema ------------------------------------------------------------------------------------------------------
-
-
-def test_head_is_the_newest_migration(file_store: Store) -> None:
-    with create_engine("sqlite://").connect() as connection:
-        script = ScriptDirectory.from_config(schema.migrations(connection))
-    assert script.get_current_head() == schema.HEAD
-
-
-def test_migrating_makes_exactly_the_tables_of_the_metadata(tmp_path: Path, file_store: Store) -> None:
-    """Autogenerate sees columns, keys and indexes; the text of the tables also what it does not (WITHOUT ROWID, AUTOINCREMENT)."""
-    engine = create_engine(f"sqlite:///{tmp_path / 'runs.db'}")
-    with engine.connect() as connection:
-        assert _differences(connection) == []
-    engine.dispose()
-    direct = create_engine(f"sqlite:///{tmp_path / 'direct.db'}")
-    metadata.create_all(direct)
-    direct.dispose()
-    assert _ddl(tmp_path / "runs.db") == _ddl(tmp_path / "direct.db")
-
-
-def test_migrating_a_server_makes_the_tables_of_the_metadata(postgres_url: str, mariadb_url: str) -> None:
-    for url in (postgres_url, mariadb_url):
-        open_store(url).close()
-        engine = create_engine(url)
-        with engine.connect() as connection:
-            assert _differences(connection) == []
-        engine.dispose()
-
-
-def _differences(connection: Connection) -> list[Any]:
-    """Return how the tables that are there differ from the metadata; partitions belong to their table."""
-
-    def ours(thing: Any, name: str | None, kind: str, reflected: bool, other: Any) -> bool:
-        return not (kind == "table" and re.fullmatch(r"samples_\d+_\d+", name or ""))
-
-    options = {"compare_type": True, "version_table": VERSION_TABLE, "include_object": ours}
-    return list(compare_metadata(MigrationContext.configure(connection, opts=options), metadata))
-
-
-def _ddl(path: Path) -> dict[str, list[str]]:
-    """Return each table's clauses, sorted: their order and the place of a constraint mean nothing."""
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        rows = connection.execute(
-            "SELECT name, sql FROM sqlite_master WHERE sql NOT NULL AND name != ?", [VERSION_TABLE]
-        ).fetchall()
-    return {name: sorted(line.strip().rstrip(",") for line in sql.replace("\t", "").splitlines()) for name, sql in rows}
-
-
-@pytest.mark.parametrize("saved", sorted(ASSETS.glob("revision_*.sqlite")), ids=lambda path: path.stem)
-def test_a_store_of_every_revision_opens_and_keeps_its_data(saved: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "old.db"
-    shutil.copy(saved, copy)
-    with opened(copy, create=False) as store:
-        _holds_what_was_saved(store)
-    assert ASSETS.joinpath(f"revision_{schema.HEAD}.sqlite").exists(), "save a database of the newest revision as well"
-
-
-@pytest.mark.parametrize("saved", sorted(ASSETS.glob("revision_*.sqlite")), ids=lambda path: path.stem)
-def test_a_server_of_every_revision_keeps_its_data_and_takes_more(
-    saved: Path, empty_server: str, new_run: Callable[..., Run], batch_of: Callable[..., Batch]
-) -> None:
-    _move(saved, empty_server)
-    with opened(empty_server, create=False) as store:
-        _holds_what_was_saved(store)
-        run = new_run("later")
-        store.create_run(run)
-        store.write(batch_of(run, range(3)))
-        assert [record.step for batch in store.batches(run.id) for record in batch.steps] == [0, 1, 2]
-    engine = create_engine(empty_server)
-    with engine.connect() as connection:
-        assert _differences(connection) == []
-    engine.dispose()
-
-
-def _holds_what_was_saved(store: Store) -> None:
-    store.check()
-    run = store.run("saved")
-    assert (run.last_step, run.tags, run.meta) == (4, ("kept",), {"host": "here"})
-    frame = store.frame(run)
-    assert frame["value"].tolist()[:3] == [0.5, 1.5, float("inf")]
-    assert frame["module"].unique().tolist() == ["", "blocks.0"]
-    assert [item.histogram.counts for item in store.histograms(run.id, "alignment", "blocks.0")] == [(1, 2, 300)]
-    (alert,) = store.alerts(run)
-    assert (alert.rule, alert.evidence[0].steps, alert.diagnosis[0].name) == ("loss_spike", (1, 2), "lr")
-    assert [event.kind for event in store.events(run.id)] == ["started"]
-    assert len(store.due_notifications(1e12)) == 1
-    if any(run.name == "long" for run in store.runs()):  # saved from revision 0003 on: a run that fills rollups
-        (drawn,) = store.read(store.series(store.run("long").id), max_points=12)
-        assert (drawn.steps[0], drawn.steps[-1], max(drawn.values)) == (0, 122, 1.0)
-
-
-def _move(saved: Path, url: str) -> None:
-    """Make a saved database's revision on a server, by the migrations up to it, and put the saved rows in."""
-    source, target = create_engine(f"sqlite:///{saved}"), create_engine(url)
-    with source.connect() as rows_of, target.begin() as connection:
-        command.upgrade(schema.migrations(connection), saved.stem.removeprefix("revision_"))
-        old, new = MetaData(), MetaData()
-        old.reflect(rows_of)
-        new.reflect(connection)
-        for table in (table for table in new.sorted_tables if table.name in old.tables):  # partitions are of the server
-            rows = [dict(row) for row in rows_of.execute(select(old.tables[table.name])).mappings()]
-            if not rows or table.name == VERSION_TABLE:
-                continue
-            connection.execute(insert(table), rows)
-            if connection.dialect.name == "postgresql":  # a dump restores this as well
-                for column in ("key", "id", "seq"):
-                    if column in table.c and isinstance(rows[0][column], int):
-                        highest = max(row[column] for row in rows)
-                        connection.execute(select(func.setval(func.pg_get_serial_sequence(table.name, column), highest)))
-    source.dispose()
-    target.dispose()
-
-
-def test_what_was_silenced_before_silences_had_an_end_stays_silenced(tmp_path: Path) -> None:
-    copy = tmp_path / "old.db"
-    shutil.copy(ASSETS / "revision_0001.sqlite", copy)
-    _silence_all(f"sqlite:///{copy}")
-    with opened(copy, create=False) as store:
-        _is_silenced_until_it_is_ended(store)
-
-
-def test_what_was_silenced_on_a_server_stays_silenced(empty_server: str) -> None:
-    _move(ASSETS / "revision_0001.sqlite", empty_server)
-    _silence_all(empty_server)
-    with opened(empty_server, create=False) as store:
-        _is_silenced_until_it_is_ended(store)
-
-
-def _silence_all(url: str) -> None:
-    engine = create_engine(url)
-    with engine.begin() as connection:
-        connection.execute(text("UPDATE alerts SET state = 'silenced'"))
-    engine.dispose()
-
-
-def _is_silenced_until_it_is_ended(store: Store) -> None:
-    (alert,) = store.alerts("saved")
-    assert store.lift_silences(1e12) == 0
-    assert store.due_notifications(1e12) == []
-    (silence,) = store.silences(active_at=1e12)
-    assert silence.alert_id == alert.id
-    assert store.end_silence(silence.id, at=1e12) == 1
-    assert len(store.due_notifications(1e12)) == 1
-
-
-def test_a_schema_newer_than_this_program_is_refused(tmp_path: Path, file_store: Store) -> None:
-    file_store.close()
-    with contextlib.closing(sqlite3.connect(tmp_path / "runs.db")) as connection:
-        connection.execute(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
-        connection.commit()
-    with pytest.raises(StoreConfigurationError, match=r"newer foreshock \(schema 9999.*pip install -U foreshock"):
-        open_store(tmp_path / "runs.db")
-
-
-def test_an_old_schema_that_one_may_not_upgrade_says_who_can(tmp_path: Path) -> None:
-    shutil.copy(ASSETS / "revision_0001.sqlite", tmp_path / "old.db")
-    with contextlib.closing(sqlite3.connect(tmp_path / "old.db")) as connection:
-        connection.execute("PRAGMA journal_mode = DELETE")  # so that it can be read without writing beside it
-    with pytest.raises(StoreUnavailableError, match=r"older foreshock \(schema 0001; .*read-only.*foreshock db upgrade"):
-        open_store(f"sqlite:///{tmp_path / 'old.db'}?mode=ro", create=False)
+# -- tables ------------------------------------------------------------------------------------------------------
 
 
 def test_a_dropped_table_is_a_clear_message(tmp_path: Path, file_store: Store, new_run: Callable[..., Run]) -> None:

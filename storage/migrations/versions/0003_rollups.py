@@ -58,6 +58,7 @@ def _place(name: str, kind: Any) -> sa.Column[Any]:
 
 def upgrade() -> None:
     """Make the table, fill it; divide the samples."""
+    _clear_half_done(op.get_bind())
     op.create_table(
         "rollups",
         _place("series_id", NUMBER),
@@ -87,6 +88,16 @@ def upgrade() -> None:
         rows = list(_rollups_of(connection, number))
         for first in range(0, len(rows), ROWS):
             connection.execute(sa.insert(rollups), rows[first : first + ROWS])
+
+
+def _clear_half_done(connection: sa.Connection) -> None:
+    """Remove what an interrupted upgrade left where making a table cannot be taken back; all of it is made again."""
+    if connection.dialect.name in ("mysql", "mariadb"):
+        there = sa.inspect(connection)
+        if there.has_table("rollups") and {"series_id", "level", "bucket"} <= {
+            each["name"] for each in there.get_columns("rollups")
+        }:
+            op.drop_table("rollups")
 
 
 def _divide(connection: sa.Connection) -> None:
