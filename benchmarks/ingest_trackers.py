@@ -190,8 +190,15 @@ def here() -> dict[str, str]:
     found = {}
     for name, tracker in TRACKERS.items():
         if all(importlib.util.find_spec(module) is not None for module in tracker.needs):
-            found[name] = importlib.metadata.version(tracker.package)
+            found[name] = _version(tracker.package)
     return found
+
+
+def _version(package: str) -> str:
+    for name in (package, f"{package}-skinny"):  # MLflow comes in two sizes with one module
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+    return "?"
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 
 from .entries import Entry, encode, points_of
 from .records import Batch, Event, Run, Segment, new_id
@@ -22,8 +22,21 @@ from .trouble import Reporter
 _HICCUP = 0.4  # seconds that an entry waits in memory for a store that is away; the writer looks every half second
 _STAGE = 500_000  # samples in memory that go to the spool however short they have waited
 _TOGETHER = 16  # entries that go to the spool in one transaction
+_AT_ONCE = 64  # entries of the spool looked at together
+_POINTS_AT_ONCE = 100_000  # samples of batches that go to the store in one transaction
 _SPOOL_PAUSE = 10.0  # seconds after which a spool that failed is tried again
 _MOST_SMALL = 10_000  # entries other than batches in memory
+
+
+def _written_together(entries: Sequence[tuple[int, Entry]]) -> list[tuple[int, Entry]]:
+    """Return the first entries of some that are batches of one segment, not too large together; at least the first."""
+    found, points = list(entries[:1]), points_of(entries[0][1]) if entries else 0
+    for (_, before), (number, entry) in pairwise(entries):
+        points += points_of(entry)
+        if not isinstance(before, Batch) or not isinstance(entry, Batch) or before.segment != entry.segment or points > _POINTS_AT_ONCE:
+            break
+        found.append((number, entry))
+    return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -176,20 +189,20 @@ class Backlog:
 
     # -- the sender's side ---------------------------------------------------------------------------------------
 
-    def first(self) -> tuple[int, Entry] | None:
-        """Return the oldest entry and its number; None when nothing waits."""
+    def leading(self) -> list[tuple[int, Entry]]:
+        """Return the oldest entry and its number, and of the spool the batches behind it that can be written with it."""
         with self._lock:
             if self._closed:
-                return None
-            found = None
+                return []
+            found: list[tuple[int, Entry]] = []
             if self._spool is not None:
                 try:
-                    found = self._spool.first()
+                    found = _written_together(self._spool.leading(1 if self._spool.entries == 1 else _AT_ONCE))
                 except SpoolError as error:
                     self._give_spool_up(error)
-            if found is None and self._memory:
-                found = self._memory[0].number, self._memory[0].entry
-            self._in_hand = found[0] if found else -1
+            if not found and self._memory:
+                found = [(self._memory[0].number, self._memory[0].entry)]
+            self._in_hand = found[0][0] if found else -1
             return found
 
     def done(self, number: int) -> None:

@@ -153,13 +153,19 @@ class SpoolFile:
         Raises:
             SpoolError: it cannot be read.
         """
-        query = "SELECT number, kind, data FROM entries WHERE number > ? ORDER BY number LIMIT 1"
+        return next(iter(self.leading(1)), None)
+
+    def leading(self, most: int) -> list[tuple[int, Entry]]:
+        """Return the oldest entries and their numbers, in order, at most so many.
+
+        Raises:
+            SpoolError: they cannot be read.
+        """
+        query = "SELECT number, kind, data FROM entries WHERE number > ? ORDER BY number LIMIT ?"
         with _told(self.path, self._limit):
-            row = self._connection.execute(query, [self.taken]).fetchone()
-        if row is None:
-            return None
+            rows = self._connection.execute(query, [self.taken, most]).fetchall()
         try:
-            return row[0], decode(row[1], row[2])
+            return [(number, decode(kind, data)) for number, kind, data in rows]
         except Exception as error:
             raise SpoolError(f"{self.path} is damaged: {type(error).__name__}: {error}.") from error
 

@@ -138,23 +138,28 @@ class SQLAlchemyStore(Store):
 
     @override
     def write(self, batch: Batch) -> None:
-        try:
-            self._write(batch)
-        except InvalidRecordError:
-            self._write(batch, careful=True)
+        self.write_together([batch])
 
-    def _write(self, batch: Batch, *, careful: bool = False) -> None:
+    @override
+    def write_together(self, batches: Sequence[Batch]) -> None:
+        try:
+            self._write(batches)
+        except InvalidRecordError:
+            self._write(batches, careful=True)
+
+    def _write(self, batches: Sequence[Batch], *, careful: bool = False) -> None:
+        run_id = batches[0].run_id
         try:
             with self._database.write() as connection:
                 identity = connection.info.get("identity")
-                known = self._numbers.known(batch.run_id, identity)
-                numbers = writing.write_batch(connection, batch, known, careful=careful)
-                news.announce(connection, batch.run_id)
+                known = self._numbers.known(run_id, identity)
+                numbers = writing.write_batches(connection, batches, known, careful=careful)
+                news.announce(connection, run_id)
         except BaseException:
             self._numbers.forget()
             raise
         if numbers is not None and numbers is not known:
-            self._numbers.remember(batch.run_id, identity, numbers)
+            self._numbers.remember(run_id, identity, numbers)
 
     @override
     def add_series(self, run_id: str, keys: Sequence[SeriesKey]) -> None:

@@ -8,7 +8,8 @@ point. PostgreSQL takes columns as they are; for the other engines they become r
 training thread need not wait long for Python's lock.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import repeat
 from typing import Any
 
@@ -28,8 +29,10 @@ from .upserts import bulk_upsert, upsert
 _ROWS = 199 * 50  # made at a time of columns, a few milliseconds; a multiple of the rows of one statement on SQLite
 
 
-def write_batch(connection: Connection, batch: Batch, known: Numbers | None, *, careful: bool = False) -> Numbers | None:
-    """Write a batch; return what is known of its run now, which is ``known`` itself unless there were new series.
+def write_batches(
+    connection: Connection, several: Sequence[Batch], known: Numbers | None, *, careful: bool = False
+) -> Numbers | None:
+    """Write batches of one segment as if they were one; return what is known of its run now, ``known`` itself unless series are new.
 
     ``known`` is changed: where the transaction is not committed, it must not be used again.
 
@@ -40,17 +43,19 @@ def write_batch(connection: Connection, batch: Batch, known: Numbers | None, *, 
         UnknownRunError: the run is not there.
         OverflowError: a number is beyond what columns hold.
     """
-    if not batch.steps:
-        key_of(connection, batch.run_id)
+    run_key = _move_forward(connection, several)
+    found = connection.execute(select(batches.c.id).where(batches.c.id.in_([each.id for each in several])))
+    there = set(found.scalars())
+    fresh = [each for each in several if each.steps and each.id not in there]
+    if not fresh:
         return known
-    run_key = _move_forward(connection, batch)
-    if connection.execute(select(batches.c.seq).where(batches.c.id == batch.id)).first() is not None:
-        return known
+    batch = replace(fresh[0], steps=tuple(record for each in fresh for record in each.steps)) if len(fresh) > 1 else fresh[0]
     # Known numbers are those of this very run, not of one of the same id that was deleted.
     numbers = known if known is not None and known.run_key == run_key else Numbers(run_key, {})
     if careful or numbers.sequence != connection.execute(_LAST, {"run": run_key}).scalar():
         numbers.tails.clear()  # somebody else wrote meanwhile
-    numbers.sequence = _enter(connection, batch, run_key)
+    for each in fresh:
+        numbers.sequence = _enter(connection, each, run_key)
     if missing := numbers.missing(batch):
         numbers = add_series(connection, numbers, missing)
     last = connection.execute(_FURTHEST, {"run": run_key, "place": batch.segment}).scalar()
@@ -168,17 +173,20 @@ def _enter(connection: Connection, batch: Batch, run_key: int) -> int:
     return int(place)
 
 
-def _move_forward(connection: Connection, batch: Batch) -> int:
-    last_step = max(record.step for record in batch.steps)
-    latest = max(record.time for record in batch.steps)
+def _move_forward(connection: Connection, several: Sequence[Batch]) -> int:
+    run_id = several[0].run_id
+    if not any(batch.steps for batch in several):
+        return key_of(connection, run_id)
+    last_step = max(record.step for batch in several for record in batch.steps)
+    latest = max(record.time for batch in several for record in batch.steps)
     statement = (
         update(runs)
-        .where(runs.c.id == batch.run_id)
+        .where(runs.c.id == run_id)
         .values(
             last_step=case((runs.c.last_step < last_step, last_step), else_=runs.c.last_step),
             heartbeat_at=case((runs.c.heartbeat_at < latest, latest), else_=runs.c.heartbeat_at),
         )
     )
     if connection.execute(statement).rowcount == 0:
-        raise unknown(connection, batch.run_id)
-    return key_of(connection, batch.run_id)
+        raise unknown(connection, run_id)
+    return key_of(connection, run_id)
