@@ -36,13 +36,6 @@ def _preset_or_names(value: object) -> object:
     return words[0] if isinstance(words, list) and isinstance(value, str) and len(words) == 1 else words
 
 
-def _retention(value: dict[str, Any]) -> dict[str, Any]:
-    from .storage.retention import Policy
-
-    Policy.of(value)
-    return value
-
-
 def _upper(value: object) -> object:
     return value.upper() if isinstance(value, str) else value
 
@@ -86,7 +79,7 @@ class Settings(BaseSettings):
     """Names of what may be done to a run (docs/interventions.md)."""
     mirror: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = ()
     """Trackers that are told live what the store is given (docs/exporting.md)."""
-    retention: Annotated[dict[str, Any], AfterValidator(_retention)] = Field(default_factory=dict)
+    retention: dict[str, Any] = Field(default_factory=dict)
     """What is kept for how long, by class of signals; ``foreshock db prune`` carries it out (docs/upkeep.md). By default, all."""
     disable: bool = False
     """Make ``watch()`` do nothing."""

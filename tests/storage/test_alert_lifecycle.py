@@ -302,7 +302,8 @@ def test_the_last_word_of_an_analyzer_that_was_replaced_is_not_saved(store: Stor
     live.feed(Batch("b1", run.id, 0, tuple(records[30:])))
     store.save_alerts([replace(raised[0], segment=1, first_step=5, last_step=5)], lease=second)
     there = store.alerts(run)
-    live.settle(store, first)
+    with pytest.raises(LeaseHeldError):
+        store.save_alerts(live.settled(), lease=first)
     assert store.alerts(run) == there
     live.close()
 
@@ -312,6 +313,6 @@ def test_the_last_word_of_an_analyzer_is_saved_while_the_run_is_its_own(store: S
     records = [StepRecord(step, 1000.0 + step, keys, [float("nan")]) for step in range(60)]
     store.save_alerts(live.feed(Batch("b0", run.id, 0, tuple(records[:30]))), lease=lease)
     live.feed(Batch("b1", run.id, 0, tuple(records[30:])))
-    live.settle(store, lease)
+    store.save_alerts(live.settled(), lease=lease)
     assert max(alert.last_step for alert in store.alerts(run)) == 59
     live.close()
