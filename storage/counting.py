@@ -3,6 +3,7 @@
 import random
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Connection, Table, func, literal, select
 
@@ -29,6 +30,8 @@ def counted_by(
         owner: the primary key that the first column of the table's own refers to.
     """
     stop = time.monotonic() + seconds
+    low: Any
+    high: Any
     low, high = connection.execute(select(func.min(owner), func.max(owner))).one()
     if low is None:
         return {}

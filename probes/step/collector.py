@@ -301,7 +301,9 @@ class Collector:
         host: dict[str, float] = {}
         away: dict[str, Tensor] = {}
         for name, value in values.items():
-            if not isinstance(value, Tensor):
+            if type(value) is float:  # nearly all of them; to ask whether it is a tensor takes longer
+                host[name] = value
+            elif not isinstance(value, Tensor):
                 try:
                     host[name] = float(value)
                 except (TypeError, ValueError) as error:

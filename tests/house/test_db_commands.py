@@ -67,11 +67,11 @@ def test_info_tells_what_a_store_holds(command: Callable[..., Result], store: Pa
 
 
 def test_info_lists_what_lies_beside_the_store(command: Callable[..., Result], store: Path, tmp_path: Path) -> None:
-    bundle = tmp_path / "captures" / "bundle"
-    bundle.mkdir(parents=True)
-    (bundle / "bundle.json").write_bytes(b"x" * 2048)
     with contextlib.closing(open_store(store)) as opened:
         run = opened.run("living")
+        bundle = tmp_path / "captures" / f"{run.id[:8]}-step-000000007-spike"
+        bundle.mkdir(parents=True)
+        (bundle / "bundle.json").write_bytes(b"x" * 2048)
         for path in (bundle, Path("/elsewhere/checkpoints/step-000000007.pt")):
             data = {"intervention": "capture" if path == bundle else "checkpoint", "path": str(path), "host": "far"}
             opened.add_event(Event(new_id(), run.id, 0, 7, time.time(), "intervention", "captured", data))

@@ -78,6 +78,13 @@ def emptied_postgres_url(postgres_url: str) -> Iterator[str]:
     _execute(postgres_url, *(f"DELETE FROM {table.name}" for table in reversed(metadata.sorted_tables)))
 
 
+@pytest.fixture
+def fresh_postgres_url() -> Iterator[str]:
+    """A PostgreSQL schema of a test's own, without any table."""
+    with _postgres() as url:
+        yield url
+
+
 @pytest.fixture(scope="session")
 def mariadb_url() -> Iterator[str]:
     """MariaDB, shared by the tests of a session; the fixture ``store`` empties it."""

@@ -132,10 +132,10 @@ def test_memory_is_not_compacted() -> None:
 
 @pytest.fixture
 def divided(
-    emptied_postgres_url: str, new_run: Callable[..., Run], batch_of: Callable[..., Batch]
+    fresh_postgres_url: str, new_run: Callable[..., Run], batch_of: Callable[..., Batch]
 ) -> Iterator[tuple[SQLAlchemyStore, Run, Run]]:
     """A store with a run in one partition, a run in the next, and a third partition that is the last."""
-    store = open_store(emptied_postgres_url)
+    store = open_store(fresh_postgres_url)
     assert isinstance(store, SQLAlchemyStore)
     runs = []
     for name in ("early", "late", "last"):
