@@ -33,7 +33,12 @@ def _written_together(entries: Sequence[tuple[int, Entry]]) -> list[tuple[int, E
     found, points = list(entries[:1]), points_of(entries[0][1]) if entries else 0
     for (_, before), (number, entry) in pairwise(entries):
         points += points_of(entry)
-        if not isinstance(before, Batch) or not isinstance(entry, Batch) or before.segment != entry.segment or points > _POINTS_AT_ONCE:
+        if (
+            not isinstance(before, Batch)
+            or not isinstance(entry, Batch)
+            or before.segment != entry.segment
+            or points > _POINTS_AT_ONCE
+        ):
             break
         found.append((number, entry))
     return found

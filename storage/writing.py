@@ -32,7 +32,7 @@ _ROWS = 199 * 50  # made at a time of columns, a few milliseconds; a multiple of
 def write_batches(
     connection: Connection, several: Sequence[Batch], known: Numbers | None, *, careful: bool = False
 ) -> Numbers | None:
-    """Write batches of one segment as if they were one; return what is known of its run now, ``known`` itself unless series are new.
+    """Write batches of one segment as if they were one; return what is known of its run then, ``known`` unless series are new.
 
     ``known`` is changed: where the transaction is not committed, it must not be used again.
 

@@ -251,8 +251,13 @@ def test_what_is_no_spool_or_a_newer_one_is_left_alone(folder: Path, run: Run, t
 def test_an_outage_goes_through_the_spool_and_everything_is_there_in_order(folder: Path, file_store: Store, run: Run) -> None:
     door = Door(file_store)
     order: list[int] = []
-    write = file_store.write
-    file_store.write = lambda batch: (write(batch), order.extend(item.step for item in batch.steps))[0]  # type: ignore[method-assign]
+    write = file_store.write_together
+
+    def written(batches: Sequence[Batch]) -> None:
+        write(batches)
+        order.extend(item.step for batch in batches for item in batch.steps)
+
+    file_store.write_together = written  # type: ignore[method-assign]
     writer = writer_of(door, run, spool_place(str(folder), 10**8, file_store))
     for step in range(40):
         if step == 20:
