@@ -24,7 +24,7 @@ def shown(found: "Ingest") -> None:
             show(f"Durable on {durable}.")
         for rate in found.rates:
             if rate.where == "its own files":
-                show(f"{rate.contestant}: {rate.failure or 'durable after ' + rate.durable}.")
+                show(f"{rate.contestant}: {rate.failure or rate.durable}.")
     if found.sizes:
         show("\nWhat a point takes on disk, all tables, indexes and rollups included.")
         show(_sizes(found.sizes))

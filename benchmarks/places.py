@@ -62,7 +62,7 @@ class Places:
             self._before = signal.signal(signal.SIGTERM, _terminate)
         if self.engine == "sqlite":
             beside = Path(self._url.database).parent if self._url.database else None
-            self._folder = tempfile.TemporaryDirectory(prefix="foreshock_bench_", dir=beside and beside.absolute())
+            self._folder = tempfile.TemporaryDirectory(prefix=f"foreshock_bench_{os.getpid()}_", dir=beside and beside.absolute())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -76,7 +76,7 @@ class Places:
 
     def make(self) -> str:
         """Make an empty database and return its URL."""
-        name = f"foreshock_bench_{uuid.uuid4().hex[:8]}"
+        name = f"foreshock_bench_{os.getpid()}_{uuid.uuid4().hex[:8]}"
         if self.engine == "sqlite":
             assert self._folder is not None
             made = self._url.set(database=str(Path(self._folder.name) / f"{name}.db"))
