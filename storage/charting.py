@@ -41,7 +41,7 @@ def decimated(
         for number, stretch in drawn.items():
             points = np.concatenate([_as_found(stretch), _odd_points(connection, number, span, stretch)])
             inside = (points["step"] >= span.first) & (points["step"] <= span.last)
-            found[number].append(np.unique(points[inside]))
+            found[number].append(_each_step_once(points[inside]))
             totals[number] += int(stretch.buckets["count"].sum()) + len(stretch.points)
     for series in wanted:
         points = np.concatenate(found[series.id])
@@ -102,6 +102,13 @@ def _as_found(stretch: Stretch) -> Array:
     found["step"] = np.concatenate([step for step, _ in pairs])
     found["value"] = np.concatenate([value for _, value in pairs])
     return found
+
+
+def _each_step_once(points: Array) -> Array:
+    """Return points of one segment in order. Those of one step are one point, told of twice."""
+    points = points[np.argsort(points["step"], kind="stable")]
+    once: Array = points[np.diff(points["step"], prepend=points["step"][:1] - 1) > 0]
+    return once
 
 
 def _odd_points(connection: Connection, number: int, span: Span, stretch: Stretch) -> Array:
