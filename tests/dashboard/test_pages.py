@@ -312,7 +312,8 @@ def test_troubles_beside_the_store_are_told(tab: Page, site: Site) -> None:
     expect(tab.locator("#monitor-facts .troubles")).to_have_count(0)
     message = "The store could not be written: disk full. 40 samples wait <b>on disk</b>."
     trouble.record(trouble.Trouble(time.time(), "gpt2-fp32", site.healthy, site.store_url, "spooled", message))
-    expect(tab.locator("#monitor-facts .troubles")).to_contain_text(message)
+    # No news of the store tells of it: it is seen when the page next says its words about time.
+    expect(tab.locator("#monitor-facts .troubles")).to_contain_text(message, timeout=60_000)
     tab.get_by_role("link", name="All runs").first.click()
     expect(tab.locator("#overview-troubles")).to_contain_text("gpt2-fp32: The store could not be written")
 

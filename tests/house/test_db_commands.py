@@ -83,10 +83,10 @@ def test_info_lists_what_lies_beside_the_store(command: Callable[..., Result], s
     ]
     assert [(one["run"], one["state"]) for one in told["spools"]] == [("living", "left")]
     done = command("info")
-    words = " ".join(done.stdout.split())
-    assert f"{bundle}: 2.0 KiB, run living, step 7; slices of attention inputs" in words
-    assert "step-000000007.pt: not found from here, written on far" in words
-    assert f"wait for sqlite:///{store}" in words
+    words = "".join(done.stdout.split())  # a long path is folded where the line ends
+    assert "".join(f"{bundle}: 2.0 KiB, run living, step 7; slices of attention inputs".split()) in words
+    assert "step-000000007.pt:notfoundfromhere,writtenonfar" in words
+    assert f"waitforsqlite:///{store}" in words
     assert "foreshock db drain" in done.stderr
 
 
