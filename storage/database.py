@@ -25,7 +25,7 @@ from sqlalchemy.pool import QueuePool, StaticPool
 
 from .base import StoreUnavailableError
 from .faults import translated
-from .pooling import bound_reads, server_options
+from .pooling import prepare_reads, server_options
 
 LOCK_WAIT = 20.0
 """Seconds a connection waits for another process's lock (SQLite) before the store counts as unavailable."""
@@ -63,8 +63,7 @@ class Database:
         if url.get_backend_name() != "sqlite":
             url, options = server_options(url, role)
             self.engine = create_engine(url, **options, pool_logging_name=_QUIET)
-            if read_timeout is not None:
-                bound_reads(self.engine, read_timeout)
+            prepare_reads(self.engine, read_timeout)
         else:
             if self.path is None:
                 # One connection shared by all threads, so one transaction at a time.

@@ -55,19 +55,25 @@ def server_options(url: URL, role: str) -> tuple[URL, dict[str, Any]]:
     return url, {**_POOL, "connect_args": arguments}
 
 
-def bound_reads(engine: Engine, seconds: float) -> None:
-    """Let no reading transaction's statement take longer than this: one huge read must not hang a page.
+def prepare_reads(engine: Engine, seconds: float | None) -> None:
+    """Let no reading transaction's statement take longer than this, if it is given: one huge read must not hang a page.
 
     On PostgreSQL for each reading transaction, so that it holds behind a pooler too; on MariaDB and MySQL for the connection.
+    PostgreSQL is also kept from starting processes and a compiler for a query: it takes series to be as long as they are on
+    average, and what it starts costs more than what most queries here take.
     """
     if engine.dialect.name == "postgresql":
+        settings = {"jit": "off", "max_parallel_workers_per_gather": "0"}
+        if seconds is not None:
+            settings["statement_timeout"] = str(round(seconds * 1000))
+        words = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in settings.items())
 
         def begin(connection: Connection) -> None:
             if not connection.get_execution_options().get("foreshock_write", False):
-                connection.exec_driver_sql(f"SET LOCAL statement_timeout = {round(seconds * 1000)}")
+                connection.exec_driver_sql(f"SELECT {words}")
 
         event.listen(engine, "begin", begin)
-    elif engine.dialect.name in ("mysql", "mariadb"):
+    elif seconds is not None and engine.dialect.name in ("mysql", "mariadb"):
 
         def connect(connection: Any, _record: Any) -> None:
             with connection.cursor() as cursor:

@@ -71,8 +71,8 @@ def _load(connection: Connection, segment: int, tails: Tails, numbers: Collectio
         waiting = []
         for level in come:
             of_next, _ = come.get(level + 1, (-1, None))
-            open_ones = (rollups.c.level == level, rollups.c.bucket >= (of_next + 1) * WHOLE)
-            waiting.append((level, read_rows(connection, *of_series, *open_ones)[1]))
+            open_ones = rollups.c.bucket >= (of_next + 1) * WHOLE
+            waiting.append((level, read_rows(connection, level, *of_series, open_ones)[1]))
         filled, end = come.get(1, (-1, None))
         tails.remember(number, (filled + 1) * WHOLE, waiting)
         points.append(_points_after(connection, number, segment, end))

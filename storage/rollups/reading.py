@@ -1,6 +1,6 @@
 """The level that a chart needs: enough buckets for its width, and points themselves where there are few.
 
-From the coarsest level down, only the buckets that reach into the wanted steps are read, so that the cost follows what is returned
+From a coarse level down, only the buckets that reach into the wanted steps are read, so that the cost follows what is returned
 and not the length of the run. What is in no bucket of the chosen level yet comes from the levels below, at last from the points.
 """
 
@@ -91,7 +91,7 @@ class _Descent:
         remaining = numbers
         # Of each remaining series the buckets to look at: from, and below.
         low, high = np.zeros(len(numbers), np.int64), np.full(len(numbers), _UNBOUNDED)
-        level = min(len(str(max(abs(span.first), abs(span.last)))), _HIGHEST)  # a segment has hardly more points than steps
+        level = self._coarsest()
         fine = np.empty(0, BUCKET)  # of level 1, of series that turn out to have few
         while level >= 1 and len(remaining):
             bucket, rows = self._read(level, remaining, low, high)
@@ -118,13 +118,20 @@ class _Descent:
         self._read_points(remaining, span.first, fine)
         return {number: self._stretch(number) for number in numbers.tolist()}
 
+    def _coarsest(self) -> int:
+        """Return the level to begin with: the finest that still has few buckets when every step of the segment has its point."""
+        steps, level = max(abs(self._span.first), abs(self._span.last)) + 1, 1
+        while level < _HIGHEST and steps > WHOLE**level * WHOLE * self._least:
+            level += 1
+        return level
+
     def _read(self, level: int, numbers: Array, low: Array, high: Array) -> tuple[Array, Array]:
-        where = [rollups.c.series_id.in_(numbers.tolist()), rollups.c.segment == self._span.segment, rollups.c.level == level]
+        where = [rollups.c.series_id.in_(numbers.tolist()), rollups.c.segment == self._span.segment]
         if low.min() > 0:
             where.append(rollups.c.bucket >= int(low.min()))
         if high.max() < _UNBOUNDED:
             where.append(rollups.c.bucket < int(high.max()))
-        bucket, rows = read_rows(self._connection, *where, names=self._names)
+        bucket, rows = read_rows(self._connection, level, *where, names=self._names)
         place = np.searchsorted(numbers, rows["series"])
         wanted = (bucket >= low[place]) & (bucket < high[place])
         return bucket[wanted], rows[wanted]

@@ -88,7 +88,9 @@ def killed(seconds: float, *arguments: object, **options: object) -> tuple[int, 
 @pytest.fixture(params=["sqlite", "postgres"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A store that other processes reach too, empty again at the end."""
-    yield (url := request.getfixturevalue("postgres_url") if request.param == "postgres" else f"sqlite:///{tmp_path}/runs.db")
+    yield (
+        url := request.getfixturevalue("emptied_postgres_url") if request.param == "postgres" else f"sqlite:///{tmp_path}/runs.db"
+    )
     with contextlib.closing(open_store(url)) as store, store._database.write() as connection:  # type: ignore[attr-defined]
         for table in reversed(metadata.sorted_tables):
             connection.execute(table.delete())

@@ -55,11 +55,11 @@ def test_32_processes_write_one_sqlite_file(tmp_path: Path) -> None:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-def test_64_processes_write_one_postgresql_database(tmp_path: Path, postgres_url: str) -> None:
+def test_64_processes_write_one_postgresql_database(tmp_path: Path, emptied_postgres_url: str) -> None:
     folder = tmp_path / "writers"
     folder.mkdir()
-    told = logged(postgres_url, folder, 64)
-    store = open_store(postgres_url)
+    told = logged(emptied_postgres_url, folder, 64)
+    store = open_store(emptied_postgres_url)
     try:
         assert [(each["saved"], each["judged"], each["lost"]) for each in told] == [(True, True, 0)] * 64
         # A server that others use as well may have no connection left for a moment: that is waited for. Nothing else may happen.

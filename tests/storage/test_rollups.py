@@ -346,9 +346,9 @@ def test_points_thinned_out_are_drawn_by_their_rollups(store: Store, run: Run) -
 
 
 def test_every_partition_is_made_when_its_first_series_comes(
-    postgres_url: str, new_run: Callable[..., Run], batch_of: Callable[..., Batch]
+    emptied_postgres_url: str, new_run: Callable[..., Run], batch_of: Callable[..., Batch]
 ) -> None:
-    with contextlib.closing(open_store(postgres_url)) as store:
+    with contextlib.closing(open_store(emptied_postgres_url)) as store:
         run = new_run()
         store.create_run(run)
         store.write(batch_of(run, range(3)))
