@@ -8,7 +8,8 @@ from time import monotonic
 from time import time as wall_clock
 from typing import TYPE_CHECKING
 
-from ..storage.base import Store, StoreError
+from ..storage.base import Store
+from ..storage.errors import StoreError
 from ..storage.records import Notification, NotificationState, derived_id
 from .sending import send
 

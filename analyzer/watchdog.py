@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from ..storage.base import LeaseHeldError, ReadOnlyStoreError, Store, StoreError
+from ..storage.base import Store
+from ..storage.errors import LeaseHeldError, ReadOnlyStoreError, StoreError
 from ..storage.records import Alert, AlertState, Lease, Notification, Run, RunStatus, Severity, derived_id, new_id
 from .courier import deliver_due
 from .notify import Outbox

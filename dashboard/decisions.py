@@ -11,7 +11,8 @@ import dash
 from dash import ALL, MATCH, Input, Output, State
 from dash.exceptions import PreventUpdate
 
-from ..storage.base import IllegalTransitionError, ReadOnlyStoreError, Store, StoreError
+from ..storage.base import Store
+from ..storage.errors import IllegalTransitionError, ReadOnlyStoreError, StoreError
 from ..storage.records import Alert, AlertState, Silence, new_id
 from .source import StoreSource
 

@@ -7,7 +7,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..storage.base import Listener, News, StoreError
+from ..storage.base import Listener
+from ..storage.errors import StoreError
+from ..storage.results import News
 from .source import StoreSource
 
 _WAIT = 5.0

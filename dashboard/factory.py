@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from functools import partial
 
 from ..analyzer.risk import SIGNAL
-from ..storage.base import SeriesData, Store
+from ..storage.base import Store
 from ..storage.records import Alert, Event, Series
+from ..storage.results import SeriesData
 from .figures.gradient import gradient_figure
 from .figures.layer_signal import layer_signal_figure
 from .figures.loss import loss_figure

@@ -23,7 +23,7 @@ from dash import Input, State
 from dash.exceptions import PreventUpdate
 from plotly.utils import PlotlyJSONEncoder  # type: ignore[import-untyped]
 
-from ..storage.base import StoreError
+from ..storage.errors import StoreError
 from .desk import NewsDesk, Subscription
 from .pace import Pace
 

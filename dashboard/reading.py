@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..storage.base import Envelope, SeriesData, StepHistogram, Store
+from ..storage.base import Store
 from ..storage.records import Alert, AlertState, Run, Series, SeriesKey
+from ..storage.results import Envelope, SeriesData, StepHistogram
 from .grid import Floats, Grid, Ints, Points, fill, spacing
 from .signals import HISTOGRAM, SignalInfo
 

@@ -8,7 +8,8 @@ from dash import Input, Output, dcc, html
 from dash.development.base_component import Component
 
 from ..analyzer.diagnosis import page, patterns
-from ..storage.base import Store, StoreError, UnknownRunError
+from ..storage.base import Store
+from ..storage.errors import StoreError, UnknownRunError
 from .paths import cause_of, order_of, run_of, view_of
 from .source import StoreSource
 

@@ -3,12 +3,12 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .base import (
+    from .base import Store
+    from .errors import (
         IllegalTransitionError,
         InvalidRecordError,
         LeaseHeldError,
         ReadOnlyStoreError,
-        Store,
         StoreConfigurationError,
         StoreError,
         StoreUnavailableError,
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from .opening import open_store
 
 _HOMES = {
-    "IllegalTransitionError": "base",
-    "InvalidRecordError": "base",
-    "LeaseHeldError": "base",
-    "ReadOnlyStoreError": "base",
+    "IllegalTransitionError": "errors",
+    "InvalidRecordError": "errors",
+    "LeaseHeldError": "errors",
+    "ReadOnlyStoreError": "errors",
     "Store": "base",
-    "StoreConfigurationError": "base",
-    "StoreError": "base",
-    "StoreUnavailableError": "base",
-    "UnknownRunError": "base",
+    "StoreConfigurationError": "errors",
+    "StoreError": "errors",
+    "StoreUnavailableError": "errors",
+    "UnknownRunError": "errors",
     "open_store": "opening",
 }
 __all__ = [

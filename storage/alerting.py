@@ -7,8 +7,8 @@ from typing import Any
 from sqlalchemy import Connection, Row, and_, case, select, update
 
 from . import outboxes, silencing
-from .base import IllegalTransitionError
 from .codec import clean, diagnosis_from_json, diagnosis_to_json, evidence_from_json, evidence_to_json, join, split, to_json
+from .errors import IllegalTransitionError
 from .records import Alert, AlertState, Event, Notification, Severity, Silence, derived_id, new_id
 from .runs import key_of
 from .tables import alerts, events, runs

@@ -18,7 +18,6 @@ else is raised but what a method names.
 
 from abc import ABC, abstractmethod
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .records import (
@@ -27,7 +26,6 @@ from .records import (
     Batch,
     Changes,
     Event,
-    Histogram,
     Lease,
     Notification,
     NotificationState,
@@ -39,104 +37,10 @@ from .records import (
     Severity,
     Silence,
 )
+from .results import Envelope, News, SeriesData, StepHistogram
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-class StoreError(Exception):
-    """Base of everything a store raises."""
-
-
-class StoreConfigurationError(StoreError, ValueError):
-    """The URL, the driver or the schema is wrong; the message says what was given, what is allowed and what mends it."""
-
-
-class ReadOnlyStoreError(StoreConfigurationError):
-    """This address leads to a role, or to a replica, that may only read. Nothing was written."""
-
-
-class StoreUnavailableError(StoreError):
-    """The store cannot be reached or written just now. Trying again later may work."""
-
-
-class InvalidRecordError(StoreError, ValueError):
-    """The record itself cannot be stored (a step beyond 64 bits, a negative count). Writing it again will not help."""
-
-
-class UnknownRunError(StoreError, KeyError):
-    """No such run, or several match; the message lists what there is."""
-
-    def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""
-
-
-class LeaseHeldError(StoreError):
-    """Another process has the right that this write needs. Nothing was written."""
-
-
-class RunIsAliveError(StoreError):
-    """The run is being written by a living process; what was asked for is only done to runs that ended. Nothing was changed."""
-
-
-class IllegalTransitionError(StoreError, ValueError):
-    """An alert cannot go from the state it is in to the one asked for; the message names those it can go to."""
-
-
-@dataclass(frozen=True, slots=True)
-class SeriesData:
-    """Points of one series in order of (segment, step). ``values`` has nan and infinities as themselves.
-
-    ``decimated`` says that points were left out to stay under the asked-for number; extremes and non-finite values are kept.
-    """
-
-    key: SeriesKey
-    segments: Sequence[int]
-    steps: Sequence[int]
-    values: Sequence[float]
-    decimated: bool = False
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Envelope:
-    """A series as consecutive stretches of points, in order of (segment, start_step): arrays of shape (n,).
-
-    ``minimum`` and ``maximum`` are over a stretch's finite values, nan where there are none; ``nonfinite`` counts the others.
-    All but these two hold integers.
-    """
-
-    key: SeriesKey
-    segment: Any
-    start_step: Any
-    end_step: Any
-    minimum: Any
-    maximum: Any
-    nonfinite: Any
-
-
-@dataclass(frozen=True, slots=True)
-class StepHistogram:
-    """A histogram with the place where it was measured."""
-
-    segment: int
-    step: int
-    histogram: Histogram
-
-
-@dataclass(frozen=True, slots=True)
-class News:
-    """Which runs were written to. False in a condition when nothing is known to have been."""
-
-    runs: frozenset[str] = frozenset()
-    everything: bool = False
-    """It is not known which: anything may have changed."""
-
-    def __bool__(self) -> bool:
-        return self.everything or bool(self.runs)
-
-    def concerns(self, run_id: str) -> bool:
-        """Return whether something may have been written to that run; ``''`` stands for any run."""
-        return self.everything or run_id in self.runs or (not run_id and bool(self.runs))
 
 
 class Listener(ABC):

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from sqlalchemy import Connection, select
 
-from .base import Envelope, SeriesData
 from .codec import NON_FINITE
 from .decimation import kept
 from .records import Series
+from .results import Envelope, SeriesData
 from .rollups.buckets import Array
 from .rollups.reading import Span, Stretch, spans, stretches
 from .rollups.rows import ALL, EXTREMES

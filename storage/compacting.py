@@ -10,8 +10,8 @@ from pathlib import Path
 from sqlalchemy import exc, select, text
 
 from . import partitions, schema
-from .base import StoreConfigurationError, StoreUnavailableError
 from .database import Database
+from .errors import StoreConfigurationError, StoreUnavailableError
 from .faults import translate, translated
 from .records import LOST_AFTER, RunStatus
 from .sizing import TABLES, size_of, used_pages

@@ -23,7 +23,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.pool import QueuePool, StaticPool
 
-from .base import StoreUnavailableError
+from .errors import StoreUnavailableError
 from .faults import translated
 from .pooling import prepare_reads, server_options
 

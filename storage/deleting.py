@@ -14,8 +14,8 @@ import numpy as np
 from sqlalchemy import Connection, delete, or_, select
 
 from . import news, partitions
-from .base import RunIsAliveError, StoreUnavailableError
 from .database import Database
+from .errors import RunIsAliveError, StoreUnavailableError
 from .records import BEING_DELETED, LOST_AFTER, Run, analyzer_lease
 from .runs import change, find, unknown
 from .tables import (

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from sqlalchemy import Dialect, exc
 
-from .base import InvalidRecordError, ReadOnlyStoreError, StoreConfigurationError, StoreError, StoreUnavailableError
+from .errors import InvalidRecordError, ReadOnlyStoreError, StoreConfigurationError, StoreError, StoreUnavailableError
 
 # SQLite result codes that no waiting mends.
 _SQLITE_BROKEN = {

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from .base import InvalidRecordError, Store, StoreError
+from .base import Store
 from .entries import End, Entry, Judgement, points_of
+from .errors import InvalidRecordError, StoreError
 from .records import Batch, Event, Segment, derived_id
 from .spool import About, SpoolBusyError, SpoolError, SpoolFile, found_in
 

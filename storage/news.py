@@ -9,16 +9,19 @@ reached through a pooler that does not carry notifications, by a query of a few 
 import contextlib
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Hashable
 from typing import Any
 
 from sqlalchemy import Connection, exc, func, select, text
 from typing_extensions import override
 
-from .base import Listener, News, StoreError
+from .base import Listener
 from .database import Database
+from .errors import StoreError
 from .faults import translate
 from .records import new_id
+from .results import News
 from .tables import alerts, batches, events, outbox, runs, segments
 
 EVERYTHING = News(everything=True)
@@ -101,16 +104,17 @@ class Polled(Listener):
             self._look.close()
 
 
-class _Look:
+class _Look(ABC):
     """A cheap question whose answer differs after a write."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    @abstractmethod
     def __call__(self) -> Hashable:
-        raise NotImplementedError
+        """Return the answer."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - not every look holds something
         """Release what the looking holds."""
 
 

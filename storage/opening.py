@@ -7,8 +7,9 @@ from pathlib import Path
 from sqlalchemy import URL, exc, make_url
 
 from . import schema
-from .base import Store, StoreConfigurationError, StoreError
+from .base import Store
 from .database import Database, printable, sqlite_path
+from .errors import StoreConfigurationError, StoreError
 from .replica import Replica
 from .spool import SpoolPlace
 from .sqlalchemy_store import SQLAlchemyStore

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, event
 
-from .base import StoreConfigurationError
+from .errors import StoreConfigurationError
 
 CONNECT_TIMEOUT = 5
 """Seconds to wait for a server to answer."""

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection, Select, Table, bindparam, func, select
 
-from .base import SeriesData, StepHistogram
 from .codec import NON_FINITE, clean, unpack
 from .decimation import evenly
 from .records import Change, Changes, Series, SeriesKey
+from .results import SeriesData, StepHistogram
 from .runs import key_of
 from .tables import batches, histograms, samples, series, steps
 

@@ -9,8 +9,10 @@ from sqlalchemy import Connection, text
 from typing_extensions import override
 
 from . import schema
-from .base import Listener, News, StoreError, StoreUnavailableError, UnknownRunError
+from .base import Listener
 from .database import Database
+from .errors import StoreError, StoreUnavailableError, UnknownRunError
+from .results import News
 
 MOST_LAG = 5.0
 """Seconds that a replica may be behind and still be read."""

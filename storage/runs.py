@@ -6,8 +6,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, select, update
 
-from .base import UnknownRunError
 from .codec import clean, to_json
+from .errors import UnknownRunError
 from .records import Run, RunStatus, Segment
 from .tables import runs, segments
 from .upserts import insert_new

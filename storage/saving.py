@@ -9,8 +9,9 @@ from dataclasses import replace
 from functools import partial
 
 from .backlog import Backlog
-from .base import InvalidRecordError, LeaseHeldError, Store, StoreError
+from .base import Store
 from .entries import End, Entry, Judgement, points_of
+from .errors import InvalidRecordError, LeaseHeldError, StoreError
 from .leftovers import Leftovers
 from .records import Alert, Batch, Event, Lease, Run, RunStatus, Segment, analyzer_lease, new_id
 from .trouble import Reporter

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, MetaData, Table, inspect, select, text
 
-from .base import ReadOnlyStoreError, StoreConfigurationError, StoreError
 from .database import LOCK_WAIT, Database
+from .errors import ReadOnlyStoreError, StoreConfigurationError, StoreError
 from .records import Run, new_id
 from .runs import create as create_run
 from .tables import VERSION_TABLE, metadata

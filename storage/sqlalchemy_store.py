@@ -23,8 +23,9 @@ from . import (
     silencing,
     writing,
 )
-from .base import Envelope, InvalidRecordError, LeaseHeldError, Listener, SeriesData, StepHistogram, Store
+from .base import Listener, Store
 from .database import Database
+from .errors import InvalidRecordError, LeaseHeldError
 from .records import (
     Alert,
     AlertState,
@@ -43,6 +44,7 @@ from .records import (
     Silence,
 )
 from .replica import PatientListener, Replica
+from .results import Envelope, SeriesData, StepHistogram
 
 if TYPE_CHECKING:
     import pandas as pd

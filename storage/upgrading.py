@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from . import schema
-from .base import StoreConfigurationError
 from .database import Database
+from .errors import StoreConfigurationError
 
 
 @dataclass(frozen=True, slots=True)

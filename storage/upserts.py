@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Dialect, Table
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.sql.expression import ColumnCollection
 
-from .base import StoreConfigurationError
+from .errors import StoreConfigurationError
 
 _MOST_PARAMETERS = 999  # of a statement, in every SQLite there is
 

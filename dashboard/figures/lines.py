@@ -8,8 +8,8 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from ...storage.base import SeriesData
 from ...storage.records import Alert, Event, Severity
+from ...storage.results import SeriesData
 from .style import ACTED, MUTED, SERIES, SEVERITY_COLOURS, SEVERITY_SYMBOLS, plain_list, text
 
 NONFINITE, ALERTS, EVENTS, FIRST_LINE = 0, 1, 2, 3

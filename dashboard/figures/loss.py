@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from ...storage.base import SeriesData
 from ...storage.records import Alert, Event
+from ...storage.results import SeriesData
 from .lines import alert_trace, event_trace, line_traces, mark_axis, mark_lines, nonfinite_trace, span
 from .style import Figure, axis, empty, layout, log_axis, step_axis
 

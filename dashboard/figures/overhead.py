@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from ...storage.base import SeriesData
+from ...storage.results import SeriesData
 from .lines import alert_trace, event_trace, line_traces, mark_axis, nonfinite_trace, span
 from .style import SECOND, Figure, axis, empty, layout, step_axis
 

@@ -1,6 +1,6 @@
 """The risk of a run."""
 
-from ...storage.base import SeriesData
+from ...storage.results import SeriesData
 from .lines import alert_trace, event_trace, line_traces, mark_axis, nonfinite_trace, span
 from .style import ACCENT, Figure, axis, empty, layout, step_axis
 

@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 
 from dash import Patch
 
-from ...storage.base import SeriesData, Store
+from ...storage.base import Store
 from ...storage.records import Alert, Event, Run, Series
+from ...storage.results import SeriesData
 from ..figures.lines import ALERTS, EVENTS, FIRST_LINE, NONFINITE, alert_trace, event_trace, mark_lines, nonfinite_trace
 from ..figures.style import Figure, plain_list
 from ..live import Updates

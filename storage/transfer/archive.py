@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..._version import __version__
-from ..base import Store, UnknownRunError
+from ..base import Store
+from ..errors import UnknownRunError
 from ..records import Alert, Batch, Event, Run, RunStatus, Segment, SeriesKey
 from . import archive_tables, manifest
 from .archive_tables import Tables

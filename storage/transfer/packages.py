@@ -4,7 +4,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from ..base import StoreConfigurationError
+from ..errors import StoreConfigurationError
 
 
 class TransferError(StoreConfigurationError):

@@ -19,8 +19,8 @@ from foreshock.dashboard.figures.style import SEVERITY_COLOURS, Figure
 from foreshock.dashboard.grid import Points, fill, spacing
 from foreshock.dashboard.names import related, short_names, shorten
 from foreshock.dashboard.signals import CATALOGUE, describe
-from foreshock.storage.base import SeriesData
 from foreshock.storage.records import Event, SeriesKey, Severity
+from foreshock.storage.results import SeriesData
 
 NAN, INF = math.nan, math.inf
 

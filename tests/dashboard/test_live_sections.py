@@ -18,7 +18,7 @@ from foreshock.dashboard.desk import NewsDesk
 from foreshock.dashboard.live import Section, Sender, Showings, Updates
 from foreshock.dashboard.pace import Pace
 from foreshock.dashboard.source import StoreSource
-from foreshock.storage.base import Listener, News, Store
+from foreshock.storage.base import Listener, Store
 from foreshock.storage.records import (
     AlertState,
     Batch,
@@ -31,6 +31,7 @@ from foreshock.storage.records import (
     StepRecord,
     new_id,
 )
+from foreshock.storage.results import News
 
 LAYER = "blocks.1.attn.q"
 SECTIONS: dict[str, tuple[Any, ...]] = {

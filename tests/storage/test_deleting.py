@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 from foreshock.storage import Store, UnknownRunError, deleting
-from foreshock.storage.base import RunIsAliveError, StoreUnavailableError
 from foreshock.storage.database import Database
+from foreshock.storage.errors import RunIsAliveError, StoreUnavailableError
 from foreshock.storage.records import (
     BEING_DELETED,
     Alert,

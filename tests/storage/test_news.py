@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from foreshock.storage import Store, news, open_store
-from foreshock.storage.base import Listener, News
+from foreshock.storage.base import Listener
 from foreshock.storage.records import Alert, AlertState, Batch, Event, Run, RunStatus, Severity, Silence, new_id
+from foreshock.storage.results import News
 from sqlalchemy import create_engine, make_url, text
 
 MakeRun = Callable[..., Run]

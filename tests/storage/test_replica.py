@@ -165,7 +165,7 @@ def test_a_run_that_has_not_arrived_is_looked_for_in_the_primary(
     store: Store, new_run: MakeRun, batch_of: MakeBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from foreshock.storage import runs
-    from foreshock.storage.base import UnknownRunError
+    from foreshock.storage.errors import UnknownRunError
 
     run = written(store, new_run, batch_of)
     find, behind = runs.find, store._replica._database.engine  # type: ignore[attr-defined]

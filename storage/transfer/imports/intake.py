@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...base import Store, UnknownRunError
+from ...base import Store
+from ...errors import UnknownRunError
 from ...records import Batch, Histogram, Run, Segment, SeriesKey, StepRecord, derived_id, new_id
 from .names import Naming, resolve
 from .segmenting import Segmenter, Steps, Verdict
