@@ -33,7 +33,7 @@ def build(clip: float | None, seed: int) -> Training:
 BAD_BATCH = Scenario(
     name="bad-batch",
     family=_FAMILY,
-    split="held_out",
+    split="train",
     title="An MLP that meets one batch of images that were never normalised, not clipped",
     cause="one gradient thousands of times the usual: the update after it leaves weights nothing can be learnt from",
     expected="diverged",
@@ -48,7 +48,7 @@ BAD_BATCH = Scenario(
 BAD_BATCH_CLIPPED = Scenario(
     name="bad-batch-clipped",
     family=_FAMILY,
-    split="held_out",
+    split="train",
     title="The same MLP and the same batch, clipped at 1",
     cause="one loss and one gradient out of all proportion; the clipped update does next to no harm",
     expected="survived",

@@ -30,7 +30,7 @@ def build(seed: int) -> Training:
 CURRICULUM = Scenario(
     name="curriculum-switch",
     family="curriculum",
-    split="held_out",
+    split="train",
     title="A GPT whose text is exchanged for another in mid-run",
     cause="the loss goes from a hundredth to several nats in one step: other data, not a broken model",
     expected="survived",

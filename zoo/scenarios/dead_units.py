@@ -37,7 +37,7 @@ def build(penalty: float, seed: int) -> Training:
 DEAD_UNITS = Scenario(
     name="dead-relu-units",
     family=_FAMILY,
-    split="held_out",
+    split="train",
     title="A ReLU net whose penalty on activity switches its units off",
     cause="being silent pays more than being right: units go below zero for every image and get no gradient any more",
     expected="stuck",
@@ -52,7 +52,7 @@ DEAD_UNITS = Scenario(
 SPARSE_UNITS = Scenario(
     name=_TWIN,
     family=_FAMILY,
-    split="held_out",
+    split="train",
     title="The same net with a penalty thirty times weaker",
     cause="many units are silent for many images, and the net learns with the others",
     expected="survived",

@@ -52,7 +52,7 @@ def build(seed: int) -> Training:
 FINE_TUNING = Scenario(
     name="fine-tuning",
     family="fine_tuning",
-    split="held_out",
+    split="train",
     title="A GPT that goes on from a checkpoint, with other text and a fresh optimizer",
     cause="a high loss and large updates at first, no warm-up, weights far from a fresh model's: as fine-tuning is",
     expected="survived",

@@ -32,7 +32,7 @@ def build(doubling: float, bounded: bool, seed: int) -> Training:
 INPUT_DRIFT = Scenario(
     name="input-drift",
     family=_FAMILY,
-    split="held_out",
+    split="train",
     title="A conv net whose inputs grow brighter without end",
     cause="activations and gradients grow with the inputs until the learning rate is too high for them",
     expected="diverged",
@@ -47,7 +47,7 @@ INPUT_DRIFT = Scenario(
 BOUNDED_DRIFT = Scenario(
     name="bounded-input-drift",
     family=_FAMILY,
-    split="held_out",
+    split="train",
     title="The same conv net whose inputs grow by half and stay there",
     cause="a drift that the net follows",
     expected="survived",

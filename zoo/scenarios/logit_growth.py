@@ -45,7 +45,7 @@ def build(qk_norm: bool, seed: int) -> Training:
 LOGIT_GROWTH = Scenario(
     name="attention-logit-growth",
     family=_FAMILY,
-    split="held_out",
+    split="train",
     title="A ViT whose queries and keys grow until its attention is one-hot",
     cause="nothing bounds the product of queries and keys: logits grow until softmax picks one patch, another after each update",
     expected="diverged",
@@ -60,7 +60,7 @@ LOGIT_GROWTH = Scenario(
 QK_NORM = Scenario(
     name="normalised-queries",
     family=_FAMILY,
-    split="held_out",
+    split="train",
     title="The same ViT with QK-norm at the same learning rates",
     cause="the weights of queries and keys grow as they do in the twin; normalised, they cannot make the logits grow",
     expected="survived",

@@ -62,7 +62,7 @@ def build(skip: bool, seed: int) -> Training:
 FP16_OVERFLOW = Scenario(
     name="fp16-overflow",
     family=_FAMILY,
-    split="held_out",
+    split="train",
     title="An MLP in fp16 whose loss scale doubles each 40 steps, with nothing that skips an overflowed step",
     cause="a gradient passes 65,504 and becomes infinite; the update writes it into the weights",
     expected="diverged",
@@ -76,7 +76,7 @@ FP16_OVERFLOW = Scenario(
 LOSS_SCALE_SKIP = Scenario(
     name="loss-scale-skip",
     family=_FAMILY,
-    split="held_out",
+    split="train",
     title="The same MLP in fp16, each overflowed step skipped and the scale halved",
     cause="gradients that are not finite, again and again: how dynamic loss scaling finds its scale",
     expected="survived",

@@ -31,7 +31,7 @@ def build(rate: float, schedule: Schedule, clip: float | None, seed: int) -> Tra
 LSTM_RAMP = Scenario(
     name="lstm-ramp",
     family=_FAMILY,
-    split="held_out",
+    split="train",
     title="An LSTM under SGD with momentum, not clipped, the learning rate rising",
     cause="recurrent gradients compound through time; beyond some rate one long gradient throws the weights away",
     expected="diverged",
@@ -45,7 +45,7 @@ LSTM_RAMP = Scenario(
 LSTM_CLIPPED = Scenario(
     name="clipped-lstm",
     family=_FAMILY,
-    split="held_out",
+    split="train",
     title="The same LSTM at a high constant rate, clipped at 1",
     cause="gradient norms of several times their median, again and again; clipping takes them in",
     expected="survived",

@@ -37,7 +37,7 @@ def build(rate: float, decay: float, schedule: Schedule, seed: int) -> Training:
 MUON_RAMP = Scenario(
     name="muon-ramp",
     family=_FAMILY,
-    split="held_out",
+    split="train",
     title="A GPT under Muon without weight decay, its learning rate doubling each 50 steps",
     cause="orthogonal updates add the rate to every singular value; attention logits grow as the square, until softmax saturates",
     expected="diverged",
@@ -51,7 +51,7 @@ MUON_RAMP = Scenario(
 MUON = Scenario(
     name="muon",
     family=_FAMILY,
-    split="held_out",
+    split="train",
     title="The same GPT under Muon at a sound rate with weight decay",
     cause="spectral norms grow quickly and evenly at first, then level off",
     expected="survived",

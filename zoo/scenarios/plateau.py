@@ -28,7 +28,7 @@ def build(seed: int) -> Training:
 PLATEAU = Scenario(
     name="long-plateau",
     family="plateau",
-    split="held_out",
+    split="train",
     title="A net that learns nothing visible for a long time, then everything at once",
     cause="parity shows no part of itself before the whole is found: a saddle, and a run that leaves it",
     expected="survived",

@@ -38,7 +38,7 @@ def build(beta2: float, seed: int) -> Training:
 LAGGING = Scenario(
     name="second-moment-lag",
     family=_FAMILY,
-    split="held_out",
+    split="train",
     title="Adam with beta2 0.9999 under a loss scale that doubles and is never taken out",
     cause="the second moment remembers smaller gradients: updates become 18 times the learning rate, which is then too high",
     expected="diverged",
@@ -53,7 +53,7 @@ LAGGING = Scenario(
 FOLLOWING = Scenario(
     name="second-moment-follows",
     family=_FAMILY,
-    split="held_out",
+    split="train",
     title="The same mistake with beta2 0.95",
     cause="gradients grow a thousandfold; the second moment keeps up, and Adam's updates stay as they were",
     expected="survived",

@@ -38,7 +38,7 @@ def build(bfloat16: bool, seed: int) -> Training:
 STALE_UPDATES = Scenario(
     name="stale-bfloat16-updates",
     family=_FAMILY,
-    split="held_out",
+    split="train",
     title="An MLP whose weights are kept in bfloat16 and nothing else",
     cause="updates smaller than half a bfloat16 step of their weight are lost: the loss stops where the float32 twin goes on",
     expected="stuck",
@@ -53,7 +53,7 @@ STALE_UPDATES = Scenario(
 FLOAT32_WEIGHTS = Scenario(
     name=_TWIN,
     family=_FAMILY,
-    split="held_out",
+    split="train",
     title="The same MLP with float32 weights",
     cause="slow, small updates: none is lost",
     expected="survived",
