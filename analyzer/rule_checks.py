@@ -13,7 +13,7 @@ from .wording import placeholders
 Problem = tuple[str, str, str]
 """(rule, key, what is wrong); rule and key may be empty."""
 
-REDUCTIONS = ("max", "min", "mean", "third")
+REDUCTIONS = ("max", "min", "mean", "median", "third")
 # key: (smallest allowed, default)
 _COUNTS = {"interval": (1, 1), "warmup": (0, 0), "persistence": (1, 1), "clear": (1, 10), "cooldown": (0, 200)}
 _TEXTS = ("title", "message", "remedy")

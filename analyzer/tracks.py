@@ -61,7 +61,18 @@ def _third(values: Sequence[float]) -> float:
     return sorted(values)[(len(values) - 1) // 3]
 
 
-_REDUCE: Mapping[str, Callable[[Sequence[float]], float]] = {"max": max, "min": min, "mean": _mean, "third": _third}
+def _median(values: Sequence[float]) -> float:
+    """Return the middle one, of an even number the lower: a value that some module has."""
+    return sorted(values)[(len(values) - 1) // 2]
+
+
+_REDUCE: Mapping[str, Callable[[Sequence[float]], float]] = {
+    "max": max,
+    "min": min,
+    "mean": _mean,
+    "median": _median,
+    "third": _third,
+}
 
 
 @dataclass(slots=True)

@@ -9,8 +9,9 @@ Formula: with dW the weight after the optimizer's step minus that before, ``upda
 64 x 64 of it: an update of low rank has the same there (in 256-wide layers of a GPT in training 0.92 to 1.02 times the whole
 update's, in the median), one without any structure has about a quarter of the block's side (17), whatever the layer's
 size. ``numerics.stale_update_fraction``: of the entries that have a non-zero gradient, those which are the same after the step, bit
-for bit, in the dtype of the weight: of float32 weights hardly any. It is n/a at a learning rate of zero. Steps that are skipped,
-by a GradScaler or an intervention, give nothing. Of weights sharded over ranks (FSDP2) each rank adds up its part of the entries,
+for bit, in the dtype of the weight: of float32 weights hardly any. Float32 weights that before the step all have bfloat16 values are
+kept in bfloat16 by somebody who rounds them after the step, and are judged in it. It is n/a at a learning rate of zero. Steps that
+are skipped, by a GradScaler or an intervention, give nothing. Of weights sharded over ranks (FSDP2) each rank adds up its part of the entries,
 which gives the same values; the stable rank is n/a, and all are where a rank's part is missing.
 
 Noise floor: of a root mean square 1.1 % for normally distributed updates, 3 % for those of rank one (see samples.py); of the
@@ -179,11 +180,21 @@ def _statistics(before: _Before, after: Tensor, entries: int, block: tuple[int, 
     weight = before.weights[:, :entries].double().square().mean(1).sqrt()
     moved = update[:, entries:].unflatten(1, block).float()
     rank = torch.where((moved == 0).all(2).all(1), none, stable_rank_of_blocks(moved))
-    same = torch.where(torch.isnan(after[:, :entries]), torch.nan, (after == before.weights)[:, :entries].double())
+    same = _same(before.weights[:, :entries], after[:, :entries])
     moves = before.moves.sum(1)
     stale = torch.where(before.moves, same, 0.0).sum(1) / moves
     ratio = torch.where(weight == 0, none, (size / weight).float())
     return torch.stack([size.float(), ratio, rank, torch.where((moves == 0) | (before.rates == 0), none, stale.float())])
+
+
+def _same(before: Tensor, after: Tensor) -> Tensor:
+    """Which entries (layers, places) did not move, as float64 0 and 1, NaN of NaN; in bfloat16 where a layer is kept in it."""
+    same = after == before
+    if before.dtype == torch.float32:
+        rounded = before.bfloat16()
+        kept = (rounded.float() == before).all(1, keepdim=True)
+        same = torch.where(kept, after.bfloat16() == rounded, same)
+    return torch.where(torch.isnan(after), torch.nan, same.double())
 
 
 # Of sharded weights; the order of what ``_finished`` gives.
@@ -198,7 +209,7 @@ def _shard_sums(shards: _ShardsBefore, after: Tensor) -> Tensor:
     """
     wide = torch.promote_types(after.dtype, torch.float32)
     update = (after.to(wide) - shards.weights.to(wide)).double()
-    same = torch.where(torch.isnan(after), torch.nan, (after == shards.weights).double())
+    same = _same(shards.weights, after)
     stayed = torch.where(shards.moves, same, 0.0).sum(1)
     entries = torch.full_like(stayed, after.shape[1])
     share = entries / shards.sampled
