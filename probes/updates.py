@@ -4,15 +4,15 @@ Trouble it reveals: layers that move too far in one step (``update.ratio`` far a
 a few directions (``update.stable_rank`` near 1), as when rounding errors of one sign add up in W_q; and weights in low precision
 that training no longer moves (``numerics.stale_update_fraction`` near 1).
 
-Formula: with dW the weight after the optimizer's step minus that before, ``update.rms = sqrt(mean(dW^2))`` and
-``update.ratio = |dW| / |W|``, from at most 4,096 entries. ``update.stable_rank = |dW|_F^2 / sigma_1(dW)^2`` of a block of at most
-64 x 64 of it: an update of low rank has the same there (in 256-wide layers of a GPT in training 0.92 to 1.02 times the whole
-update's, in the median), one without any structure has about a quarter of the block's side (17), whatever the layer's
-size. ``numerics.stale_update_fraction``: of the entries that have a non-zero gradient, those which are the same after the step, bit
-for bit, in the dtype of the weight: of float32 weights hardly any. Float32 weights that before the step all have bfloat16 values are
-kept in bfloat16 by somebody who rounds them after the step, and are judged in it. It is n/a at a learning rate of zero. Steps that
-are skipped, by a GradScaler or an intervention, give nothing. Of weights sharded over ranks (FSDP2) each rank adds up its part of the entries,
-which gives the same values; the stable rank is n/a, and all are where a rank's part is missing.
+Formula: with dW the weight after the optimizer's step minus that before, ``update.rms = sqrt(mean(dW^2))`` and ``update.ratio =
+|dW| / |W|``, from at most 4,096 entries. ``update.stable_rank = |dW|_F^2 / sigma_1(dW)^2`` of a block of at most 64 x 64 of it: an
+update of low rank has the same there (in 256-wide layers of a GPT in training 0.92 to 1.02 times the whole update's, in the
+median), one without any structure has about a quarter of the block's side (17), whatever the layer's size.
+``numerics.stale_update_fraction``: of the entries that have a non-zero gradient, those which are the same after the step, bit for
+bit, in the dtype of the weight: of float32 weights hardly any. Float32 weights that before a later sample's step still all have
+bfloat16 values are kept in bfloat16 by somebody who rounds them after the step, and are judged in it. It is n/a at a learning rate
+of zero. Steps that are skipped, by a GradScaler or an intervention, give nothing. Of weights sharded over ranks (FSDP2) each rank
+adds up its part of the entries, which gives the same values; the stable rank is n/a, and all are where a rank's part is missing.
 
 Noise floor: of a root mean square 1.1 % for normally distributed updates, 3 % for those of rank one (see samples.py); of the
 stable rank some 5 % for updates without structure.
@@ -84,6 +84,7 @@ class UpdateProbe(Probe):
         self._tap = UpdateTap()
         self._before: list[_Before] = []
         self._shards_before: list[_ShardsBefore] = []
+        self._later = False
         self._blocks: list[Block] = []
 
     @override
@@ -135,18 +136,19 @@ class UpdateProbe(Probe):
             places, entries, block = entries_and_block(*shape, device)
             after = torch.stack([entries_at(layer.view(), places) for layer in before.layers])
             with without_autocast(device):
-                values = _statistics(before, after, entries, block)
+                values = _statistics(before, after, entries, block, later=self._later)
             values = torch.where(stepping.takes_place(device), values, not_applicable(device))
             keys = tuple(SeriesKey(signal, layer.name) for signal in _SIGNALS for layer in before.layers)
             self._blocks.append(Scalars(keys, values.flatten(), Across.SAME))
         self._before = []
         for shards in self._shards_before:
             after = torch.stack([shard_of(layer.stored()).local.take(shards.places) for layer in shards.layers])
-            sums = _shard_sums(shards, after)
+            sums = _shard_sums(shards, after, later=self._later)
             sums = torch.where(stepping.takes_place(after.device), sums, 0.0)
             keys = tuple(SeriesKey(signal, layer.name) for signal in _SUMMED for layer in shards.layers)
             self._blocks.append(Sums(keys, sums, _finished))
         self._shards_before = []
+        self._later = True
 
     def _keep_shards(self, parameters: list[tuple[Tensor, dict[str, Any]]]) -> None:
         groups: dict[tuple[Any, ...], list[tuple[LinearLayer, Tensor, Tensor, float | Tensor]]] = {}
@@ -171,7 +173,7 @@ def _shape(w: Tensor) -> tuple[int, int]:
     return w.shape[:-1].numel(), w.shape[-1]
 
 
-def _statistics(before: _Before, after: Tensor, entries: int, block: tuple[int, int]) -> Tensor:
+def _statistics(before: _Before, after: Tensor, entries: int, block: tuple[int, int], *, later: bool) -> Tensor:
     """The statistics (4, layers) from samples (layers, places), of which the first are entries and the rest a block."""
     wide = torch.promote_types(after.dtype, torch.float32)
     none = not_applicable(after.device)
@@ -180,17 +182,20 @@ def _statistics(before: _Before, after: Tensor, entries: int, block: tuple[int, 
     weight = before.weights[:, :entries].double().square().mean(1).sqrt()
     moved = update[:, entries:].unflatten(1, block).float()
     rank = torch.where((moved == 0).all(2).all(1), none, stable_rank_of_blocks(moved))
-    same = _same(before.weights[:, :entries], after[:, :entries])
+    same = _same(before.weights[:, :entries], after[:, :entries], later)
     moves = before.moves.sum(1)
     stale = torch.where(before.moves, same, 0.0).sum(1) / moves
     ratio = torch.where(weight == 0, none, (size / weight).float())
     return torch.stack([size.float(), ratio, rank, torch.where((moves == 0) | (before.rates == 0), none, stale.float())])
 
 
-def _same(before: Tensor, after: Tensor) -> Tensor:
-    """Which entries (layers, places) did not move, as float64 0 and 1, NaN of NaN; in bfloat16 where a layer is kept in it."""
+def _same(before: Tensor, after: Tensor, later: bool) -> Tensor:
+    """Which entries (layers, places) did not move, as float64 0 and 1, NaN of NaN; in bfloat16 where a layer is kept in it.
+
+    Not at the first sample: weights loaded from a bfloat16 checkpoint, or all ones, have such values without being kept so.
+    """
     same = after == before
-    if before.dtype == torch.float32:
+    if later and before.dtype == torch.float32:
         rounded = before.bfloat16()
         kept = (rounded.float() == before).all(1, keepdim=True)
         same = torch.where(kept, after.bfloat16() == rounded, same)
@@ -201,7 +206,7 @@ def _same(before: Tensor, after: Tensor) -> Tensor:
 _SUMMED = ("update.rms", "update.ratio", "numerics.stale_update_fraction")
 
 
-def _shard_sums(shards: _ShardsBefore, after: Tensor) -> Tensor:
+def _shard_sums(shards: _ShardsBefore, after: Tensor, *, later: bool) -> Tensor:
     """Sums (7, layers), float64, over this rank's entries of each layer's sample.
 
     Squares of update and weight, entries with a gradient that stayed and all with one, entries, these over those sampled on all
@@ -209,7 +214,7 @@ def _shard_sums(shards: _ShardsBefore, after: Tensor) -> Tensor:
     """
     wide = torch.promote_types(after.dtype, torch.float32)
     update = (after.to(wide) - shards.weights.to(wide)).double()
-    same = _same(shards.weights, after)
+    same = _same(shards.weights, after, later)
     stayed = torch.where(shards.moves, same, 0.0).sum(1)
     entries = torch.full_like(stayed, after.shape[1])
     share = entries / shards.sampled

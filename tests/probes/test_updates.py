@@ -134,6 +134,25 @@ def test_stale_is_judged_in_the_dtype_of_the_weight(sampler, dtype: torch.dtype,
     assert found.of(RMS, "") == pytest.approx(0.0 if expected else size)
 
 
+def test_float32_weights_that_somebody_keeps_in_bfloat16_go_stale_as_those_do(sampler) -> None:
+    layer, free = nn.Linear(64, 64, bias=False), nn.Linear(64, 64, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(layer.weight.bfloat16())
+        free.weight.copy_(layer.weight)
+    update = torch.full((64, 64), 2.0**-12)
+    kept = sampler(UpdateProbe(), layer)
+    assert kept.sample(moved(layer, update)).of(STALE, "") == 0.0, "weights of a bfloat16 checkpoint begin so too"
+    with torch.no_grad():
+        layer.weight.copy_(layer.weight.bfloat16())
+    before = layer.weight.detach().clone()
+    lost = ((before + update).bfloat16() == before.bfloat16()).double().mean().item()
+    assert 0.3 < lost < 0.7
+    assert kept.sample(moved(layer, update)).of(STALE, "") == pytest.approx(lost)
+    trained = sampler(UpdateProbe(), free)
+    for _ in range(3):
+        assert trained.sample(moved(free, update)).of(STALE, "") == 0.0
+
+
 def test_only_entries_with_a_gradient_can_be_stale(sampler) -> None:
     layer = nn.Linear(8, 8, bias=False)
     nn.init.ones_(layer.weight)
