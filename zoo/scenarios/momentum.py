@@ -94,7 +94,7 @@ def build(last: float, coupled: bool, seed: int) -> Training:
 
 
 MOMENTUM_TO_ONE = Scenario(
-    name="momentum-to-one",
+    name="image-momentum-to-one",
     family=_FAMILY,
     split="held_out",
     title="An MLP-Mixer under SGD whose momentum rises from 0.9 to 1 along a cosine",
