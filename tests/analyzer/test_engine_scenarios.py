@@ -231,7 +231,7 @@ def test_rounding_bias_with_growing_logits_is_low_precision_attention_in_first_p
 def test_collapsed_entropy_is_named_though_the_loss_looks_well(judge):
     series = healthy(judge)
     for number in range(2):
-        series[head("attention.entropy_mean", number)] = judge.noisy(lambda step: 1.0 if step < 600 else 0.04, 0.2, number)
+        series[head("attention.entropy_mean", number)] = judge.noisy(lambda step: 1.0 if step < 600 else 0.015, 0.2, number)
     (alert,) = judge.loud(judge.run(series, 1000))
     assert alert.rule == "attention_entropy_collapse"
     assert 600 <= alert.first_step <= 720
@@ -414,15 +414,15 @@ def test_a_loss_that_does_not_fall_is_a_silent_failure_only_with_its_symptom(jud
 
 
 @pytest.mark.parametrize(
-    ("rule", "signal", "healthy_value", "value"),
+    ("rule", "signal", "healthy_value", "value", "severity"),
     [
-        ("dead_units", "activation.dead_fraction", 0.1, 0.8),
-        ("second_moment_lag", "adam.second_moment_lag", 1.2, 6.0),
-        ("stale_updates", "numerics.stale_update_fraction", 0.05, 0.9),
-        ("fp16_range", "numerics.fp16_range_used", 0.01, 0.4),
+        ("dead_units", "activation.dead_fraction", 0.1, 0.8, Severity.WARNING),
+        ("second_moment_lag", "adam.second_moment_lag", 1.2, 6.0, Severity.INFO),
+        ("stale_updates", "numerics.stale_update_fraction", 0.05, 0.9, Severity.WARNING),
+        ("fp16_range", "numerics.fp16_range_used", 0.01, 0.4, Severity.WARNING),
     ],
 )
-def test_one_alert_names_the_first_layer_and_counts_the_others(judge, rule, signal, healthy_value, value):
+def test_one_alert_names_the_first_layer_and_counts_the_others(judge, rule, signal, healthy_value, value, severity):
     base = healthy(judge)
     for number in range(6):
         base[SeriesKey(signal, f"layer.{number}")] = judge.noisy(lambda step: healthy_value, 0.2, number)
@@ -430,9 +430,55 @@ def test_one_alert_names_the_first_layer_and_counts_the_others(judge, rule, sign
     for number in range(1, 6):
         base[SeriesKey(signal, f"layer.{number}")] = judge.noisy(lambda step: healthy_value if step < 600 else value, 0.02, number)
     (alert,) = judge.run(base, 1300).alerts
-    assert (alert.rule, alert.module, alert.severity) == (rule, "layer.1", Severity.WARNING)
+    assert (alert.rule, alert.module, alert.severity) == (rule, "layer.1", severity)
     assert 600 < alert.first_step < 760
     assert alert.message.endswith("The same in 4 other modules, such as layer.2, layer.3 and layer.4.")
+
+
+def _layers(judge, signal, course, count=6):
+    """The healthy run with a signal in some layers, each with a noise of its own."""
+    noisy = {SeriesKey(signal, f"layer.{number}"): judge.noisy(course(number), 0.05, number) for number in range(count)}
+    return healthy(judge) | noisy
+
+
+def _warm_up_then(course, steps=300):
+    """A linear warm-up, then a course."""
+    return lambda step: 1e-3 * max(step, 1) / steps if step < steps else 1e-3 * course(step - steps)
+
+
+def test_updates_of_half_of_the_modules_that_grow_ever_faster_are_a_warning(judge):
+    quiet = _layers(judge, "update.rms", lambda number: _warm_up_then(lambda since: 1.0))
+    assert judge.loud(judge.run(quiet, 1500)) == [], "a linear warm-up is not"
+    series = _layers(judge, "update.rms", lambda number: _warm_up_then(lambda since: 2.0 ** (max(0, since - 300) / 150)))
+    (alert,) = [each for each in judge.loud(judge.run(series, 900)) if each.rule == "update_growth"]
+    assert alert.module == "" and 600 < alert.first_step < 800
+    assert "double every 1" in alert.message
+    causes = [cause.name for cause in alert.diagnosis]
+    assert causes[0] == "learning_rate_too_high"
+
+
+def test_updates_of_one_layer_that_grow_exponentially_are_told_with_its_name(judge):
+    grown = _warm_up_then(lambda since: 2.0 ** (max(0, since - 300) / 60))
+    plain = _warm_up_then(lambda since: 1.0)
+    series = _layers(judge, "update.rms", lambda number: grown if number == 2 else plain)
+    (alert,) = judge.loud(judge.run(series, 900))
+    assert (alert.rule, alert.module) == ("layer_update_growth", "layer.2")
+    assert 600 < alert.first_step < 760
+
+
+def test_first_updates_as_large_as_the_weights_are_told_at_once(judge):
+    series = _layers(judge, "update.ratio", lambda number: lambda step: 1.0 if step < 10 else 0.02)
+    (alert,) = judge.loud(judge.run(series, 300))
+    assert (alert.rule, alert.first_step) == ("oversized_updates", 0)
+    one = _layers(judge, "update.ratio", lambda number: lambda step: 5.0 if number == 0 else 0.02)
+    assert judge.loud(judge.run(one, 300)) == [], "a layer that begins at zero moves by more than it holds"
+
+
+def test_layers_whose_units_are_all_dead_from_the_start_are_told(judge):
+    series = _layers(judge, "activation.dead_fraction", lambda number: lambda step: 0.95 if number < 3 else 0.1)
+    (alert,) = judge.loud(judge.run(series, 300))
+    assert (alert.rule, alert.module) == ("units_dead", "layer.0")
+    assert alert.first_step < 100 and alert.diagnosis[0].name == "dead_units"
 
 
 def test_rounding_errors_of_one_sign_are_a_note_and_those_of_random_sign_are_nothing(judge):

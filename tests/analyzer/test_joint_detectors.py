@@ -191,13 +191,14 @@ def test_a_rule_across_modules_is_fed_once_a_step_with_one_number_of_all(judge):
         series = {SeriesKey("activation.rms", module): lambda step, size=size: size for module, size in sizes.items()}
         return [(alert.module, alert.value) for alert in judge.run(series, 40, rules=rules).alerts]
 
-    assert {reduce: values(reduce) for reduce in ("min", "max", "mean", "third")} == {
+    assert {reduce: values(reduce) for reduce in ("min", "max", "mean", "median", "third")} == {
         "min": [("", 1.0)],
         "max": [("", 7.0)],
         "mean": [("", 4.0)],
+        "median": [("", 4.0)],
         "third": [("", 3.0)],
     }
-    with pytest.raises(RuleError, match="allowed: max, min, mean, third"):
+    with pytest.raises(RuleError, match="allowed: max, min, mean, median, third"):
         values("most")
 
 

@@ -95,7 +95,7 @@ def test_mappings_merge_with_or_without_the_rules_table():
         ("[rules.loss_spike]\nsignals = { valu = 'loss' }\n", 2, ["valu", "did you mean 'value'"]),
         ("[rules.loss_spike]\nsignals = 'loss'\n", 2, ["signals", "a table of inputs"]),
         ("[rules.loss_spike]\ndetector = 'level'\n", 2, ["detector", "cannot change"]),
-        ("[rules.loss_spike]\nreduce = 'median'\n", 2, ["reduce", "max, min, mean"]),
+        ("[rules.loss_spike]\nreduce = 'mode'\n", 2, ["reduce", "max, min, mean, median"]),
         ("[rules.mine]\ndetector = 'magic'\nsignals = { value = 'loss' }\n", 2, ["'magic'", "spike"]),
         ("[rules.mine]\ndetector = 'spike'\nsignals = { value = ['a', 'b'] }\n", 3, ["one signal"]),
         ("[rules.attention_logit_saturation.parameters]\ndirection = 'up'\n", 2, ["'up'", "'above', 'below'"]),
