@@ -41,6 +41,7 @@ class LinearLayer:
         part: which of q, k and v, if only one.
         first, size: of a part, its first output and how many they are.
         heads: of a part of a projection that lies (q, k, v) head by head, how many heads; 0 elsewhere.
+        parameter: name of the module's parameter that W is stored in.
     """
 
     name: str
@@ -50,6 +51,7 @@ class LinearLayer:
     first: int = 0
     size: int = 0
     heads: int = 0
+    parameter: str = "weight"
 
     def weight(self) -> Tensor:
         """Return W as (out, in): a view of the live parameter, detached, nothing copied.
@@ -65,7 +67,7 @@ class LinearLayer:
 
     def stored(self) -> Tensor:
         """Return the parameter that W is, or is a part of."""
-        stored = self.module.weight
+        stored = getattr(self.module, self.parameter)
         assert isinstance(stored, Tensor)
         return stored
 
@@ -213,6 +215,20 @@ class WatchedModel:
             for part, first, size, heads in _parts(own, modules.get(parent), out, into):
                 layers.append(LinearLayer(f"{name}.{part}" if part else name, module, transposed, part, first, size, heads))
         return layers
+
+    def weight_matrices(self) -> list[LinearLayer]:
+        """Return the linear layers, and the matrices of recurrent cells (``rnn.weight_hh_l0``), whose inputs nobody sees.
+
+        For probes that read weights and nothing else. What is left out of ``linear_layers`` is left out here too.
+        """
+        recurrent = (
+            LinearLayer(f"{name}.{parameter}".lstrip("."), module, False, "", parameter=parameter)
+            for name, module in self.named_modules()
+            if isinstance(module, (nn.RNNBase, nn.RNNCellBase))
+            for parameter, weight in module.named_parameters(recurse=False)
+            if parameter.startswith("weight_") and _is_map(weight, 2)
+        )
+        return [*self.linear_layers(), *recurrent]
 
 
 def _linear_kind(module: nn.Module) -> Literal["linear", "conv1d", "conv2d"] | None:

@@ -1,4 +1,4 @@
-"""How far the optimizer moved the weight of every linear layer, along how many directions, and how much was rounded away.
+"""How far the optimizer moved the weights of linear layers and recurrent cells, along how many directions, what was rounded away.
 
 Trouble it reveals: layers that move too far in one step (``update.ratio`` far above that of the others); updates that have sunk to
 a few directions (``update.stable_rank`` near 1), as when rounding errors of one sign add up in W_q; and weights in low precision
@@ -71,7 +71,7 @@ class _ShardsBefore:
 
 
 class UpdateProbe(Probe):
-    """Size and stable rank of each linear layer's update, and the share of its weights that rounding kept where they were."""
+    """Size and stable rank of the updates of linear layers and recurrent cells, and the share of weights that rounding kept."""
 
     name = "updates"
     presets = frozenset({"default", "full"})
@@ -89,7 +89,7 @@ class UpdateProbe(Probe):
 
     @override
     def attach(self, model: WatchedModel) -> None:
-        self._all = model.linear_layers()
+        self._all = model.weight_matrices()
 
     @override
     def arm(self, step: int) -> None:

@@ -1,4 +1,4 @@
-"""Norm and stable rank of the weight of every linear layer.
+"""Norm and stable rank of the weight of every linear layer and recurrent cell.
 
 Trouble it reveals: weights that grow without end, and layers that fall back on a few directions: the stable rank, which is never
 above the rank, sinks towards 1 as one singular value outgrows the others.
@@ -35,7 +35,7 @@ _SMALLEST = 1e-18
 
 
 class WeightProbe(Probe):
-    """Frobenius norm and stable rank of each linear layer's weight."""
+    """Frobenius norm and stable rank of the weight of each linear layer and recurrent cell."""
 
     name = "weights"
     presets = frozenset({"default", "full"})
@@ -51,7 +51,7 @@ class WeightProbe(Probe):
     @override
     def attach(self, model: WatchedModel) -> None:
         self._followed = SingularPairs.of(model)
-        layers = model.linear_layers()
+        layers = model.weight_matrices()
         self._layers = [layer for layer in layers if not is_sharded(layer.stored())]
         self._sharded = [layer for layer in layers if is_sharded(layer.stored())]
 
@@ -62,10 +62,11 @@ class WeightProbe(Probe):
     @override
     @torch.no_grad()
     def arm(self, step: int) -> None:
-        by_device: dict[torch.device, list[LinearLayer]] = {}
+        # Recurrent cells apart: the pairs of the linear layers of a device are the spectral probe's, all together.
+        groups: dict[tuple[torch.device, bool], list[LinearLayer]] = {}
         for layer in self._layers:
-            by_device.setdefault(layer.stored().device, []).append(layer)
-        self._blocks = [self._measured(step, layers, device) for device, layers in by_device.items()]
+            groups.setdefault((layer.stored().device, layer.parameter == "weight"), []).append(layer)
+        self._blocks = [self._measured(step, layers, device) for (device, _), layers in groups.items()]
         if self._sharded:
             # The spectral probe is armed first: probes are in the order of their names.
             self._blocks.append(self._sums(step))

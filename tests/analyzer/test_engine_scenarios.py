@@ -451,7 +451,8 @@ def test_updates_of_half_of_the_modules_that_grow_ever_faster_are_a_warning(judg
     assert judge.loud(judge.run(quiet, 1500)) == [], "a linear warm-up is not"
     series = _layers(judge, "update.rms", lambda number: _warm_up_then(lambda since: 2.0 ** (max(0, since - 300) / 150)))
     (alert,) = [each for each in judge.loud(judge.run(series, 900)) if each.rule == "update_growth"]
-    assert alert.module == "" and 600 < alert.first_step < 800
+    assert alert.module == ""
+    assert 600 < alert.first_step < 800
     assert "double every 1" in alert.message
     causes = [cause.name for cause in alert.diagnosis]
     assert causes[0] == "learning_rate_too_high"
@@ -478,7 +479,8 @@ def test_layers_whose_units_are_all_dead_from_the_start_are_told(judge):
     series = _layers(judge, "activation.dead_fraction", lambda number: lambda step: 0.95 if number < 3 else 0.1)
     (alert,) = judge.loud(judge.run(series, 300))
     assert (alert.rule, alert.module) == ("units_dead", "layer.0")
-    assert alert.first_step < 100 and alert.diagnosis[0].name == "dead_units"
+    assert alert.first_step < 100
+    assert alert.diagnosis[0].name == "dead_units"
 
 
 def test_rounding_errors_of_one_sign_are_a_note_and_those_of_random_sign_are_nothing(judge):

@@ -153,6 +153,23 @@ def test_float32_weights_that_somebody_keeps_in_bfloat16_go_stale_as_those_do(sa
         assert trained.sample(moved(free, update)).of(STALE, "") == 0.0
 
 
+def test_updates_of_recurrent_cells_are_measured_too(sampler) -> None:
+    model = nn.LSTM(6, 8, num_layers=2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    before = {name: w.detach().clone() for name, w in model.named_parameters()}
+
+    def step() -> None:
+        model(torch.randn(5, 3, 6))[0].square().sum().backward()
+        optimizer.step()
+
+    found = sampler(UpdateProbe(), model).sample(step)
+    matrices = {name: w for name, w in model.named_parameters() if w.dim() == 2}
+    assert found.modules(RMS) == matrices.keys()
+    for name, w in matrices.items():
+        assert found.of(RMS, name) == pytest.approx(rms(w.detach() - before[name]), rel=1e-5)
+        assert found.of(RATIO, name) == pytest.approx(rms(w.detach() - before[name]) / rms(before[name]), rel=1e-5)
+
+
 def test_only_entries_with_a_gradient_can_be_stale(sampler) -> None:
     layer = nn.Linear(8, 8, bias=False)
     nn.init.ones_(layer.weight)

@@ -158,3 +158,13 @@ def test_replaced_weights_are_learned_anew(sampler) -> None:
         model.weight.copy_(torch.randn(50, 40))
     probe.rebind()
     assert s.sample(nothing).of(RANK, "") == pytest.approx(twin(model.weight)[1], rel=2e-3)
+
+
+@pytest.mark.parametrize("cell", [nn.RNN, nn.GRU, nn.LSTM, nn.GRUCell])
+def test_matrices_of_recurrent_cells_are_measured_too(sampler, cell: type[nn.Module]) -> None:
+    model = nn.ModuleDict({"cell": cell(6, 8), "head": nn.Linear(8, 3)})
+    found = sampler(WeightProbe(), model).sample(nothing)
+    matrices = {f"cell.{name}": w for name, w in model["cell"].named_parameters() if w.dim() == 2}
+    assert found.modules(NORM) == {"head", *matrices}
+    for name, w in matrices.items():
+        assert (found.of(NORM, name), found.of(RANK, name)) == pytest.approx(twin(w), rel=2e-3)
