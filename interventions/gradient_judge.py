@@ -1,5 +1,7 @@
 """Whether a step's gradients may be used: judged on their own device, so that nobody waits for it.
 
+Two sizes are judged alike, each by its own past: the norm of the gradients, and that of the update they will make (foretold.py).
+
 Not finite: never. Wild: the logarithm of the norm lies more than ``threshold`` robust standard deviations above its own past,
 
     z = (ln |g| - median) / max(1.4826 * MAD, floor)        over the last ``window`` norms that were accepted
@@ -20,7 +22,9 @@ import torch
 from torch import Tensor
 
 # Verdicts, as they travel to the host.
-FINE, NOT_FINITE, WILD, GIVEN_WAY = 0, 1, 2, 3
+FINE, NOT_FINITE, WILD, GIVEN_WAY, LARGE = 0, 1, 2, 3, 4
+# LARGE: the gradients are fine, the update that they would make is wild or not finite.
+SKIPPED = (NOT_FINITE, WILD, LARGE)
 _MAD_TO_SIGMA = 1.4826
 
 
@@ -36,8 +40,17 @@ def norm_of(gradients: Sequence[Tensor], device: torch.device) -> Tensor:
     return total
 
 
+@torch.no_grad()
+def both(of_gradients: Tensor, of_update: Tensor) -> Tensor:
+    """Return the verdict on a step from those on its gradients and on the update that they would make; 0-d tensors."""
+    large = (of_update == NOT_FINITE) | (of_update == WILD)
+    passed = (of_gradients == FINE) | (of_gradients == GIVEN_WAY)
+    kept = torch.where(of_gradients == FINE, of_update, of_gradients)
+    return torch.where(passed & large, LARGE, torch.where(passed, kept, of_gradients))
+
+
 class GradientJudge:
-    """Judges one optimizer's gradients step by step.
+    """Judges one size of one optimizer's steps: the norm of their gradients, or of their updates.
 
     Args:
         device: of the judgement.
@@ -53,12 +66,13 @@ class GradientJudge:
         self._in_a_row = torch.zeros((), dtype=torch.long, device=device)
 
     @torch.no_grad()
-    def judge(self, norm: Tensor, elsewhere: Tensor | None = None) -> Tensor:
+    def judge(self, norm: Tensor, elsewhere: Tensor | None = None, left_out: Tensor | None = None) -> Tensor:
         """Return the verdict on a step, a 0-d tensor; costs no wait.
 
         Args:
             norm: 0-d float32.
             elsewhere: 0-d, not 0 where this step is skipped anyway (by a GradScaler): then nothing is learned of it.
+            left_out: 0-d, true where another judge has this step left out: it counts in the row of wild ones and is not learned.
         """
         finite = torch.isfinite(norm)
         log_norm = norm.clamp_min(torch.finfo(torch.float32).tiny).log()
@@ -75,6 +89,8 @@ class GradientJudge:
         self._past = torch.where(forget, math.nan, self._past)
         self._known = torch.where(forget, 0, self._known)
         learned = counts & finite & (norm > 0) & (~wild | given_way)
+        if left_out is not None:
+            learned = learned & ~left_out
         at = self._place % len(self._past)
         self._past.index_copy_(0, at[None], torch.where(learned, log_norm, self._past[at])[None])
         self._place = self._place + learned

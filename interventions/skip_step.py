@@ -1,7 +1,7 @@
-"""``skip_step``: an update whose gradients are not finite, or wild, never reaches weights or moments.
+"""``skip_step``: an update that is not finite, or wild, never reaches weights or moments.
 
-Decided from the gradients before the optimizer moves, in its step pre-hook (gradient_judge.py says what is wild). How the update is
-left out:
+Decided before the optimizer moves, in its step pre-hook, from the gradients and from the size of the update that they would make
+(foretold.py; gradient_judge.py says what is wild). How the update is left out:
 - on the CPU, and elsewhere with ``wait=True``: every gradient is None while the optimizer steps, which all optimizers take for "not
   trained in this step": no weight, moment or step count moves. Afterwards the gradients are back where they were.
 - on other devices the decision must not wait: fused optimizers (``AdamW(..., fused=True)``) take it as a tensor, ``found_inf``.
@@ -27,7 +27,8 @@ from torch.optim import LBFGS, SGD, Optimizer
 from typing_extensions import override
 
 from .base import Handles, Intervention, Training
-from .gradient_judge import FINE, GIVEN_WAY, NOT_FINITE, WILD, GradientJudge, norm_of
+from .foretold import update_norm
+from .gradient_judge import FINE, GIVEN_WAY, LARGE, NOT_FINITE, SKIPPED, WILD, GradientJudge, both, norm_of
 from .running_statistics import RunningStatistics
 
 _SOURCE = "intervention skip_step"
@@ -35,13 +36,14 @@ _TOLD_ONE_BY_ONE = 50
 
 
 class SkipStep(Intervention):
-    """Leaves out updates whose gradients are not finite or wild.
+    """Leaves out updates that are not finite or wild, or whose gradients are.
 
     Args:
-        threshold: robust standard deviations of ln |g| above its past that count as wild; infinity: only what is not finite.
-        window: accepted norms that make up the past.
+        threshold: robust standard deviations of ln |g|, or of ln |update|, above its past that count as wild; infinity: only what
+            is not finite.
+        window: accepted sizes that make up the past.
         warmup: how many there must be before anything is called wild.
-        floor: least standard deviation of ln |g| assumed.
+        floor: least standard deviation of these logarithms assumed.
         limit: bad steps in a row that are skipped; after these it gives way.
         wait: let the training thread wait for the device in every step, for optimizers there that are not fused.
 
@@ -124,19 +126,24 @@ class SkipStep(Intervention):
                 "device; or ask for interventions=[SkipStep(wait=True)], which waits for it in every step"
             )
 
-    def _report(self, step: int, verdict: int, norm: float) -> None:
-        data = {"norm": norm if norm - norm == 0 else str(norm), "at": step}
+    def _report(self, step: int, verdict: int, norm: float, update: float) -> None:
+        data = {name: size if size - size == 0 else str(size) for name, size in (("norm", norm), ("update", update))}
+        data["at"] = step
         if verdict == GIVEN_WAY:
             limit = self._options["limit"]
             self.tell(
-                f"{limit} updates in a row were wild and skipped: wild gradients are used from now on, until usual ones come.",
+                f"{limit} updates in a row were wild and skipped: wild ones are made from now on, until usual ones come.",
                 **data,
             )
             return
         self.skipped += 1
         if self.skipped > _TOLD_ONE_BY_ONE and self.skipped % _TOLD_ONE_BY_ONE:
             return
-        why = "its gradients are not finite" if verdict == NOT_FINITE else f"its gradient norm {norm:.3g} is far above those before"
+        why = f"its gradient norm {norm:.3g} is far above those before"
+        if verdict == NOT_FINITE:
+            why = "its gradients are not finite"
+        elif verdict == LARGE:
+            why = f"it would change the weights by {update:.3g}, far more than those before, though its gradients are usual"
         self.tell(f"Skipped the update of step {step:,}: {why}. {self.skipped:,} skipped so far.", **data)
 
 
@@ -144,10 +151,10 @@ class _Gate:
     """One optimizer's hooks, and the verdicts on their way to the host."""
 
     def __init__(
-        self, optimizer: Optimizer, training: Training, options: dict[str, Any], report: Callable[[int, int, float], None]
+        self, optimizer: Optimizer, training: Training, options: dict[str, Any], report: Callable[[int, int, float, float], None]
     ) -> None:
         self._training, self._options, self._report = training, options, report
-        self._judge: GradientJudge | None = None
+        self._judges: tuple[GradientJudge, GradientJudge] | None = None
         # What is put back after the step: gradients taken away, and the attribute ``found_inf`` as it was.
         self._taken: list[tuple[Tensor, Tensor]] = []
         self._found_before: tuple[Tensor | None] | None = None
@@ -191,23 +198,28 @@ class _Gate:
         if not trained:
             return
         device = trained[0].grad.device
-        if self._judge is None or self._judge.device != device:
-            self._judge = GradientJudge(device, **self._options)
+        if self._judges is None or self._judges[0].device != device:
+            self._judges = GradientJudge(device, **self._options), GradientJudge(device, **self._options)
         norm = norm_of([p.grad for p in trained], device)
         scale, found = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
-        verdict = self._judge.judge(norm if scale is None else norm / scale.to(device), found)
-        travelling = _Travelling(self._training.step(), verdict, norm if scale is None else norm / scale.to(device))
+        if scale is not None:
+            norm = norm / scale.to(device)
+        of_gradients, update = self._judges[0].judge(norm, found), update_norm(optimizer, device)
+        left_out = (of_gradients == NOT_FINITE) | (of_gradients == WILD)
+        update = torch.where(of_gradients == NOT_FINITE, torch.nan, update)  # of which the entries looked at need not tell
+        verdict = both(of_gradients, self._judges[1].judge(update, found, left_out))
+        travelling = _Travelling(self._training.step(), verdict, norm, update)
         if _may_read(device) or not _is_fused(optimizer) or _lacks_momentum(optimizer):
-            step, said, value = travelling.read()
-            self.skipped = said in (NOT_FINITE, WILD)
+            step, said, *sizes = travelling.read()
+            self.skipped = said in SKIPPED
             if self.skipped:
                 for p in trained:
                     self._taken.append((p, p.grad))
                     p.grad = None
-            self._tell(step, said, value)
+            self._tell(step, said, *sizes)
             return
         self._pending.append(travelling)
-        skip = ((verdict == NOT_FINITE) | (verdict == WILD)).float()
+        skip = sum((verdict == which).float() for which in SKIPPED)
         self.skipped, self._found_before = skip, (found,)
         # A new tensor: a GradScaler goes on reading its own.
         optimizer.found_inf = skip if found is None else torch.maximum(skip, found.to(device).float())  # type: ignore[attr-defined]
@@ -223,26 +235,26 @@ class _Gate:
             elif hasattr(optimizer, "found_inf"):
                 del optimizer.found_inf
 
-    def _tell(self, step: int, verdict: int, norm: float) -> None:
+    def _tell(self, step: int, verdict: int, norm: float, update: float) -> None:
         again, self._gave_way = self._gave_way, verdict == GIVEN_WAY
         if verdict != FINE and not (again and self._gave_way):
-            self._report(step, verdict, norm)
+            self._report(step, verdict, norm, update)
 
 
 class _Travelling:
-    """A verdict and a norm on their way to the host."""
+    """A verdict, the norm of the gradients and that of the update on their way to the host."""
 
-    def __init__(self, step: int, verdict: Tensor, norm: Tensor) -> None:
+    def __init__(self, step: int, verdict: Tensor, norm: Tensor, update: Tensor) -> None:
         self._step = step
-        pair = torch.stack([verdict.float(), norm])
+        three = torch.stack([verdict.float(), norm, update])
         self._event: torch.cuda.Event | None = None
-        if pair.is_cuda:
-            with torch.cuda.device(pair.device):  # whose stream it is that copies
-                self._pair = torch.empty(2, device="cpu", pin_memory=True).copy_(pair, non_blocking=True)
+        if three.is_cuda:
+            with torch.cuda.device(three.device):  # whose stream it is that copies
+                self._three = torch.empty(3, device="cpu", pin_memory=True).copy_(three, non_blocking=True)
                 self._event = torch.cuda.Event()
                 self._event.record()
         else:
-            self._pair = pair
+            self._three = three
 
     def arrived(self, *, wait: bool) -> bool:
         """Tell whether it is there; ``wait``: until it is."""
@@ -252,11 +264,11 @@ class _Travelling:
             self._event.synchronize()
         return bool(self._event.query())
 
-    def read(self) -> tuple[int, int, float]:
-        """Return step, verdict and norm; waits where they are not there yet."""
+    def read(self) -> tuple[int, int, float, float]:
+        """Return step, verdict and both norms; waits where they are not there yet."""
         self.arrived(wait=True)
-        verdict, norm = self._pair.tolist()
-        return self._step, int(verdict), norm
+        verdict, norm, update = self._three.tolist()
+        return self._step, int(verdict), norm, update
 
 
 def _may_read(device: torch.device) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from foreshock.interventions.base import Training
+from foreshock.interventions.foretold import update_norm
 from foreshock.interventions.gradient_judge import FINE, GIVEN_WAY, NOT_FINITE, WILD, GradientJudge, norm_of
 from foreshock.interventions.skip_step import SkipStep
 from foreshock.storage.records import Run
@@ -276,3 +277,82 @@ def test_a_scalers_own_skips_are_not_counted(url: str) -> None:
             assert moved == (step != 3)
     assert skipping.skipped == 0
     assert not hasattr(optimizer, "found_inf")
+
+
+# -- the size of the update -----------------------------------------------------------------------------------------
+
+
+def _moved(model: nn.Module, before: list[Tensor]) -> float:
+    return math.sqrt(sum((p.detach() - b).square().sum().item() for p, b in zip(model.parameters(), before, strict=True)))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: torch.optim.Adam(p, lr=0.01),
+        lambda p: torch.optim.AdamW(p, lr=0.01, betas=(0.5, 0.9), weight_decay=0.0, fused=True),
+        lambda p: torch.optim.AdamW(p, lr=torch.tensor(0.01), weight_decay=0.0, amsgrad=True),
+        lambda p: torch.optim.SGD(p, lr=0.01),
+        lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9, dampening=0.1),
+        lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9, nesterov=True),
+    ],
+)
+def test_the_update_is_foretold_as_the_optimizer_makes_it(make: Callable[[Any], Optimizer]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 3))
+    optimizer = make(model.parameters())
+    for _ in range(5):
+        optimizer.zero_grad()
+        model(torch.randn(8, 6)).square().mean().backward()
+        said = update_norm(optimizer, torch.device("cpu")).item()
+        before = [p.detach().clone() for p in model.parameters()]
+        optimizer.step()
+        # Each tensor gives as many entries as the smallest has: three.
+        assert said == pytest.approx(_moved(model, before), rel=0.5)
+    whole = nn.Linear(16, 16, bias=False)
+    optimizer = make(whole.parameters())
+    for _ in range(5):
+        optimizer.zero_grad()
+        whole(torch.randn(8, 16)).square().mean().backward()
+        said = update_norm(optimizer, torch.device("cpu")).item()
+        before = [whole.weight.detach().clone()]
+        optimizer.step()
+        assert said == pytest.approx(_moved(whole, before), rel=1e-3), "every entry was looked at"
+
+
+@pytest.mark.parametrize("may_read", [True, False])
+@pytest.mark.parametrize("what", ["rate", "second moment"])
+def test_a_wild_update_from_ordinary_gradients_is_skipped(
+    what: str, may_read: bool, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A schedule with a mistake in it; a second moment that was lost at a resume."""
+    monkeypatch.setattr("foreshock.interventions.skip_step._may_read", lambda device: may_read)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 32), nn.Tanh(), nn.Linear(32, 16))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    skipping = SkipStep()
+    monitor = foreshock.watch(model, optimizer, store=url, interventions=[skipping])
+    largest = 0.0
+    for step in range(80):
+        if step == 60 and what == "rate":
+            optimizer.param_groups[0]["lr"] *= 100
+        if step == 61 and what == "rate":
+            optimizer.param_groups[0]["lr"] /= 100
+        if step == 60 and what == "second moment":
+            kept = {p: state["exp_avg_sq"].clone() for p, state in optimizer.state.items()}
+            for state in optimizer.state.values():
+                state["exp_avg_sq"].mul_(1e-8)
+        if step == 61 and what == "second moment":
+            for p, state in optimizer.state.items():
+                state["exp_avg_sq"].copy_(kept[p])
+        before = [p.detach().clone() for p in model.parameters()]
+        optimizer.zero_grad()
+        model(torch.randn(32, 6)).square().mean().backward()
+        optimizer.step()
+        largest = max(largest, _moved(model, before))
+        monitor.step()
+    monitor.close()
+    (skipped,) = [event for event in foreshock.open_store(url).events(monitor.run.id, kind="intervention") if event.data.get("at")]
+    assert (skipped.data["at"], skipping.skipped) == (60, 1)
+    assert "though its gradients are usual" in skipped.message
+    assert largest < 0.1
