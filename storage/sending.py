@@ -65,11 +65,12 @@ class Sender(threading.Thread):
             self._go.wait(pause)
             self._go.clear()
             ending = self.ending
+            asked = len(self.waiting)  # who asks while the attempt is going on is told by the next one
             hurry = time.monotonic() < self.hurry_until
             saved = more = False
             try:
                 saved = self._saver.save(hurry=hurry)
-                self._answer()
+                self._answer(asked)
                 more = saved and not hurry and self._saver.tidy()
             except Exception as error:  # noqa: BLE001 - the thread must outlive a mistake in any part of it
                 self._failed(error)
@@ -78,14 +79,15 @@ class Sender(threading.Thread):
                 self._finished()
                 return
             at_work = more or (self._saver.store_ok and not saved)
-            pause = 0.0 if at_work else self._pause
+            pause = 0.0 if at_work or self.waiting else self._pause
             if hurry and not self._saver.store_ok:  # the writer wakes us more often than a server that is away can be asked
                 time.sleep(RETRY_PAUSE)
 
-    def _answer(self) -> None:
-        """Tell those who wait in ``flush`` for what is saved now; all of them, when the store is away."""
+    def _answer(self, asked: int) -> None:
+        """Tell those who wait in ``flush`` for what is saved now; the first ``asked`` of them also when the store is away."""
         first = self._backlog.oldest
-        while self.waiting and (first > self.waiting[0].number or not self._saver.store_ok):
+        while self.waiting and (first > self.waiting[0].number or (asked > 0 and not self._saver.store_ok)):
+            asked -= 1
             marker = self.waiting.popleft()
             marker.saved = first > marker.number
             marker.done.set()

@@ -213,8 +213,8 @@ class Writer:
         if os.getpid() != self._pid or not self._thread.is_alive():
             return None
         marker = Marker()
+        self._sender.hurry_until = time.monotonic() + timeout  # before the marker: an attempt that answers it is a hurried one
         self._queue.append(marker)
-        self._sender.hurry_until = time.monotonic() + timeout
         self._wake.set()
         return marker
 
