@@ -44,7 +44,8 @@ def _of_group(optimizer: Optimizer, group: Mapping[str, Any], scale: Tensor | No
         gradients = gradients / scale.to(device)
     direction = _direction(optimizer, group, chosen, gradients, length)
     squares = direction.square().mean(1) @ sizes.to(device, non_blocking=True)
-    return (_on(rate, device) ** 2 * squares).float()
+    total: Tensor = _on(rate, device).square() * squares
+    return total
 
 
 def _direction(optimizer: Optimizer, group: Mapping[str, Any], chosen: Sequence[Tensor], g: Tensor, length: int) -> Tensor:

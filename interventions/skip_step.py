@@ -219,7 +219,7 @@ class _Gate:
             self._tell(step, said, *sizes)
             return
         self._pending.append(travelling)
-        skip = sum((verdict == which).float() for which in SKIPPED)
+        skip = torch.stack([verdict == which for which in SKIPPED]).any().float()
         self.skipped, self._found_before = skip, (found,)
         # A new tensor: a GradScaler goes on reading its own.
         optimizer.found_inf = skip if found is None else torch.maximum(skip, found.to(device).float())  # type: ignore[attr-defined]
