@@ -37,65 +37,76 @@ def _of_group(optimizer: Optimizer, group: Mapping[str, Any], scale: Tensor | No
     if not trained or rate is None:
         return torch.zeros((), device=device)
     chosen = sorted(trained, key=lambda p: -p.numel())[:_TENSORS]
-    length = min(_ENTRIES, chosen[-1].numel())
     sizes = torch.tensor([float(p.numel()) for p in chosen]) * (sum(p.numel() for p in trained) / sum(p.numel() for p in chosen))
-    gradients = _entries([p.grad for p in chosen], length, device)
+    gradients = _entries([p.grad for p in chosen], device)
     if scale is not None:
         gradients = gradients / scale.to(device)
-    direction = _direction(optimizer, group, chosen, gradients, length)
+    direction = _direction(optimizer, group, chosen, gradients)
     squares = direction.square().mean(1) @ sizes.to(device, non_blocking=True)
     total: Tensor = _on(rate, device).square() * squares
     return total
 
 
-def _direction(optimizer: Optimizer, group: Mapping[str, Any], chosen: Sequence[Tensor], g: Tensor, length: int) -> Tensor:
+def _direction(optimizer: Optimizer, group: Mapping[str, Any], chosen: Sequence[Tensor], g: Tensor) -> Tensor:
     """Return what the learning rate is multiplied with, (tensors, entries)."""
     states = [optimizer.state.get(p) or {} for p in chosen]
     if "betas" in group and "eps" in group and all("exp_avg_sq" in state or not state for state in states):
-        return _adam(group, states, g, length)
+        return _adam(group, states, g)
     if isinstance(optimizer, SGD):
         momentum = group["momentum"]
         if not momentum:
             return g
         kept = [state.get("momentum_buffer") for state in states]
-        new = torch.tensor([float(buffer is None) for buffer in kept], device=g.device)[:, None]
-        buffers = _moments(kept, length, g)
+        new = torch.tensor([float(buffer is None) for buffer in kept]).to(g.device, non_blocking=True)[:, None]
+        buffers = _moments(kept, g)
         buffers = torch.where(new > 0, g, momentum * buffers + (1 - group["dampening"]) * g)
         return g + momentum * buffers if group["nesterov"] else buffers
     return torch.ones_like(g)
 
 
-def _adam(group: Mapping[str, Any], states: Sequence[Mapping[str, Any]], g: Tensor, length: int) -> Tensor:
+def _adam(group: Mapping[str, Any], states: Sequence[Mapping[str, Any]], g: Tensor) -> Tensor:
     beta1, beta2 = (_on(beta, g.device) for beta in group["betas"])
-    m = beta1 * _moments([state.get("exp_avg") for state in states], length, g) + (1 - beta1) * g
-    v = beta2 * _moments([state.get("exp_avg_sq") for state in states], length, g) + (1 - beta2) * g.square()
+    m = beta1 * _moments([state.get("exp_avg") for state in states], g) + (1 - beta1) * g
+    v = beta2 * _moments([state.get("exp_avg_sq") for state in states], g) + (1 - beta2) * g.square()
     if group.get("amsgrad"):
-        v = torch.maximum(v, _moments([state.get("max_exp_avg_sq") for state in states], length, g))
-    steps = torch.stack([_on(state.get("step", 0), g.device) for state in states])[:, None] + 1
+        v = torch.maximum(v, _moments([state.get("max_exp_avg_sq") for state in states], g))
+    steps = _steps([state.get("step", 0) for state in states]).to(g.device, non_blocking=True)[:, None] + 1
     moved = (m / (1 - beta1**steps)) / ((v / (1 - beta2**steps)).sqrt() + group["eps"])
     return torch.where(m == 0, 0.0, moved)  # 0 / 0 where eps is 0 and an entry never had a gradient
 
 
-def _moments(kept: Sequence[Tensor | None], length: int, like: Tensor) -> Tensor:
+def _steps(counts: Sequence[Any]) -> Tensor:
+    """Return step counts, float32, where the optimizer keeps them: one copy takes all to another device."""
+    place = next((count.device for count in counts if isinstance(count, Tensor)), torch.device("cpu"))
+    return torch.stack([_on(count, place) for count in counts])
+
+
+def _moments(kept: Sequence[Tensor | None], like: Tensor) -> Tensor:
     """Return entries of moments, (tensors, entries); 0 where there are none yet."""
     if all(tensor is None for tensor in kept):
         return torch.zeros_like(like)
-    rows = [None if tensor is None else _some(tensor, length) for tensor in kept]
+    rows = [None if tensor is None else _some(tensor) for tensor in kept]
     return torch.stack([torch.zeros_like(like[0]) if row is None else row.to(like.device, like.dtype) for row in rows])
 
 
-def _entries(tensors: Sequence[Tensor | None], length: int, device: torch.device) -> Tensor:
-    return torch.stack([_some(tensor, length).to(device, torch.float32) for tensor in tensors if tensor is not None])
+def _entries(tensors: Sequence[Tensor | None], device: torch.device) -> Tensor:
+    return torch.stack([_some(tensor).to(device, torch.float32) for tensor in tensors if tensor is not None])
 
 
-def _some(tensor: Tensor, length: int) -> Tensor:
-    """Return evenly spread entries, in the order of rows whatever the layout."""
+def _some(tensor: Tensor) -> Tensor:
+    """Return 256 entries, in the order of rows whatever the layout: evenly spread, or all of them again and again.
+
+    The step is odd, so that they lie in many columns.
+    """
     flat = tensor.detach().reshape(-1)
-    return flat[:: flat.numel() // length][:length]
+    if flat.numel() < _ENTRIES:
+        return flat.repeat(-(-_ENTRIES // flat.numel()))[:_ENTRIES]
+    step = flat.numel() // _ENTRIES
+    return flat[:: step - (step % 2 == 0)][:_ENTRIES]
 
 
 def _on(number: Any, device: torch.device) -> Tensor:
-    """Return a number, or a 0-d tensor, as float32 on a device."""
+    """Return a number, or a 0-d tensor, as float32 on a device. Filled there: a number that is copied to a GPU is waited for."""
     if isinstance(number, Tensor):
         return number.detach().reshape(()).to(device, torch.float32, non_blocking=True)
-    return torch.tensor(float(number), device=device)
+    return torch.full((), float(number), device=device)

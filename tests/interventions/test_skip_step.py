@@ -307,8 +307,8 @@ def test_the_update_is_foretold_as_the_optimizer_makes_it(make: Callable[[Any], 
         said = update_norm(optimizer, torch.device("cpu")).item()
         before = [p.detach().clone() for p in model.parameters()]
         optimizer.step()
-        # Each tensor gives as many entries as the smallest has: three.
-        assert said == pytest.approx(_moved(model, before), rel=0.5)
+        # Of tensors of fewer than 256 entries some count once more than others.
+        assert said == pytest.approx(_moved(model, before), rel=0.1)
     whole = nn.Linear(16, 16, bias=False)
     optimizer = make(whole.parameters())
     for _ in range(5):
