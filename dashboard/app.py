@@ -18,7 +18,7 @@ from .pages.frame import frame
 from .router import route
 from .security import Guard, content_security_policy
 from .source import StoreSource
-from .wiring import live_sections
+from .wiring import LIVE_PAGES, live_sections
 
 _INDEX = """<!DOCTYPE html>
 <html lang="en">
@@ -104,8 +104,9 @@ def _in_the_browser(app: dash.Dash) -> None:
         )
 
     clientside("ticket", Output("left", "data"), Input("url", "pathname"))
-    clientside("ticket", Output("overview-ticket", "data"), Input("order", "data"))
-    clientside("ticket", Output("run-page-ticket", "data"), Input("run", "data"))
+    clientside("place", Input("url", "pathname"))
+    for page, subject in LIVE_PAGES:
+        clientside("ticket", Output(f"{page}-ticket", "data"), Input(subject, "data"))
     clientside("again", Input("bell", "data"), prevent_initial_call=True)
     clientside("title", Input("page-title", "data"))
     clientside("drawn", Input("beat", "data"), prevent_initial_call=True)

@@ -1,7 +1,6 @@
 """A person's decisions: about alerts, and about messages that could not be delivered."""
 
 import asyncio
-import getpass
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -15,6 +14,7 @@ from ..storage.base import Store
 from ..storage.errors import IllegalTransitionError, ReadOnlyStoreError, StoreError
 from ..storage.records import Alert, AlertState, Silence, new_id
 from .source import StoreSource
+from .who import person
 
 SILENCES: Mapping[str, tuple[str, float | None]] = {
     "silence-1h": ("1 hour", 3600.0),
@@ -68,16 +68,16 @@ def record(store: Store, alert_id: str, choice: str) -> str:
         alert = _found(store, alert_id)
         until = None if seconds is None else now + seconds
         scope = Silence(new_id(), rule=alert.rule, module=alert.module, run_id=alert.run_id)
-        store.add_silence(replace(scope, until=until, created_at=now, created_by=_user()))
+        store.add_silence(replace(scope, until=until, created_at=now, created_by=person()))
     elif choice == UNDO:
         alert = _found(store, alert_id)
         for silence in store.silences(active_at=now):
             if about(silence, alert):
-                store.end_silence(silence.id, at=now, by=_user())
+                store.end_silence(silence.id, at=now, by=person())
         if _found(store, alert_id).state is AlertState.SILENCED:
             return "A wider silence covers it too: see foreshock silence --list."
     else:
-        store.set_alert_state(alert_id, AlertState(choice), at=now, by=_user())
+        store.set_alert_state(alert_id, AlertState(choice), at=now, by=person())
     return "Saved."
 
 
@@ -114,10 +114,3 @@ def _found(store: Store, alert_id: str) -> Alert:
     if found is None:
         raise KeyError(alert_id)
     return found
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container whose user id has no name
-        return ""

@@ -9,6 +9,12 @@ _RUN = "/run/"
 _CAUSE = "/cause/"
 
 
+def place_of(path: str | None) -> tuple[str, str]:
+    """Return (first part, the rest, unquoted) of a path: ``/run/a%2Fb`` -> ``("run", "a/b")``; what is only ``/`` has neither."""
+    place, _, rest = (path or "").lstrip("/").partition("/")
+    return place, unquote(rest).rstrip("/")
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """What a run's page shows, as its address says it: the signals of the two heatmaps, the chosen layer, and its signal."""
@@ -24,23 +30,9 @@ def run_path(run_id: str) -> str:
     return _RUN + quote(run_id, safe="")
 
 
-def run_of(path: str | None) -> str | None:
-    """Return the run that a path names (its id, a prefix of it, or its name), or None where it names none."""
-    if not path or not path.startswith(_RUN):
-        return None
-    return unquote(path[len(_RUN) :]).rstrip("/") or None
-
-
 def cause_path(doc: str) -> str:
     """Return the path of a cause's page. ``doc`` is the page's name, as ``Cause.doc`` has it."""
     return _CAUSE + quote(doc, safe="")
-
-
-def cause_of(path: str | None) -> str | None:
-    """Return the name of the cause's page at a path, or None where it names none."""
-    if not path or not path.startswith(_CAUSE):
-        return None
-    return unquote(path[len(_CAUSE) :]).rstrip("/") or None
 
 
 def view_of(search: str | None) -> View:
@@ -66,8 +58,9 @@ def order_of(search: str | None) -> Order:
     return given.get("sort", [""])[0], given.get("order", ["asc"])[0] == "desc", int(page) if page.isdecimal() else 1
 
 
-def runs_path(order: Order) -> str:
+def runs_path(order: Order = ("", False, 1)) -> str:
     """Return the path of the list of runs in this order, at this page."""
     column, descending, page = order
     query = {"sort": column, "order": "desc" if descending else "asc"} if column else {}
-    return "/?" + urlencode(query | ({"page": page} if page > 1 else {}))
+    query |= {"page": str(page)} if page > 1 else {}
+    return "/" + ("?" + urlencode(query) if query else "")

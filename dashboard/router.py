@@ -1,6 +1,7 @@
 """Which page an address shows."""
 
 import asyncio
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import dash
@@ -10,7 +11,7 @@ from dash.development.base_component import Component
 from ..analyzer.diagnosis import page, patterns
 from ..storage.base import Store
 from ..storage.errors import StoreError, UnknownRunError
-from .paths import cause_of, order_of, run_of, view_of
+from .paths import order_of, place_of, runs_path, view_of
 from .source import StoreSource
 
 
@@ -26,37 +27,65 @@ def route(app: dash.Dash, source: StoreSource) -> None:
 
 
 def page_at(store: Store, path: str | None, search: str | None) -> Component:
-    """Return the page at a path: the list of runs, a run, a cause, or a page that says that there is nothing here."""
-    from .layers import usual_layer
-    from .pages.cause import cause_page
+    """Return the page at a path, or a page that says that there is nothing here, or why it cannot be shown just now."""
+    place, name = place_of(path)
+    try:
+        maker = _PAGES.get(place)
+        return maker(store, name, search or "") if maker is not None else _nowhere(path or "/")
+    except UnknownRunError:
+        return _no_run(store, name)
+    except StoreError as error:
+        return _message("The store cannot be read just now", html.P(str(error)), html.P("Reload the page to try again."))
+
+
+# Pages are imported when one is asked for: the server listens before numpy and the figures are there.
+
+
+def _runs(store: Store, name: str, search: str) -> Component:
     from .pages.overview import overview_page
-    from .pages.parts import message
-    from .pages.run import run_page
-    from .sections.head import Head
     from .sections.overview import Overview
 
-    back = html.P(dcc.Link("See all runs", href="/", className="button"))
-    if (doc := cause_of(path)) is not None:
-        try:
-            text = page(doc)
-        except ValueError as error:
-            return message("There is no such cause", html.P(str(error)), back)
-        return cause_page(doc, text, {pattern.doc: pattern.title for pattern in patterns()})
-    reference = run_of(path)
-    if reference is None and path not in (None, "", "/"):
-        return message("There is no such page", html.P([html.Code(path), " is not an address of this dashboard."]), back)
+    if name:
+        return _nowhere(f"/{name}")
+    order = order_of(search)
+    return overview_page(order, Overview(store, *order).paint()["runs"]["children"])
+
+
+def _run(store: Store, name: str, search: str) -> Component:
+    from .layers import usual_layer
+    from .pages.run import run_page
+    from .sections.head import Head
+
+    run, view = store.run(name), view_of(search)
+    if view.module is None:
+        view = replace(view, module=usual_layer(store, run))
+    return run_page(run, view, Head(store, run).paint())
+
+
+def _cause(_store: Store, name: str, _search: str) -> Component:
+    from .pages.cause import cause_page
+
     try:
-        if reference is None:
-            order = order_of(search)
-            return overview_page(order, Overview(store, *order).paint()["runs"]["children"])
-        run, view = store.run(reference), view_of(search)
-        if view.module is None:
-            view = replace(view, module=usual_layer(store, run))
-        return run_page(run, view, Head(store, run).paint())
-    except UnknownRunError:
-        where = html.P(["The store ", html.Code(store.url), " has no run whose id or name is ", html.Code(reference), "."])
-        return message(
-            "There is no such run", where, html.P("It may be in another store, or its name may be spelt differently."), back
-        )
-    except StoreError as error:
-        return message("The store cannot be read just now", html.P(str(error)), html.P("Reload the page to try again."), back)
+        text = page(name)
+    except ValueError as error:
+        return _message("There is no such cause", html.P(str(error)))
+    return cause_page(name, text, {pattern.doc: pattern.title for pattern in patterns()})
+
+
+_PAGES: Mapping[str, Callable[[Store, str, str], Component]] = {"": _runs, "run": _run, "cause": _cause}
+"""First part of the path -> what makes its page of (the store, the rest of the path, the query)."""
+
+
+def _no_run(store: Store, reference: str) -> Component:
+    where = html.P(["The store ", html.Code(store.url), " has no run whose id or name is ", html.Code(reference), "."])
+    return _message("There is no such run", where, html.P("It may be in another store, or its name may be spelt differently."))
+
+
+def _nowhere(path: str) -> Component:
+    return _message("There is no such page", html.P([html.Code(path), " is not an address of this dashboard."]))
+
+
+def _message(title: str, *body: Component) -> Component:
+    from .pages.parts import message
+
+    return message(title, *body, html.P(dcc.Link("See all runs", href=runs_path(), className="button")))

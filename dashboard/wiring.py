@@ -10,6 +10,10 @@ from .desk import NewsDesk
 from .live import Section, Showings, follow
 from .source import StoreSource
 
+LIVE_PAGES = (("overview", "order"), ("run-page", "run"))
+"""Pages with live sections: id of the page (a ``main`` with ``data-live``, beside it a store ``ID-ticket``), and of the store that
+says what it is about."""
+
 
 def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk: NewsDesk) -> None:
     """Register every live section of both pages."""

@@ -13,8 +13,8 @@
   }
 
   function again() {
-    const page = ["overview", "run-page"].find((id) => document.getElementById(id));
-    if (page) window.dash_clientside.set_props(page + "-ticket", { data: ticket() });
+    const page = document.querySelector("main[data-live]");
+    if (page) window.dash_clientside.set_props(page.id + "-ticket", { data: ticket() });
   }
 
   document.addEventListener("visibilitychange", again);
@@ -136,11 +136,21 @@
     pointed = event;
   });
 
+  /* -- where the reader is, among the places of the header -------------------------------------------------------------- */
+  const first = (path) => path.split("/")[1] || "run";
+
+  function place(path) {
+    document.querySelectorAll(".places a").forEach((link) => {
+      if (first(new URL(link.href).pathname) === first(path)) link.setAttribute("aria-current", "page");
+      else link.removeAttribute("aria-current");
+    });
+  }
+
   function title(words) {
     document.title = words ? words + " · foreshock" : "foreshock";
   }
 
   window.dash_clientside = Object.assign({}, window.dash_clientside, {
-    foreshock: { ticket, again, permalink, clicked, title, drawn },
+    foreshock: { ticket, again, permalink, clicked, title, drawn, place },
   });
 })();

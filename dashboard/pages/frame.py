@@ -2,7 +2,11 @@
 
 from dash import dcc, html
 
+from ..paths import runs_path
 from .attributes import aria, data
+
+PLACES = (("Runs", runs_path()),)
+"""What the header leads to: (label, path)."""
 
 
 def frame() -> html.Div:
@@ -24,6 +28,7 @@ def frame() -> html.Div:
                         className="brand",
                         title="All runs",
                     ),
+                    html.Nav([dcc.Link(label, href=path) for label, path in PLACES], className="places", **aria(label="Pages")),
                     html.Div(id="store-trouble", className="store-trouble", role="alert"),
                     html.Div("Reconnecting to the dashboard …", id="connection", className="connection", role="status"),
                     theme_switch(),

@@ -5,6 +5,7 @@ from typing import Any
 from dash import dcc, html
 
 from ..paths import Order
+from .attributes import data
 
 ATTACH = """with foreshock.watch(model, optimizer, run="my-run") as monitor:
     ...
@@ -23,6 +24,7 @@ def overview_page(order: Order, table: Any) -> html.Main:
         ],
         id="overview",
         className="page",
+        **data(live=""),
     )
 
 

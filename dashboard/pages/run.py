@@ -7,7 +7,7 @@ from ..figures import alignment_distribution, gradient, layer_signal, loss, over
 from ..live import Updates, digests
 from ..paths import View
 from ..signals import describe
-from .attributes import aria
+from .attributes import aria, data
 from .parts import card, graph
 
 
@@ -41,6 +41,7 @@ def run_page(run: Run, view: View, words: Updates) -> html.Main:
         ],
         id="run-page",
         className="page",
+        **data(live=""),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 from foreshock.analyzer.diagnosis import page, patterns
 from foreshock.dashboard.pages.alerts import alert_card
 from foreshock.dashboard.pages.cause import linked
-from foreshock.dashboard.paths import cause_of, cause_path, run_of
+from foreshock.dashboard.paths import cause_path, place_of
 from foreshock.dashboard.router import page_at
 from foreshock.storage import Store
 from foreshock.storage.records import Alert, AlertState, Cause, Severity
@@ -29,9 +29,13 @@ def test_every_cause_has_its_page() -> None:
         (prose,) = [found for found in shown._traverse() if type(found).__name__ == "Markdown"]
         assert _without_links(prose.children) == _without_links(page(pattern.doc))
         assert not getattr(prose, "dangerously_allow_html", False)
-        assert run_of(cause_path(pattern.doc)) is None
     assert "There is no such cause" in str(page_at(cast(Store, NoStore()), "/cause/nope", None))
-    assert [cause_of(path) for path in (None, "/", "/run/x", "/cause/", "/cause/a-b")] == [None, None, None, None, "a-b"]
+
+
+def test_a_path_is_a_place_and_a_name() -> None:
+    paths = (None, "", "/", "/run/x", "/run/a%2Fb/", "/cause/", cause_path("a-b"))
+    expected = [("", ""), ("", ""), ("", ""), ("run", "x"), ("run", "a/b"), ("cause", ""), ("cause", "a-b")]
+    assert [place_of(path) for path in paths] == expected
 
 
 def _without_links(text: str) -> str:
