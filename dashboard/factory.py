@@ -41,12 +41,12 @@ def choices(store: Store, run_id: str, module: str | None, signal: str | None, c
     return Choices(store, store.run(run_id), module, signal, compare)
 
 
-def loss(store: Store, run_id: str, scale: str) -> Chart:
-    """Return the loss chart on a linear or logarithmic axis."""
+def loss(store: Store, run_id: str) -> Chart:
+    """Return the loss chart."""
     run = store.run(run_id)
 
     def draw(data: Sequence[SeriesData], alerts: Sequence[Alert], events: Sequence[Event]) -> Figure:
-        return loss_figure(data[0] if data else None, alerts, events, log=scale == "log")
+        return loss_figure(data[0] if data else None, alerts, events)
 
     return Chart(store, run, "loss", partial(run_wide, store, run_id, "loss"), draw, Marks(store, run))
 
@@ -76,7 +76,8 @@ def risk(store: Store, run_id: str) -> Chart:
     def draw(data: Sequence[SeriesData], alerts: Sequence[Alert], events: Sequence[Event]) -> Figure:
         return risk_figure(data[0] if data else None)
 
-    return Chart(store, store.run(run_id), "risk", partial(run_wide, store, run_id, SIGNAL), draw, None)
+    # Told where it changes: smoothed it would say what nobody judged.
+    return Chart(store, store.run(run_id), "risk", partial(run_wide, store, run_id, SIGNAL), draw, None, plain=False)
 
 
 def heat_a(store: Store, run_id: str, signal: str | None, module: str | None) -> Heat:

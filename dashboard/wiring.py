@@ -1,45 +1,93 @@
 """Which live section stands where and what it depends on."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import dash
 from dash import Input, State
 
 from .desk import NewsDesk
+from .lens import Lens
 from .live import Section, Showings, follow
+from .paths import KEPT
 from .source import StoreSource
+
+if TYPE_CHECKING:
+    from ..storage.base import Store
+    from .sections.following import RunSection
 
 LIVE_PAGES = (("overview", "order"), ("run-page", "run"))
 """Pages with live sections: id of the page (a ``main`` with ``data-live``, beside it a store ``ID-ticket``), and of the store that
 says what it is about."""
 
+LENS = ("window", "smoothing", "scales")
+"""The parts of the view that say how the reader looks at all charts over steps: which of them, how smooth, on which scales."""
 
-def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk: NewsDesk) -> None:
-    """Register every live section of both pages."""
+
+@dataclass(frozen=True, slots=True)
+class Charted:
+    """A section that draws something over steps: the name of its factory, and the ids of the components that it depends on."""
+
+    name: str
+    inputs: Sequence[str]
+
+
+def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk: NewsDesk) -> Mapping[str, Charted]:
+    """Register every live section of both pages; return those that draw something over steps, by the id of their graph."""
+    charts: dict[str, Charted] = {}
     run, module = Input("run", "data"), Input("module", "value")
     signal, compare = Input("signal", "value"), Input("compare", "value")
 
     def section(name: str, place: str, *inputs: Input | State, page: str = "run-page", painted: str = "") -> None:
         follow(app, showings, desk, name, *inputs, make=_maker(name, source), page=page, place=place, painted=painted)
 
+    def chart(name: str, graph: str, *inputs: Input | State) -> None:
+        """Register a section of the run's page whose graph is over steps: it is zoomed, smoothed and scaled with all others."""
+        charts[graph] = Charted(name, [one.component_id for one in inputs])
+        lens = [Input(part, KEPT[part]) for part in LENS]
+        make = _lensed(name, graph, source)
+        follow(app, showings, desk, name, *inputs, *lens, make=make, page="run-page", place=graph)
+
     section("overview", "runs", Input("order", "data"), page="overview")
     section("head", "verdict", run, painted="run-page-painted")
     section("choices", "module", run, State("module", "value"), State("signal", "value"), State("compare", "value"))
-    section("loss", "loss", run, Input("loss-scale", "value"))
-    section("risk", "risk", run)
-    section("heat_a", "heat-a", run, signal, module)
-    section("heat_b", "heat-b", run, compare, module)
+    chart("loss", "loss", run)
+    chart("risk", "risk", run)
+    chart("heat_a", "heat-a", run, signal, module)
+    chart("heat_b", "heat-b", run, compare, module)
     section("layer_facts", "layer-facts", run, module, State("detail", "value"))
-    section("distribution", "distribution", run, module)
-    section("layer_signal", "layer-signal", run, module, Input("detail", "value"))
-    section("gradient", "gradient", run)
-    section("overhead", "overhead", run)
+    chart("distribution", "distribution", run, module)
+    chart("layer_signal", "layer-signal", run, module, Input("detail", "value"))
+    chart("gradient", "gradient", run)
+    chart("overhead", "overhead", run)
+    return charts
+
+
+def make_charted(name: str, graph: str, store: "Store", values: Sequence[Any], lens: Sequence[Any]) -> "RunSection":
+    """Return the section of a chart over steps.
+
+    Args:
+        values: of its inputs.
+        lens: the values of ``LENS``.
+    """
+    from . import factory  # numpy and the figures come with the first page, not before the server listens
+
+    section: RunSection = getattr(factory, name)(store, *values)
+    section.lens = Lens.of(graph, *lens)
+    return section
+
+
+def _lensed(name: str, graph: str, source: StoreSource) -> Callable[..., Section]:
+    def make(*values: Any) -> Section:
+        return make_charted(name, graph, source(), values[: -len(LENS)], values[-len(LENS) :])
+
+    return make
 
 
 def _maker(name: str, source: StoreSource) -> Callable[..., Section]:
     def make(*values: Any) -> Section:
-        from . import factory  # numpy and the figures come with the first page, not before the server listens
+        from . import factory
 
         section: Section = getattr(factory, name)(source(), *values)
         return section
