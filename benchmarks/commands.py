@@ -163,7 +163,7 @@ def page(
     browser: Annotated[str | None, typer.Option(metavar="PATH", help="Chromium or Chrome; looked for if left out.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure what a reader of the page waits for, in a real browser: live steps, the first paint and zooms, alone and in twenty tabs."""
+    """Measure what a reader of the page waits for, in a real browser: live steps, the first paint, zooms; alone and among many."""
     from .page import PARTS
     from .page import main as measure
     from .query_data import Sizes

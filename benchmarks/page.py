@@ -3,8 +3,8 @@
 Live: a network is trained in a process of its own under ``foreshock.watch``; the page of that run is open, and each step's way from
 ``monitor.step`` to the drawn line of the loss is timed. Paint: the page of a run of ten million points is opened, with an empty
 cache and again with a full one. Zoom: a part of its loss is dragged over, and the answer timed from letting go; beside it stands
-what plotly alone takes to draw that chart anew. Many: live and zoom again with twenty tabs on the live run, each in a context of its
-own, all of them drawn by this machine too: twenty readers at their own machines leave more of it to the server.
+what plotly alone takes to draw that chart anew. Many: live and zoom again with twenty tabs on the live run, each in a context of
+its own, all of them drawn by this machine too: twenty readers at their own machines leave more of it to the server.
 """
 
 import json as json_module

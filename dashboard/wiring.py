@@ -8,7 +8,6 @@ import dash
 from dash import Input, State
 
 from .desk import NewsDesk
-from .lens import Lens
 from .live import Section, Showings, follow
 from .paths import KEPT
 from .source import StoreSource
@@ -42,54 +41,35 @@ def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk:
     def section(name: str, place: str, *inputs: Input | State, page: str = "run-page", painted: str = "") -> None:
         follow(app, showings, desk, name, *inputs, make=_maker(name, source), page=page, place=place, painted=painted)
 
-    def chart(name: str, graph: str, *inputs: Input | State) -> None:
+    def chart(name: str, graph: str, *inputs: Input | State, heavy: bool = False) -> None:
         """Register a section of the run's page whose graph is over steps: it is zoomed, smoothed and scaled with all others."""
         charts[graph] = Charted(name, [one.component_id for one in inputs])
-        lens = [Input(part, KEPT[part]) for part in LENS]
-        make = _lensed(name, graph, source)
-        follow(app, showings, desk, name, *inputs, *lens, make=make, page="run-page", place=graph)
+        lens = [State(part, KEPT[part]) for part in LENS]
+        make = _maker(name, source)
+        follow(app, showings, desk, name, *inputs, make=make, page="run-page", place=graph, lens=lens, heavy=heavy)
 
     section("overview", "runs", Input("order", "data"), page="overview")
     section("head", "verdict", run, painted="run-page-painted")
     section("choices", "module", run, State("module", "value"), State("signal", "value"), State("compare", "value"))
     chart("loss", "loss", run)
     chart("risk", "risk", run)
-    chart("heat_a", "heat-a", run, signal, module)
-    chart("heat_b", "heat-b", run, compare, module)
+    chart("heat_a", "heat-a", run, signal, module, heavy=True)
+    chart("heat_b", "heat-b", run, compare, module, heavy=True)
     section("layer_facts", "layer-facts", run, module, State("detail", "value"))
-    chart("distribution", "distribution", run, module)
+    chart("distribution", "distribution", run, module, heavy=True)
     chart("layer_signal", "layer-signal", run, module, Input("detail", "value"))
     chart("gradient", "gradient", run)
     chart("overhead", "overhead", run)
     return charts
 
 
-def make_charted(name: str, graph: str, store: "Store", values: Sequence[Any], lens: Sequence[Any]) -> "RunSection":
-    """Return the section of a chart over steps.
-
-    Args:
-        values: of its inputs.
-        lens: the values of ``LENS``.
-    """
+def section_of(name: str, store: "Store", values: Sequence[Any]) -> "RunSection":
+    """Return a section by the name of its factory, made of the values of its inputs."""
     from . import factory  # numpy and the figures come with the first page, not before the server listens
 
     section: RunSection = getattr(factory, name)(store, *values)
-    section.lens = Lens.of(graph, *lens)
     return section
 
 
-def _lensed(name: str, graph: str, source: StoreSource) -> Callable[..., Section]:
-    def make(*values: Any) -> Section:
-        return make_charted(name, graph, source(), values[: -len(LENS)], values[-len(LENS) :])
-
-    return make
-
-
 def _maker(name: str, source: StoreSource) -> Callable[..., Section]:
-    def make(*values: Any) -> Section:
-        from . import factory
-
-        section: Section = getattr(factory, name)(source(), *values)
-        return section
-
-    return make
+    return lambda *values: section_of(name, source(), values)

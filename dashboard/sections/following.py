@@ -20,7 +20,6 @@ class RunSection(ABC):
         self._segment = 0
         self._changed_from = 0
         self.lens = Lens()
-        """How the reader looks at it; set before the first paint, where that is something over steps."""
 
     @property
     def subject(self) -> str:

@@ -11,6 +11,7 @@ from ...analyzer.risk import SIGNAL as RISK
 from ...storage.base import Store
 from ...storage.records import Notification, Run, SeriesKey, Severity, derived_id
 from ..figures.sparkline import sparkline
+from ..lens import Lens
 from ..letters import letter_list, letters_of
 from ..live import Updates
 from ..pages.attributes import aria, data
@@ -91,6 +92,7 @@ class Overview:
     subject = ""
 
     def __init__(self, store: Store, order: str = "", descending: bool = False, page: int = 1) -> None:
+        self.lens = Lens()
         self._store = store
         self._column = next((column for column in COLUMNS if column.name == order), None)
         self._descending, self._page = descending, max(1, page)
