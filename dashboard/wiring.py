@@ -41,17 +41,17 @@ def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk:
     def section(name: str, place: str, *inputs: Input | State, page: str = "run-page", painted: str = "") -> None:
         follow(app, showings, desk, name, *inputs, make=_maker(name, source), page=page, place=place, painted=painted)
 
-    def chart(name: str, graph: str, *inputs: Input | State, heavy: bool = False) -> None:
+    def chart(name: str, graph: str, *inputs: Input | State, heavy: bool = False, painted: str = "") -> None:
         """Register a section of the run's page whose graph is over steps: it is zoomed, smoothed and scaled with all others."""
         charts[graph] = Charted(name, [one.component_id for one in inputs])
         lens = [State(part, KEPT[part]) for part in LENS]
-        make = _maker(name, source)
-        follow(app, showings, desk, name, *inputs, make=make, page="run-page", place=graph, lens=lens, heavy=heavy)
+        about = {"page": "run-page", "place": graph, "painted": painted, "lens": lens, "heavy": heavy}
+        follow(app, showings, desk, name, *inputs, make=_maker(name, source), **about)
 
     section("overview", "runs", Input("order", "data"), page="overview")
     section("head", "verdict", run, painted="run-page-painted")
     section("choices", "module", run, State("module", "value"), State("signal", "value"), State("compare", "value"))
-    chart("loss", "loss", run)
+    chart("loss", "loss", run, painted="loss-painted")
     chart("risk", "risk", run)
     chart("heat_a", "heat-a", run, signal, module, heavy=True)
     chart("heat_b", "heat-b", run, compare, module, heavy=True)
