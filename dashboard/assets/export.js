@@ -1,7 +1,7 @@
 /* Take a chart along: as a picture (plotly draws it in the page's colours), or what it draws as CSV, from the server. */
 (function () {
   "use strict";
-  const { plotOf, query } = window.foreshock;
+  const { plotOf } = window.foreshock;
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const page = () => document.getElementById("run-page");
 
@@ -43,7 +43,7 @@
   function exported(button) {
     const chart = button.closest("[data-chart]").dataset.chart;
     const kind = button.dataset.tool;
-    if (kind === "csv") save(page().dataset.tables + "/" + chart + ".csv?" + query(), fileName(chart) + ".csv");
+    if (kind === "csv") save(page().dataset.tables + "/" + chart + ".csv?" + window.foreshock.query(), fileName(chart) + ".csv");
     else picture(plotOf(chart), kind, chart);
   }
 

@@ -50,13 +50,10 @@
     tool.setAttribute("aria-pressed", String(scale === "log"));
   }
 
-  function all() {
-    document.querySelectorAll("[data-chart]").forEach((chart) => {
-      dress(chart);
-      show(chart);
-    });
-  }
-
-  /* After every round of figures, once plotly has drawn them. */
-  document.addEventListener("foreshock-sent", () => requestAnimationFrame(() => requestAnimationFrame(all)));
+  document.addEventListener("foreshock-drawn", (event) => {
+    const chart = event.detail.closest("[data-chart]");
+    if (!chart) return;
+    dress(chart);
+    show(chart);
+  });
 })();

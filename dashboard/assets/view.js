@@ -123,9 +123,21 @@
     for (const name of ["plotly_relayout", "plotly_restyle", "plotly_hover", "plotly_unhover"]) plot.removeAllListeners(name);
     plot.on("plotly_relayout", (change) => (drag && drag.asked ? null : dragged(plot, change)));
     plot.on("plotly_doubleclick", () => doubled(plot));
+    plot.on("plotly_afterplot", () => document.dispatchEvent(new CustomEvent("foreshock-drawn", { detail: plot })));
+    document.dispatchEvent(new CustomEvent("foreshock-drawn", { detail: plot }));
   }
 
-  document.addEventListener("foreshock-sent", () => requestAnimationFrame(() => requestAnimationFrame(() => plots().forEach(hear))));
+  /* Graphs come with their page, and plotly makes charts of them in its own time. */
+  let listening = 0;
+  function listen() {
+    clearTimeout(listening);
+    const graphs = [...document.querySelectorAll(".graph-frame .js-plotly-plot")];
+    graphs.forEach(hear);
+    const waiting = document.querySelectorAll(".graph-frame").length > graphs.filter((plot) => plot.foreshockHeard).length;
+    if (waiting) listening = setTimeout(listen, 200);
+  }
+
+  document.addEventListener("foreshock-sent", listen);
 
   let drag = null;
   document.addEventListener(
