@@ -43,9 +43,9 @@ def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk:
 
     def chart(name: str, graph: str, *inputs: Input | State, heavy: bool = False, painted: str = "") -> None:
         """Register a section of the run's page whose graph is over steps: it is zoomed, smoothed and scaled with all others."""
-        charts[graph] = Charted(name, [one.component_id for one in inputs])
+        charts[graph] = Charted(name, [str(one.component_id) for one in inputs])
         lens = [State(part, KEPT[part]) for part in LENS]
-        about = {"page": "run-page", "place": graph, "painted": painted, "lens": lens, "heavy": heavy}
+        about: dict[str, Any] = {"page": "run-page", "place": graph, "painted": painted, "lens": lens, "heavy": heavy}
         follow(app, showings, desk, name, *inputs, make=_maker(name, source), **about)
 
     section("overview", "runs", Input("order", "data"), page="overview")

@@ -93,7 +93,7 @@ def window_of(tab: Page) -> list[int]:
 
 
 def all_show(tab: Page, window: list[int]) -> None:
-    same = "([wanted, count]) => { const found = Object.values((%s)()); return found.length === count && " % RANGES
+    same = f"([wanted, count]) => {{ const found = Object.values(({RANGES})()); return found.length === count && "
     tab.wait_for_function(same + "found.every((range) => String(range) === String(wanted)); }", arg=[window, len(CHARTS)])
 
 
