@@ -29,6 +29,7 @@ from .records import (
     Lease,
     Notification,
     NotificationState,
+    RuleVersion,
     Run,
     RunStatus,
     Segment,
@@ -367,6 +368,42 @@ class Store(ABC):
     @abstractmethod
     def channels(self, run_id: str) -> list[str]:
         """Return where a run's alerts go, as last noted."""
+
+    # -- rules that people changed -------------------------------------------------------------------------------
+
+    @abstractmethod
+    def save_rule(self, version: RuleVersion, *, seen: int) -> RuleVersion:
+        """Add a version of a rule in its scope and return it as stored, numbered ``seen + 1``. Nothing is overwritten: going back
+        is a new version too. Known by its id: the same again returns what is stored.
+
+        Whether a rule of that name takes such changes, the store does not know; who reads them checks them.
+
+        Args:
+            seen: number of the version of that rule and scope that the author has looked at; 0 where there was none.
+
+        Raises:
+            RuleConflictError: somebody else saved one meanwhile; the message says who, when and what. Nothing was written.
+            UnknownRunError: it is about a run that is not there.
+            InvalidRecordError: its changes cannot be written as JSON.
+        """
+
+    @abstractmethod
+    def rule_history(
+        self, rule: str | None = None, *, project: str | None = None, run_id: str | None = None, limit: int | None = None
+    ) -> list[RuleVersion]:
+        """Return versions, newest first: of all rules or one, of all scopes, or those of this project and run (both exact)."""
+
+    @abstractmethod
+    def rule_overrides(self, *, project: str = "", run_id: str = "") -> list[RuleVersion]:
+        """Return the newest version of every rule that was ever changed for all runs, for this project, for this run: in this
+        order, in which later ones are laid over earlier ones.
+
+        A row that is no JSON table comes with ``{"unreadable": text}``, which no rule takes; it never makes this fail.
+        """
+
+    @abstractmethod
+    def rules_revision(self) -> str:
+        """Return a text that differs after any rule was changed in any scope. One small query: who follows the rules asks this."""
 
     # -- leases --------------------------------------------------------------------------------------------------
 

@@ -306,6 +306,39 @@ class Silence:
 
 
 @dataclass(frozen=True, slots=True)
+class RuleVersion:
+    """What a person changed of one rule, in one scope: all runs of the store, those of a project, or one run.
+
+    ``changes`` is all that differs there, as TOML has it (``{"enabled": False, "parameters": {"z": 9.0}}``), not what differs from
+    the version before; empty: nothing does, and what lies below holds. ``version`` counts from 1 in each scope and is the store's.
+
+    Raises:
+        ValueError: no rule is named, or both a project and a run are.
+    """
+
+    id: str
+    rule: str
+    changes: Mapping[str, Any]
+    project: str = ""
+    run_id: str = ""
+    version: int = 0
+    created_at: float = 0.0
+    created_by: str = ""
+    comment: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.rule:
+            raise ValueError("a rule's version needs the name of its rule")
+        if self.project and self.run_id:
+            raise ValueError("a rule is changed for a project or for one run, not for both: leave one of them empty")
+
+    @property
+    def scope(self) -> tuple[str, str]:
+        """Project and run, each empty where it does not apply."""
+        return self.project, self.run_id
+
+
+@dataclass(frozen=True, slots=True)
 class Lease:
     """A right that one process at a time has, for ``seconds`` from when it was last taken, by the store's clock.
 

@@ -18,6 +18,7 @@ from . import (
     numbering,
     outboxes,
     reading,
+    rule_versions,
     runs,
     schema,
     silencing,
@@ -35,6 +36,7 @@ from .records import (
     Lease,
     Notification,
     NotificationState,
+    RuleVersion,
     Run,
     RunStatus,
     Segment,
@@ -352,6 +354,31 @@ class SQLAlchemyStore(Store):
     def channels(self, run_id: str) -> list[str]:
         with self._database.read() as connection:
             return outboxes.channels_of(connection, run_id)
+
+    # -- rules that people changed -------------------------------------------------------------------------------
+
+    @override
+    def save_rule(self, version: RuleVersion, *, seen: int) -> RuleVersion:
+        with self._database.write() as connection:
+            news.announce(connection)
+            return rule_versions.save(connection, version, seen)
+
+    @override
+    def rule_history(
+        self, rule: str | None = None, *, project: str | None = None, run_id: str | None = None, limit: int | None = None
+    ) -> list[RuleVersion]:
+        with self._database.read() as connection:
+            return rule_versions.history(connection, rule, project, run_id, limit)
+
+    @override
+    def rule_overrides(self, *, project: str = "", run_id: str = "") -> list[RuleVersion]:
+        with self._database.read() as connection:
+            return rule_versions.newest(connection, project, run_id)
+
+    @override
+    def rules_revision(self) -> str:
+        with self._database.read() as connection:
+            return rule_versions.revision(connection)
 
     # -- leases --------------------------------------------------------------------------------------------------
 
