@@ -1,8 +1,10 @@
 """What an archive consists of: a folder of Parquet files, and ``manifest.json``, which has the length and checksum of each.
 
-Version 1. One folder is one run. What people changed of the rules for this very run stands in the manifest itself: a few rows, and a
-foreshock that does not know them reads the rest. ``samples``, ``steps`` and ``histograms`` have the same row groups: each is a stretch of steps of
+Version 1. One folder is one run. ``samples``, ``steps`` and ``histograms`` have the same row groups: each is a stretch of steps of
 one segment, so that an archive is read back a group at a time.
+
+What people changed of the rules for this very run stands in the manifest itself: a few rows, and a foreshock that does not know
+them reads the rest.
 """
 
 import hashlib

@@ -50,9 +50,8 @@ def test_scopes_are_apart_and_come_in_the_order_in_which_they_are_laid_over_each
         for rule in ("b_rule", "a_rule"):
             assert store.save_rule(version(rule, comment=name, **scope), seen=0).version == 1
     mine = store.rule_overrides(project="language", run_id=run.id)
-    assert [(each.comment, each.rule) for each in mine] == [
-        ("store", "a_rule"), ("store", "b_rule"), ("project", "a_rule"), ("project", "b_rule"), ("run", "a_rule"), ("run", "b_rule"),
-    ]  # fmt: skip
+    laid = [(scope, rule) for scope in ("store", "project", "run") for rule in ("a_rule", "b_rule")]
+    assert [(each.comment, each.rule) for each in mine] == laid
     assert {each.comment for each in store.rule_overrides(project="vision")} == {"store"}
     assert {each.comment for each in store.rule_overrides()} == {"store"}
     assert len(store.rule_history()) == 8
