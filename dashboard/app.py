@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import dash
-from dash import ClientsideFunction, Input, Output, State
+from dash import ALL, ClientsideFunction, Input, Output, State
 from dash.backends._fastapi import FastAPIDashServer
 from fastapi import FastAPI
 from starlette.responses import JSONResponse
@@ -15,7 +15,9 @@ from .decisions import decide
 from .desk import NewsDesk
 from .live import Showings, attend
 from .pages.frame import frame
+from .replaying import replays
 from .router import route
+from .rule_changes import change_rules
 from .security import Guard, content_security_policy
 from .source import StoreSource
 from .wiring import LIVE_PAGES, live_sections
@@ -82,6 +84,8 @@ def build_app(store: Store | StoreSource) -> dash.Dash:
     desk = NewsDesk(source)
     source.beside(desk.close)
     live_sections(app, source, showings, desk)
+    change_rules(app, source)
+    replays(app, source, showings)
     app.server.add_middleware(Guard, policy=lambda: content_security_policy(list(app.csp_hashes())))
     # Dash collects the assets with the first request of "/": too late for a reader who comes by a run's address.
     app._setup_server()  # type: ignore[no-untyped-call]
@@ -98,10 +102,22 @@ def _health(server: FastAPI) -> None:
 def _in_the_browser(app: dash.Dash) -> None:
     """Register what the browser does by itself: count a tab's requests, say what it has drawn, permalink, clicked layer, title."""
 
-    def clientside(name: str, *dependencies: Any, **more: Any) -> None:
+    def clientside(name: str, *dependencies: Any, space: str = "foreshock", **more: Any) -> None:
         app.clientside_callback(  # type: ignore[no-untyped-call]
-            ClientsideFunction("foreshock", name), *dependencies, **more
+            ClientsideFunction(space, name), *dependencies, **more
         )
+
+    would = {"kind": "rule-would", "rule": ALL}
+    clientside("search", Input("rules-search", "value"), Input("rules-list", "children"), space="foreshock_rules")
+    clientside("would", Output(would, "children"), Input("rules-replayed", "data"), State(would, "id"), space="foreshock_rules")
+    clientside(
+        "choose",
+        Output("url", "search"),
+        Input("rules-run-choice", "value"),
+        State("rules-run", "data"),
+        prevent_initial_call=True,
+        space="foreshock_rules",
+    )
 
     clientside("ticket", Output("left", "data"), Input("url", "pathname"))
     clientside("place", Input("url", "pathname"))

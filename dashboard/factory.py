@@ -1,6 +1,6 @@
 """Make the live sections: a function per section, taking the store and the values of its inputs on the page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from ..analyzer.risk import SIGNAL
@@ -23,6 +23,8 @@ from .sections.head import Head
 from .sections.heat import Heat
 from .sections.layer import Choices, LayerFacts
 from .sections.overview import Overview
+from .sections.rule import RuleState
+from .sections.rules import RulesList
 from .signals import FIRST_SIGNAL, SECOND_SIGNAL, describe
 
 
@@ -113,3 +115,13 @@ def layer_signal(store: Store, run_id: str, module: str | None, detail: str | No
         return layer_signal_figure(data, info, module or "", alerts)
 
     return Chart(store, run, "layer-signal", find, draw, Marks(store, run, module))
+
+
+def rules_list(store: Store, run_id: str) -> RulesList:
+    """Return the list of rules, as a run is judged by them where one is named."""
+    return RulesList(store, run_id)
+
+
+def rule_state(store: Store, subject: Mapping[str, str], seen: Mapping[str, int] | None) -> RuleState:
+    """Return what is in force of one rule, its history, and what it fired on."""
+    return RuleState(store, subject["rule"], subject["run"], seen)

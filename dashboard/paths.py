@@ -7,6 +7,7 @@ from .signals import FIRST_SIGNAL, SECOND_SIGNAL
 
 _RUN = "/run/"
 _CAUSE = "/cause/"
+_RULES = "/rules"
 
 
 def place_of(path: str | None) -> tuple[str, str]:
@@ -33,6 +34,16 @@ def run_path(run_id: str) -> str:
 def cause_path(doc: str) -> str:
     """Return the path of a cause's page. ``doc`` is the page's name, as ``Cause.doc`` has it."""
     return _CAUSE + quote(doc, safe="")
+
+
+def rules_path(run_id: str = "", rule: str = "") -> str:
+    """Return the path of the list of rules, or of one rule, as a run is judged by them."""
+    return _RULES + (f"/{quote(rule, safe='')}" if rule else "") + (f"?{urlencode({'run': run_id})}" if run_id else "")
+
+
+def run_of(search: str | None) -> str:
+    """Return the run that a query names; empty where it names none."""
+    return parse_qs((search or "").lstrip("?")).get("run", [""])[0]
 
 
 def view_of(search: str | None) -> View:

@@ -11,7 +11,7 @@ from dash.development.base_component import Component
 from ..analyzer.diagnosis import page, patterns
 from ..storage.base import Store
 from ..storage.errors import StoreError, UnknownRunError
-from .paths import order_of, place_of, runs_path, view_of
+from .paths import order_of, place_of, rules_path, run_of, runs_path, view_of
 from .source import StoreSource
 
 
@@ -33,7 +33,7 @@ def page_at(store: Store, path: str | None, search: str | None) -> Component:
         maker = _PAGES.get(place)
         return maker(store, name, search or "") if maker is not None else _nowhere(path or "/")
     except UnknownRunError:
-        return _no_run(store, name)
+        return _no_run(store, run_of(search) or name)
     except StoreError as error:
         return _message("The store cannot be read just now", html.P(str(error)), html.P("Reload the page to try again."))
 
@@ -72,7 +72,27 @@ def _cause(_store: Store, name: str, _search: str) -> Component:
     return cause_page(name, text, {pattern.doc: pattern.title for pattern in patterns()})
 
 
-_PAGES: Mapping[str, Callable[[Store, str, str], Component]] = {"": _runs, "run": _run, "cause": _cause}
+def _rules(store: Store, name: str, search: str) -> Component:
+    from .sections.rules import RulesList
+
+    run = store.run(run_of(search)) if run_of(search) else None
+    if not name:
+        from .pages.rules import rules_page
+
+        return rules_page(store, run, RulesList(store, run.id if run else "").paint())
+    from ..analyzer.rule_layers import in_force
+    from .pages.rule import rule_page
+
+    layers = in_force(store, run)
+    return rule_page(store, run, layers, name) if name in layers.rules else _no_rule(name)
+
+
+def _no_rule(name: str) -> Component:
+    where = html.P(["No rule is called ", html.Code(name), ", neither in the package nor in the store."])
+    return _message("There is no such rule", where, html.P(dcc.Link("See all rules", href=rules_path(), className="button")))
+
+
+_PAGES: Mapping[str, Callable[[Store, str, str], Component]] = {"": _runs, "run": _run, "cause": _cause, "rules": _rules}
 """First part of the path -> what makes its page of (the store, the rest of the path, the query)."""
 
 

@@ -10,7 +10,7 @@ from .desk import NewsDesk
 from .live import Section, Showings, follow
 from .source import StoreSource
 
-LIVE_PAGES = (("overview", "order"), ("run-page", "run"))
+LIVE_PAGES = (("overview", "order"), ("run-page", "run"), ("rules-page", "rules-run"), ("rule-page", "rule-of"))
 """Pages with live sections: id of the page (a ``main`` with ``data-live``, beside it a store ``ID-ticket``), and of the store that
 says what it is about."""
 
@@ -35,6 +35,8 @@ def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk:
     section("layer_signal", "layer-signal", run, module, Input("detail", "value"))
     section("gradient", "gradient", run)
     section("overhead", "overhead", run)
+    section("rules_list", "rules-list", Input("rules-run", "data"), page="rules-page")
+    section("rule_state", "rule-history", Input("rule-of", "data"), Input("rule-seen", "data"), page="rule-page")
 
 
 def _maker(name: str, source: StoreSource) -> Callable[..., Section]:

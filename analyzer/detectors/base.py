@@ -79,9 +79,11 @@ class Parameter:
         if self.choices:
             return " or ".join(self.choices)
         kind = "a whole number" if isinstance(self.default, int) else "a number"
-        return f"{kind} of {self.unit} {self._range()}"
+        return f"{kind} of {self.unit} {self.span}"
 
-    def _range(self) -> str:
+    @property
+    def span(self) -> str:
+        """The range that is allowed, in words."""
         if math.isinf(self.low) and math.isinf(self.high):
             return "(any)"
         if math.isinf(self.high):

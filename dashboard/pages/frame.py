@@ -2,10 +2,10 @@
 
 from dash import dcc, html
 
-from ..paths import runs_path
+from ..paths import rules_path, runs_path
 from .attributes import aria, data
 
-PLACES = (("Runs", runs_path()),)
+PLACES = (("Runs", runs_path()), ("Rules", rules_path()))
 """What the header leads to: (label, path)."""
 
 
