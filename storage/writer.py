@@ -122,8 +122,9 @@ class Writer:
         self._reporter = Reporter(run, on_trouble)
         self._backlog = Backlog(run, segment, channels=channels, memory_points=backlog_points, place=spool, reporter=self._reporter)
         leftovers = Leftovers(spool.folder) if spool is not None else None
-        options = {"channels": channels, "leftovers": leftovers, "consult": consult}
-        self._saver = Saver(store, run, self._backlog, reporter=self._reporter, **options)
+        self._saver = Saver(
+            store, run, self._backlog, reporter=self._reporter, channels=channels, leftovers=leftovers, consult=consult
+        )
         self._queue: deque[Pending | StepRecord | Marker | Segment] = deque()
         self._extras: deque[Event | Judgement] = deque()
         self._refused = 0  # by put, on the training thread

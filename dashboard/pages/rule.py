@@ -129,7 +129,7 @@ def _row(layers: RuleLayers, rule: Rule, field: Field, number: int) -> html.Div:
     value = text_of(value_of(rule, field.path))
     label = [html.Span(field.label, className="rule-label"), html.Span(field.meaning, className="quiet rule-meaning")]
     if field.choices:
-        control = dcc.RadioItems(
+        choice = dcc.RadioItems(
             options=[{"label": each, "value": each} for each in field.choices],
             value=value,
             id=name,
@@ -138,17 +138,10 @@ def _row(layers: RuleLayers, rule: Rule, field: Field, number: int) -> html.Div:
         )
         cell: list[Component] = [
             html.Div(label, className="rule-name"),
-            html.Fieldset([html.Legend(field.label, className="visually-hidden"), control], className="rule-control"),
+            html.Fieldset([html.Legend(field.label, className="visually-hidden"), choice], className="rule-control"),
         ]
     else:
-        control = dcc.Input(
-            id=name,
-            type="text",
-            value=value,
-            className="rule-input",
-            inputMode="text" if field.path == "modules" else "decimal",
-            spellCheck=False,
-        )
+        control = dcc.Input(id=name, type="text", value=value, className="rule-input", spellCheck=False)
         unit = html.Span(field.unit, className="quiet rule-unit")
         cell = [
             html.Label(

@@ -27,7 +27,7 @@ def rules_page(store: Store, run: Run | None, words: Updates) -> html.Main:
                 className="quiet rules-lead",
             ),
             html.Div([_run_choice(store, run), _search()], className="rules-bar card"),
-            *([_replay(run)] if run is not None else []),
+            _replay(run),
             html.Div(words["rules-troubles"]["children"], id="rules-troubles"),
             html.Div(words["rules-list"]["children"], id="rules-list"),
             html.P("No rule has these words.", id="rules-none", className="card", hidden=True),
@@ -72,10 +72,12 @@ def _search() -> html.Div:
     return html.Div([label, html.Span(id="rules-count", className="quiet", role="status")], className="rules-find")
 
 
-def _replay(run: Run) -> html.Section:
+def _replay(run: Run | None) -> html.Section:
     said = [
         html.Span(id="rules-replay-said", role="status", **aria(live="polite")),
         html.Button("Replay again", id="rules-replay-go", type="button", className="button"),
-        html.A("Open the run", href=run_path(run.id), className="button"),
+        *([html.A("Open the run", href=run_path(run.id), className="button")] if run is not None else []),
     ]
-    return html.Section(said, id="rules-replay", className="card rules-replay", **aria(label="Replay of this run"))
+    return html.Section(
+        said, id="rules-replay", className="card rules-replay", hidden=run is None, **aria(label="Replay of this run")
+    )

@@ -96,7 +96,7 @@ def _entry(layers: RuleLayers, rule: Rule, run: Run | None, differing: Sequence[
     parts: list[Component] = [
         html.Div(head, className="rule-head"),
         html.P(watches(rule)),
-        html.P(rule.why, className="quiet") if rule.why else None,
+        *([html.P(rule.why, className="quiet")] if rule.why else []),
     ]
     if differing:
         parts.append(html.Ul([html.Li(_difference(layers, rule, path)) for path in differing], className="rule-differences"))
