@@ -12,7 +12,7 @@ from ...storage.records import Run
 from ..paths import rules_path, run_path
 from ..rule_words import Field, fields_of, scopes_of, seen_of, text_of, watches
 from ..sections.rule import alert_lines, history_list, history_of, in_words
-from .attributes import aria, data
+from .attributes import data
 from .parts import card, severity_badge
 from .rules import run_label
 
@@ -94,11 +94,7 @@ def _settings(
     )
     save = html.Div(
         [
-            html.Div(
-                [html.Span("Change it for", className="label", id="rule-scope-label"), scope],
-                role="radiogroup",
-                **aria(labelledby="rule-scope-label"),
-            ),
+            html.Fieldset([html.Legend("Change it for", className="label"), scope], className="rule-scopes"),
             html.Label(
                 [
                     html.Span("Comment", className="label"),

@@ -53,12 +53,11 @@ def field(tab: Page, label: str) -> Locator:
 
 
 def choose(tab: Page, label: str, choice: str) -> None:
-    row = tab.locator(".rule-row").filter(has=tab.locator(".rule-label", has_text=re.compile(f"^{label}$")))
-    row.locator("label").filter(has_text=re.compile(f"^{choice}$")).click()
+    tab.get_by_role("radiogroup", name=label, exact=True).get_by_role("radio", name=choice, exact=True).check()
 
 
 def scope(tab: Page, words: str) -> None:
-    tab.locator("#rule-scope label").filter(has_text=words).click()
+    tab.get_by_role("radiogroup", name="Change it for").get_by_role("radio", name=words).check()
 
 
 def no_sideways_scrolling(tab: Page) -> bool:
