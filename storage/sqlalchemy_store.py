@@ -1,7 +1,7 @@
 """The Store over SQLAlchemy Core: SQLite (file and memory), PostgreSQL, MySQL and MariaDB."""
 
 import time
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Connection
@@ -17,6 +17,7 @@ from . import (
     news,
     numbering,
     outboxes,
+    progress,
     reading,
     runs,
     schema,
@@ -107,8 +108,12 @@ class SQLAlchemyStore(Store):
             news.announce(connection, run_id)
 
     @override
-    def runs(self, *, project: str | None = None, limit: int | None = None) -> list[Run]:
-        return self._ask(lambda connection: runs.listed(connection, project=project, limit=limit))
+    def runs(self, *, project: str | None = None, ids: Sequence[str] | None = None, limit: int | None = None) -> list[Run]:
+        return self._ask(lambda connection: runs.listed(connection, project=project, ids=ids, limit=limit))
+
+    @override
+    def run_marks(self) -> dict[str, Hashable]:
+        return self._ask(progress.run_marks)
 
     @override
     def run(self, reference: str) -> Run:
@@ -217,6 +222,10 @@ class SQLAlchemyStore(Store):
     @override
     def step_times(self, run_id: str, *, max_points: int | None = None) -> list[tuple[int, int, float]]:
         return self._ask(lambda connection: reading.step_times(connection, run_id, max_points))
+
+    @override
+    def step_rates(self, run_ids: Sequence[str], *, window: int = 50) -> dict[str, float]:
+        return self._ask(lambda connection: progress.step_rates(connection, run_ids, window))
 
     @override
     def histograms(
