@@ -98,9 +98,9 @@ def _health(server: FastAPI) -> None:
 def _in_the_browser(app: dash.Dash) -> None:
     """Register what the browser does by itself: count a tab's requests, say what it has drawn, permalink, clicked layer, title."""
 
-    def clientside(name: str, *dependencies: Any, **more: Any) -> None:
+    def clientside(name: str, *dependencies: Any, of: str = "foreshock", **more: Any) -> None:
         app.clientside_callback(  # type: ignore[no-untyped-call]
-            ClientsideFunction("foreshock", name), *dependencies, **more
+            ClientsideFunction(of, name), *dependencies, **more
         )
 
     clientside("ticket", Output("left", "data"), Input("url", "pathname"))
@@ -119,6 +119,21 @@ def _in_the_browser(app: dash.Dash) -> None:
         State("heat-b", "figure"),
         prevent_initial_call=True,
     )
+    clientside(
+        "view",
+        Output("runs-search", "data"),
+        Input("run-search", "value"),
+        Input("filter-state", "value"),
+        Input("filter-alerts", "value"),
+        Input("filter-project", "value"),
+        Input("filter-tag", "value"),
+        Input("group-runs", "value"),
+        prevent_initial_call=True,
+        of="foreshock_runs",
+    )
+    # With an output, or Dash would not call it for a page that comes later.
+    clientside("table", Output("runs-drawn", "data"), Input("runs-table", "data"), of="foreshock_runs")
+    clientside("changed", Input("runs-changed", "data"), of="foreshock_runs", prevent_initial_call=True)
     clientside(
         "permalink",
         Input("module", "value"),

@@ -1,12 +1,12 @@
 """Make the live sections: a function per section, taking the store and the values of its inputs on the page."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from ..analyzer.risk import SIGNAL
 from ..storage.base import Store
 from ..storage.records import Alert, Event, Series
-from ..storage.results import SeriesData
+from ..storage.results import News, SeriesData
 from .figures.gradient import gradient_figure
 from .figures.layer_signal import layer_signal_figure
 from .figures.loss import loss_figure
@@ -14,8 +14,9 @@ from .figures.overhead import overhead_figure
 from .figures.risk import risk_figure
 from .figures.style import Figure
 from .layers import measured, usual_signal
-from .paths import Order
+from .paths import runs_view_of
 from .reading import run_wide
+from .roster import roster_of
 from .sections.chart import Chart
 from .sections.distribution import Distribution
 from .sections.following import Marks
@@ -26,9 +27,15 @@ from .sections.overview import Overview
 from .signals import FIRST_SIGNAL, SECOND_SIGNAL, describe
 
 
-def overview(store: Store, order: Order) -> Overview:
-    """Return the table of runs in the order that the page's address asks for."""
-    return Overview(store, *order)
+def overview(store: Store, search: str | None, heard: Callable[[], News] | None = None) -> Overview:
+    """Return the list of runs as the query of the page's address asks for it.
+
+    Args:
+        heard: Tells the list of all runs what was written; without it the list compares all of them at each look.
+    """
+    if heard is not None:
+        roster_of(store).follow(heard)
+    return Overview(store, runs_view_of(search))
 
 
 def head(store: Store, run_id: str) -> Head:

@@ -11,7 +11,7 @@ from dash.development.base_component import Component
 from ..analyzer.diagnosis import page, patterns
 from ..storage.base import Store
 from ..storage.errors import StoreError, UnknownRunError
-from .paths import order_of, place_of, runs_path, view_of
+from .paths import place_of, runs_path, runs_view_of, view_of
 from .source import StoreSource
 
 
@@ -47,8 +47,8 @@ def _runs(store: Store, name: str, search: str) -> Component:
 
     if name:
         return _nowhere(f"/{name}")
-    order = order_of(search)
-    return overview_page(order, Overview(store, *order).paint()["runs"]["children"])
+    view = runs_view_of(search)
+    return overview_page(search, view, Overview(store, view).paint())
 
 
 def _run(store: Store, name: str, search: str) -> Component:

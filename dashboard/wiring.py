@@ -10,7 +10,7 @@ from .desk import NewsDesk
 from .live import Section, Showings, follow
 from .source import StoreSource
 
-LIVE_PAGES = (("overview", "order"), ("run-page", "run"))
+LIVE_PAGES = (("overview", "runs-search"), ("run-page", "run"))
 """Pages with live sections: id of the page (a ``main`` with ``data-live``, beside it a store ``ID-ticket``), and of the store that
 says what it is about."""
 
@@ -23,7 +23,17 @@ def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk:
     def section(name: str, place: str, *inputs: Input | State, page: str = "run-page", painted: str = "") -> None:
         follow(app, showings, desk, name, *inputs, make=_maker(name, source), page=page, place=place, painted=painted)
 
-    section("overview", "runs", Input("order", "data"), page="overview")
+    follow(
+        app,
+        showings,
+        desk,
+        "overview",
+        Input("runs-search", "data"),
+        make=_maker("overview", source, desk.backlog),
+        page="overview",
+        place="runs",
+        painted="overview-painted",
+    )
     section("head", "verdict", run, painted="run-page-painted")
     section("choices", "module", run, State("module", "value"), State("signal", "value"), State("compare", "value"))
     section("loss", "loss", run, Input("loss-scale", "value"))
@@ -37,11 +47,11 @@ def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk:
     section("overhead", "overhead", run)
 
 
-def _maker(name: str, source: StoreSource) -> Callable[..., Section]:
+def _maker(name: str, source: StoreSource, *more: Any) -> Callable[..., Section]:
     def make(*values: Any) -> Section:
         from . import factory  # numpy and the figures come with the first page, not before the server listens
 
-        section: Section = getattr(factory, name)(source(), *values)
+        section: Section = getattr(factory, name)(source(), *values, *more)
         return section
 
     return make

@@ -293,8 +293,14 @@ class Store(ABC):
         """Return a run's alerts, oldest first (by segment and first step); those of all runs, newest ``created_at`` first."""
 
     @abstractmethod
-    def alert_counts(self, states: Sequence[AlertState]) -> dict[str, dict[Severity, int]]:
-        """Return run id -> severity -> number of alerts in one of these states, without reading the alerts themselves."""
+    def alert_counts(
+        self, states: Sequence[AlertState], *, run_ids: Sequence[str] | None = None
+    ) -> dict[str, dict[Severity, int]]:
+        """Return run id -> severity -> number of alerts in one of these states, without reading the alerts themselves.
+
+        Args:
+            run_ids: count those of these runs only. None counts all, which looks at every alert there is.
+        """
 
     @abstractmethod
     def set_alert_state(
