@@ -136,6 +136,16 @@ def _in_the_browser(app: dash.Dash) -> None:
     clientside("changed", Input("runs-changed", "data"), of="foreshock_runs", prevent_initial_call=True)
     clientside(
         "permalink",
+        Input("compare-signal", "value"),
+        Input("compare-module", "value"),
+        Input("compare-axis", "value"),
+        Input("compare-scale", "value"),
+        Input("compare-base", "value"),
+        of="foreshock_compare",
+        prevent_initial_call=True,
+    )
+    clientside(
+        "permalink",
         Input("module", "value"),
         Input("signal", "value"),
         Input("compare", "value"),

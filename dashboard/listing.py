@@ -60,14 +60,23 @@ COLUMNS = (
     Column("state", "State", lambda one, _, now: LIFE_ORDER.index(life(one.run, now))),
     Column("alerts", "Alerts", lambda one, _, now: badness(one.alerts), numeric=True, hint="Open alerts"),
     Column(
-        "risk", "Risk", lambda _, seen, now: _or_least(seen.risk), True, "How likely the run is to fail soon, 0 to 100", measured=True
+        "risk",
+        "Risk",
+        lambda _, seen, now: _or_least(seen.risk),
+        True,
+        "How likely the run is to fail soon, 0 to 100",
+        measured=True,
     ),
     Column("loss", "Loss", lambda _, seen, now: _or_least(seen.loss), numeric=True, measured=True),
     Column("step", "Last step", lambda one, _, now: one.run.last_step, numeric=True),
-    Column("rate", "Steps/s", lambda _, seen, now: _or_least(seen.rate), True, "Steps per second, of the last 50 steps", measured=True),
+    Column(
+        "rate", "Steps/s", lambda _, seen, now: _or_least(seen.rate), True, "Steps per second, of the last 50 steps", measured=True
+    ),
     Column("heartbeat", "Heartbeat", lambda one, _, now: one.run.heartbeat_at, numeric=True),
     Column("started", "Started", lambda one, _, now: one.run.created_at, True, "When it began, and how long it has run"),
-    Column("cost", "Cost", lambda _, seen, now: _or_least(seen.cost), True, "Share of step time that monitoring costs", measured=True),
+    Column(
+        "cost", "Cost", lambda _, seen, now: _or_least(seen.cost), True, "Share of step time that monitoring costs", measured=True
+    ),
 )
 
 
@@ -95,7 +104,9 @@ def _alerts_match(alerts: Alerts, wanted: str) -> bool:
     return any(count for severity, count in alerts.items() if severity.rank >= least)
 
 
-def ordered(listed: Sequence[Listed], column: Column | None, view: RunsView, figures: Mapping[str, Figures], now: float) -> list[Listed]:
+def ordered(
+    listed: Sequence[Listed], column: Column | None, view: RunsView, figures: Mapping[str, Figures], now: float
+) -> list[Listed]:
     """Sort runs by a column; those that are equal there, and all without a column, stay as they are given: newest first."""
     if column is None:
         return list(listed)

@@ -115,7 +115,7 @@ def runs_view_of(search: str | None) -> RunsView:
     )
 
 
-def runs_path(view: RunsView = RunsView()) -> str:  # noqa: B008 - frozen
+def runs_path(view: RunsView = RunsView()) -> str:
     """Return the path of the list of runs in this view of it."""
     query: list[tuple[str, str]] = [("q", view.text)] if view.text else []
     for name, values in (("state", view.states), ("project", view.projects), ("tag", view.tags)):
@@ -175,7 +175,7 @@ def comparison_of(search: str | None) -> Comparison:
     )
 
 
-def compare_path(comparison: Comparison = Comparison()) -> str:  # noqa: B008 - frozen
+def compare_path(comparison: Comparison = Comparison()) -> str:
     """Return the path of the page that compares runs."""
     usual = Comparison()
     query = {

@@ -39,7 +39,7 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Newest values of a run: loss, risk (0 to 100), share of step time that monitoring costs, steps per second. None: not known."""
+    """Newest values of a run: loss, risk (0 to 100), share of step time that monitoring costs, steps a second; None: not known."""
 
     loss: float | None = None
     risk: float | None = None

@@ -11,7 +11,7 @@ from dash.development.base_component import Component
 from ..analyzer.diagnosis import page, patterns
 from ..storage.base import Store
 from ..storage.errors import StoreError, UnknownRunError
-from .paths import place_of, runs_path, runs_view_of, view_of
+from .paths import comparison_of, place_of, runs_path, runs_view_of, view_of
 from .source import StoreSource
 
 
@@ -62,6 +62,19 @@ def _run(store: Store, name: str, search: str) -> Component:
     return run_page(run, view, Head(store, run).paint())
 
 
+def _compare(store: Store, _name: str, search: str) -> Component:
+    from .comparing import compared
+    from .pages.compare import compare_page, nothing_to_compare
+    from .sections.compare import CompareTable
+
+    comparison = comparison_of(search)
+    found = compared(store, comparison)
+    if not found.runs:
+        return nothing_to_compare(found)
+    words = CompareTable(store, [run.id for run in found.runs], comparison.baseline).paint()
+    return compare_page(comparison, found, words)
+
+
 def _cause(_store: Store, name: str, _search: str) -> Component:
     from .pages.cause import cause_page
 
@@ -72,7 +85,12 @@ def _cause(_store: Store, name: str, _search: str) -> Component:
     return cause_page(name, text, {pattern.doc: pattern.title for pattern in patterns()})
 
 
-_PAGES: Mapping[str, Callable[[Store, str, str], Component]] = {"": _runs, "run": _run, "cause": _cause}
+_PAGES: Mapping[str, Callable[[Store, str, str], Component]] = {
+    "": _runs,
+    "run": _run,
+    "compare": _compare,
+    "cause": _cause,
+}
 """First part of the path -> what makes its page of (the store, the rest of the path, the query)."""
 
 

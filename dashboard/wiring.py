@@ -10,13 +10,13 @@ from .desk import NewsDesk
 from .live import Section, Showings, follow
 from .source import StoreSource
 
-LIVE_PAGES = (("overview", "runs-search"), ("run-page", "run"))
+LIVE_PAGES = (("overview", "runs-search"), ("run-page", "run"), ("compare-page", "compared"))
 """Pages with live sections: id of the page (a ``main`` with ``data-live``, beside it a store ``ID-ticket``), and of the store that
 says what it is about."""
 
 
 def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk: NewsDesk) -> None:
-    """Register every live section of both pages."""
+    """Register every live section of all pages."""
     run, module = Input("run", "data"), Input("module", "value")
     signal, compare = Input("signal", "value"), Input("compare", "value")
 
@@ -46,6 +46,8 @@ def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk:
     section("gradient", "gradient", run)
     section("overhead", "overhead", run)
 
+    _compare(section)
+
 
 def _maker(name: str, source: StoreSource, *more: Any) -> Callable[..., Section]:
     def make(*values: Any) -> Section:
@@ -55,3 +57,15 @@ def _maker(name: str, source: StoreSource, *more: Any) -> Callable[..., Section]
         return section
 
     return make
+
+
+def _compare(section: Callable[..., None]) -> None:
+    """Register the live sections of the page that compares runs."""
+    page, runs = "compare-page", Input("compared", "data")
+    signal, module, base = Input("compare-signal", "value"), Input("compare-module", "value"), Input("compare-base", "value")
+    over, scale = Input("compare-axis", "value"), Input("compare-scale", "value")
+    section("compare_table", "compare-table", runs, base, page=page, painted="compare-page-painted")
+    section("compare_choices", "compare-module", runs, signal, State("compare-module", "value"), page=page)
+    section("compare_loss", "compare-loss", runs, over, scale, page=page)
+    section("compare_difference", "compare-difference", runs, over, base, page=page)
+    section("compare_overlay", "compare-overlay", runs, signal, module, over, scale, page=page)

@@ -100,7 +100,7 @@ class Store(ABC):
 
     @abstractmethod
     def runs(self, *, project: str | None = None, ids: Sequence[str] | None = None, limit: int | None = None) -> list[Run]:
-        """Return runs, newest first, with ``last_step`` filled in; narrowed to a project, and to those of ``ids`` that are there."""
+        """Return runs, newest first, with ``last_step`` filled in; narrowed to a project, and to these ids."""
 
     @abstractmethod
     def run_marks(self) -> dict[str, Hashable]:
@@ -293,9 +293,7 @@ class Store(ABC):
         """Return a run's alerts, oldest first (by segment and first step); those of all runs, newest ``created_at`` first."""
 
     @abstractmethod
-    def alert_counts(
-        self, states: Sequence[AlertState], *, run_ids: Sequence[str] | None = None
-    ) -> dict[str, dict[Severity, int]]:
+    def alert_counts(self, states: Sequence[AlertState], *, run_ids: Sequence[str] | None = None) -> dict[str, dict[Severity, int]]:
         """Return run id -> severity -> number of alerts in one of these states, without reading the alerts themselves.
 
         Args:

@@ -265,9 +265,7 @@ class SQLAlchemyStore(Store):
             return alerting.list_alerts(connection, run_id, states=states, limit=limit)
 
     @override
-    def alert_counts(
-        self, states: Sequence[AlertState], *, run_ids: Sequence[str] | None = None
-    ) -> dict[str, dict[Severity, int]]:
+    def alert_counts(self, states: Sequence[AlertState], *, run_ids: Sequence[str] | None = None) -> dict[str, dict[Severity, int]]:
         with self._database.read() as connection:
             return newest.alert_counts(connection, states, run_ids)
 

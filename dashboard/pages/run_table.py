@@ -96,7 +96,9 @@ def group_line(group: Group, view: RunsView) -> Line:
         "closed": group.closed,
         "continued": group.continued,
         "runs": "1 run" if group.size == 1 else f"{group.size:,} runs",
-        "states": [{"life": one.value, "words": f"{group.states[one]:,} {one.value}"} for one in LIFE_ORDER if group.states.get(one)],
+        "states": [
+            {"life": one.value, "words": f"{group.states[one]:,} {one.value}"} for one in LIFE_ORDER if group.states.get(one)
+        ],
         "alerts": _badges(group.alerts),
     }
 
@@ -120,7 +122,11 @@ def _pager(view: RunsView, pages: int, words: str) -> dict[str, Any] | None:
         return None
 
     def way(name: str, label: str, to: int) -> dict[str, Any]:
-        return {"name": name, "label": label, "href": runs_path(replace(view, page=to)) if 1 <= to <= pages and to != view.page else ""}
+        return {
+            "name": name,
+            "label": label,
+            "href": runs_path(replace(view, page=to)) if 1 <= to <= pages and to != view.page else "",
+        }
 
     before = [way("first", "« First", 1), way("previous", "← Previous", view.page - 1)]
     after = [way("next", "Next →", view.page + 1), way("last", "Last »", pages)]

@@ -374,6 +374,8 @@ def test_alerts_are_counted_by_run_and_severity(store: Store, new_run: MakeRun, 
     }
     assert store.alert_counts([AlertState.RESOLVED, AlertState.SILENCED]) == {other.id: {Severity.WARNING: 1}}
     assert store.alert_counts([]) == {}
+    assert store.alert_counts([AlertState.RESOLVED, AlertState.FIRING], run_ids=[other.id, "no such run"]).keys() == {other.id}
+    assert store.alert_counts([AlertState.FIRING], run_ids=[]) == {}
 
 
 def test_changes_report_what_was_written_since(store: Store, new_run: MakeRun, run: Run, batch_of: MakeBatch) -> None:
@@ -390,6 +392,23 @@ def test_changes_report_what_was_written_since(store: Store, new_run: MakeRun, r
     assert store.changes(run.id, seen.cursor) == replace(seen, ranges=())
     store.write(batch_of(run, range(6, 7)))
     assert store.changes(run.id, seen.cursor).ranges == (Change(0, 6, 6),)
+
+
+def test_step_times_of_a_long_run_are_looked_up(store: Store, run: Run, batch_of: MakeBatch) -> None:
+    store.write(batch_of(run, range(400)))
+    store.open_segment(run.id, 300, 2000.0)
+    store.write(batch_of(run, range(300, 500), segment=1))
+    times = store.step_times(run.id, max_points=15)
+    assert times == [(segment, step, 1000.0 + step) for segment, step, _ in times]
+    assert [place[:2] for place in times[:2]] == [(0, 0), (0, 44)]
+    assert [place[:2] for place in times[9:11]] == [(0, 399), (1, 300)]
+    assert times[-1][:2] == (1, 499)
+    assert len(times) == 15
+    sparse = replace(run, id=new_id())
+    store.create_run(sparse)
+    store.open_segment(sparse.id, 0, 1000.0)
+    store.write(batch_of(sparse, range(0, 3000, 7)))
+    assert len(store.step_times(sparse.id, max_points=15)) == 15, "where most steps are not there, all are read"
 
 
 def test_step_times_are_thinned_evenly(store: Store, run: Run, batch_of: MakeBatch) -> None:
