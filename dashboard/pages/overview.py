@@ -152,12 +152,12 @@ def nothing_matches(view: RunsView, count: Callable[[RunsView], int]) -> html.Di
         (view.projects, f"the project {' or '.join(view.projects)[:60]}", replace(view, projects=(), page=1)),
         (view.tags, f"the tag {' or '.join(view.tags)[:60]}", replace(view, tags=(), page=1)),
     )
-    wider = [(words, view, count(view)) for used, words, view in parts if used]
-    ways = [
-        html.Li([html.Span(["Without ", html.Span(words, dir="auto")]), " ", view_link(f"there are {found:,}", view)])
-        for words, view, found in wider
-        if found
-    ]
+    ways = []
+    for used, words, wider in parts:
+        if used:
+            found = count(wider)
+            rest = view_link(f"there are {found:,}", wider) if found else "there is still none"
+            ways.append(html.Li(["Without ", html.Span(words, dir="auto"), ": ", rest]))
     return html.Div(
         [
             html.H2("No run matches"),
