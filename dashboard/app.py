@@ -136,6 +136,31 @@ def _in_the_browser(app: dash.Dash) -> None:
         prevent_initial_call=True,
     )
     clientside(
+        "view",
+        Output("runs-search", "data"),
+        Input("run-search", "value"),
+        Input("filter-state", "value"),
+        Input("filter-alerts", "value"),
+        Input("filter-project", "value"),
+        Input("filter-tag", "value"),
+        Input("group-runs", "value"),
+        prevent_initial_call=True,
+        space="foreshock_runs",
+    )
+    # With an output, or Dash would not call it for a page that comes later.
+    clientside("table", Output("runs-drawn", "data"), Input("runs-table", "data"), space="foreshock_runs")
+    clientside("changed", Input("runs-changed", "data"), space="foreshock_runs", prevent_initial_call=True)
+    clientside(
+        "permalink",
+        Input("compare-signal", "value"),
+        Input("compare-module", "value"),
+        Input("compare-axis", "value"),
+        Input("compare-scale", "value"),
+        Input("compare-base", "value"),
+        space="foreshock_compare",
+        prevent_initial_call=True,
+    )
+    clientside(
         "permalink",
         Input("module", "value"),
         Input("signal", "value"),

@@ -11,7 +11,7 @@ from dash.development.base_component import Component
 from ..analyzer.diagnosis import page, patterns
 from ..storage.base import Store
 from ..storage.errors import StoreError, UnknownRunError
-from .paths import order_of, place_of, rules_path, run_of, runs_path, view_of
+from .paths import comparison_of, place_of, rules_path, run_of, runs_path, runs_view_of, view_of
 from .source import StoreSource
 
 
@@ -47,8 +47,8 @@ def _runs(store: Store, name: str, search: str) -> Component:
 
     if name:
         return _nowhere(f"/{name}")
-    order = order_of(search)
-    return overview_page(order, Overview(store, *order).paint()["runs"]["children"])
+    view = runs_view_of(search)
+    return overview_page(search, view, Overview(store, view).paint())
 
 
 def _run(store: Store, name: str, search: str) -> Component:
@@ -60,6 +60,19 @@ def _run(store: Store, name: str, search: str) -> Component:
     if view.module is None:
         view = replace(view, module=usual_layer(store, run))
     return run_page(run, view, Head(store, run).paint())
+
+
+def _compare(store: Store, _name: str, search: str) -> Component:
+    from .comparing import compared
+    from .pages.compare import compare_page, nothing_to_compare
+    from .sections.compare import CompareTable
+
+    comparison = comparison_of(search)
+    found = compared(store, comparison)
+    if not found.runs:
+        return nothing_to_compare(found)
+    words = CompareTable(store, [run.id for run in found.runs], comparison.baseline).paint()
+    return compare_page(comparison, found, words)
 
 
 def _cause(_store: Store, name: str, _search: str) -> Component:
@@ -92,7 +105,13 @@ def _no_rule(name: str) -> Component:
     return _message("There is no such rule", where, html.P(dcc.Link("See all rules", href=rules_path(), className="button")))
 
 
-_PAGES: Mapping[str, Callable[[Store, str, str], Component]] = {"": _runs, "run": _run, "cause": _cause, "rules": _rules}
+_PAGES: Mapping[str, Callable[[Store, str, str], Component]] = {
+    "": _runs,
+    "run": _run,
+    "compare": _compare,
+    "cause": _cause,
+    "rules": _rules,
+}
 """First part of the path -> what makes its page of (the store, the rest of the path, the query)."""
 
 

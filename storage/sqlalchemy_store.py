@@ -1,7 +1,7 @@
 """The Store over SQLAlchemy Core: SQLite (file and memory), PostgreSQL, MySQL and MariaDB."""
 
 import time
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Connection
@@ -17,6 +17,7 @@ from . import (
     news,
     numbering,
     outboxes,
+    progress,
     reading,
     rule_versions,
     runs,
@@ -109,8 +110,12 @@ class SQLAlchemyStore(Store):
             news.announce(connection, run_id)
 
     @override
-    def runs(self, *, project: str | None = None, limit: int | None = None) -> list[Run]:
-        return self._ask(lambda connection: runs.listed(connection, project=project, limit=limit))
+    def runs(self, *, project: str | None = None, ids: Sequence[str] | None = None, limit: int | None = None) -> list[Run]:
+        return self._ask(lambda connection: runs.listed(connection, project=project, ids=ids, limit=limit))
+
+    @override
+    def run_marks(self) -> dict[str, Hashable]:
+        return self._ask(progress.run_marks)
 
     @override
     def run(self, reference: str) -> Run:
@@ -221,6 +226,10 @@ class SQLAlchemyStore(Store):
         return self._ask(lambda connection: reading.step_times(connection, run_id, max_points))
 
     @override
+    def step_rates(self, run_ids: Sequence[str], *, window: int = 50) -> dict[str, float]:
+        return self._ask(lambda connection: progress.step_rates(connection, run_ids, window))
+
+    @override
     def histograms(
         self, run_id: str, signal: str, module: str, *, start: int | None = None, stop: int | None = None, limit: int | None = None
     ) -> list[StepHistogram]:
@@ -258,9 +267,9 @@ class SQLAlchemyStore(Store):
             return alerting.list_alerts(connection, run_id, states=states, limit=limit)
 
     @override
-    def alert_counts(self, states: Sequence[AlertState]) -> dict[str, dict[Severity, int]]:
+    def alert_counts(self, states: Sequence[AlertState], *, run_ids: Sequence[str] | None = None) -> dict[str, dict[Severity, int]]:
         with self._database.read() as connection:
-            return newest.alert_counts(connection, states)
+            return newest.alert_counts(connection, states, run_ids)
 
     @override
     def set_alert_state(
