@@ -15,6 +15,7 @@ from .decisions import decide
 from .desk import NewsDesk
 from .live import Showings, attend
 from .pages.frame import frame
+from .report.route import serve_reports
 from .router import route
 from .security import Guard, content_security_policy
 from .source import StoreSource
@@ -74,6 +75,7 @@ def build_app(store: Store | StoreSource) -> dash.Dash:
     )
     app.layout = frame()
     _health(app.server)
+    serve_reports(app.server, source)
     route(app, source)
     decide(app, source)
     _in_the_browser(app)

@@ -93,18 +93,19 @@ class LayerPoints:
     rows: tuple[Points, ...]
 
 
-def layer_points(store: Store, run_id: str, info: SignalInfo, *, start: int | None = None) -> LayerPoints:
+def layer_points(store: Store, run_id: str, info: SignalInfo, *, start: int | None = None, stop: int | None = None) -> LayerPoints:
     """Return every layer's points of a signal; heads and ranks of a layer are laid together.
 
     Of a long series they are stretches of steps with the most troubling value of each.
 
     Args:
         start: from this step on, and then every point.
+        stop: up to this step, exclusive, and then stretches whatever ``start`` is.
     """
     series = [one for one in store.series(run_id, signal=info.name) if one.key.module]
-    if start is None:
+    if start is None or stop is not None:
         share = min(MOST_STRETCHES, max(LEAST_STRETCHES, STRETCHES // max(1, len(series))))
-        found = [_worst(envelope, info) for envelope in store.envelopes(series, max_points=share)]
+        found = [_worst(envelope, info) for envelope in store.envelopes(series, start=start, stop=stop, max_points=share)]
     else:
         found = [_points(data) for data in store.read(series, start=start)]
     parts: dict[str, list[Points]] = {}
