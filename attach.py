@@ -20,6 +20,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from .analyzer.engine import Engine
+from .analyzer.rule_changes import changes
 from .analyzer.rules import RuleSet
 from .disabled import DisabledMonitor
 from .distributed import FollowingMonitor, company_of, follow, lead, training_of, with_checksum
@@ -177,7 +178,8 @@ def watch(
         labels = (tags,) if isinstance(tags, str) else tags
         if resume is not None and opened is not None and spool is not None:
             drain_all(spool.folder, opened)  # the run to go on with may wait there
-        record, segment = _begin(opened, run, settings.project, resume, labels, facts_about(watched))
+        facts = facts_about(watched) | {"rules": changes(rule_set)}
+        record, segment = _begin(opened, run, settings.project, resume, labels, facts)
         engine = Engine(record.id, rule_set)
         if resume is not None and opened is not None:
             engine.adopt(opened.alerts(record))

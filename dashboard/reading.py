@@ -9,7 +9,7 @@ import numpy.typing as npt
 from ..storage.base import Store
 from ..storage.records import Alert, AlertState, Run, Series, SeriesKey
 from ..storage.results import Envelope, SeriesData, StepHistogram
-from .grid import Floats, Grid, Ints, Points, fill, spacing
+from .grid import MAX_COLUMNS, Floats, Grid, Ints, Points, fill, spacing
 from .signals import HISTOGRAM, SignalInfo
 
 MAX_POINTS = 2000
@@ -152,12 +152,12 @@ def current(segments: Ints, steps: Ints) -> npt.NDArray[np.bool_]:
     return holds
 
 
-def layer_grid(points: LayerPoints, info: SignalInfo) -> Grid | None:
+def layer_grid(points: LayerPoints, info: SignalInfo, max_columns: int = MAX_COLUMNS) -> Grid | None:
     """Lay a signal's points on a grid of their own; None where there are none."""
     steps = np.concatenate([np.empty(0, np.int64), *(row.steps for row in points.rows)])
     if not len(steps):
         return None
-    start, width = spacing(steps)
+    start, width = spacing(steps, max_columns)
     return fill(points.rows, start, width, high_is_trouble=info.high_is_trouble)
 
 

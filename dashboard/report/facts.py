@@ -22,7 +22,7 @@ VALUES = ("loss", RISK, "monitor.overhead", "monitor.step_ms", "monitor.queue_de
 MOST_EVENTS = 200
 MOST_CONFIGURED = 100
 RULES = "rules"
-"""Key in a run's ``meta``: what of its rules is not as in the package, see ``analyzer.rules.RuleSet.changes``."""
+"""Key in a run's ``meta``: what of its rules is not as in the package, see ``analyzer.rule_changes``."""
 _TROUBLES = 5
 _NONE = "–"
 _STATES = {Life.LIVE: "running when this was made", Life.STALE: "running, silent for a while when this was made"}
@@ -75,7 +75,10 @@ def configuration(run: Run, segments: Sequence[Segment]) -> list[Fact]:
     if run.tags:
         facts.append(Fact("Tags", cut(", ".join(run.tags))))
     facts.append(Fact("Started", moment(run.created_at)))
-    facts.append(Fact("Ended", moment(run.ended_at) if run.ended_at else "not yet"))
+    if run.ended_at:
+        facts.append(Fact("Ended", moment(run.ended_at)))
+    else:
+        facts.append(Fact("Last sign of life", moment(max(run.heartbeat_at, run.created_at))))
     if len(segments) > 1:
         places = ", ".join(f"step {step_number(each.start_step)}" for each in segments[1:21])
         facts.append(Fact("Resumed", f"{len(segments) - 1} times, at {places}" if len(segments) > 2 else f"at {places}"))

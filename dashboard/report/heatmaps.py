@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ...analyzer.wording import step_number
+from ...analyzer.wording import number, step_number
 from ...storage.base import Store
 from ...storage.records import Alert, Run
 from ..figures.layer_heatmap import layer_heatmap_figure
-from ..grid import MAX_COLUMNS, Grid, OddCell, fill, spacing
+from ..grid import MAX_COLUMNS, Floats, Grid
 from ..names import shorten
-from ..reading import LayerPoints, is_open, layer_points
+from ..reading import LayerPoints, is_open, layer_grid, layer_points
 from ..signals import FIRST_SIGNAL, SECOND_SIGNAL, SignalInfo, describe
 from .content import Chart, Picture
 from .wanted import Wanted
@@ -43,7 +43,8 @@ def heatmap(store: Store, run: Run, signal: str, wanted: Wanted, alerts: Sequenc
     stop = run.last_step + 1 if wanted.stop is None and wanted.start is not None else wanted.stop
     found = layer_points(store, run.id, info, start=wanted.start, stop=stop)
     points = _most_telling(found, info, {alert.module for alert in alerts})
-    grid = _bounded_grid(points, info)
+    columns = min(MAX_COLUMNS, max(_LEAST_COLUMNS, MOST_CELLS // max(1, len(points.rows))))
+    grid = layer_grid(points, info, columns)
     names = distinct(points.modules)
     named = dict(zip(points.modules, names, strict=True))
     figure = layer_heatmap_figure(grid, names, info, named.get(chosen, chosen))
@@ -77,30 +78,23 @@ def _most_telling(points: LayerPoints, info: SignalInfo, alerted: set[str]) -> L
     def rank(row: int) -> tuple[bool, float]:
         values = np.asarray(points.rows[row].values, np.float64)
         values = values[np.isfinite(values)]
-        worst = (float(values.max()) if info.high_is_trouble else -float(values.min())) if values.size else -np.inf
+        worst = float(_trouble(values, info).max()) if values.size else -np.inf
         return points.modules[row] not in alerted, -worst
 
     kept = sorted(sorted(range(len(points.modules)), key=rank)[:MOST_ROWS])
     return LayerPoints(tuple(points.modules[row] for row in kept), tuple(points.rows[row] for row in kept))
 
 
-def _bounded_grid(points: LayerPoints, info: SignalInfo) -> Grid | None:
-    steps = np.concatenate([np.empty(0, np.int64), *(np.asarray(row.steps, np.int64) for row in points.rows)])
-    if not len(steps):
-        return None
-    columns = min(MAX_COLUMNS, max(_LEAST_COLUMNS, MOST_CELLS // len(points.rows)))
-    start, width = spacing(steps, columns)
-    return fill(points.rows, start, width, high_is_trouble=info.high_is_trouble)
+def _trouble(values: Floats, info: SignalInfo) -> Floats:
+    """Return numbers that are the larger, the more worrying the values are."""
+    return values if info.high_is_trouble else -values
 
 
 def _said(grid: Grid | None, points: LayerPoints, info: SignalInfo) -> str:
     """Return which layer has the most troubling value, and when."""
     if grid is None or not np.isfinite(grid.cells).any():
         return ""
-    place = np.nanargmax(grid.cells) if info.high_is_trouble else np.nanargmin(grid.cells)
-    row, column = np.unravel_index(place, grid.cells.shape)
-    what = "Highest" if info.high_is_trouble else "Lowest"
-    odd: Sequence[OddCell] = grid.odd
+    row, column = np.unravel_index(np.nanargmax(_trouble(grid.cells, info)), grid.cells.shape)
     layer, at = shorten(points.modules[row], _MOST_LETTERS), step_number(grid.step_of(int(column)))
-    words = f"{what} in {layer}: {grid.cells[row, column]:.4g} near step {at}"
-    return f"{words}{f'; {len(odd):,} cells not finite' if odd else ''}."
+    words = f"Most worrying in {layer}: {number(float(grid.cells[row, column]))} near step {at}"
+    return f"{words}{f'; {len(grid.odd):,} cells not finite' if grid.odd else ''}."
