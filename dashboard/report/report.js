@@ -3,6 +3,7 @@
   "use strict";
   const CONFIG = {
     displaylogo: false,
+    showSendToCloud: false /* plotly would offer to upload the chart */,
     responsive: true,
     modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
     toImageButtonOptions: { scale: 2 },

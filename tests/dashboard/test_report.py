@@ -35,11 +35,11 @@ def watched(url: str) -> None:
     model = nn.ModuleDict({LAYER: nn.Linear(8, 16), "head": nn.Linear(16, 1)})
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     rules = {"loss_spike": {"cooldown": 7}}
-    with foreshock.watch(model, optimizer, run=HOSTILE, store=url, every=2, rules=rules, tags=[HOSTILE]) as monitor:
-        for step in range(120):
+    with foreshock.watch(model, optimizer, run=HOSTILE, store=url, every=4, rules=rules, tags=[HOSTILE]) as monitor:
+        for step in range(80):
             loss = model["head"](torch.tanh(model[LAYER](torch.randn(32, 8)))).square().mean()
             loss.backward()
-            optimizer.param_groups[0]["lr"] = 0.01 if step < 100 else 1e6
+            optimizer.param_groups[0]["lr"] = 0.01 if step < 60 else 1e6
             optimizer.step()
             optimizer.zero_grad()
             monitor.step(loss)
@@ -65,7 +65,7 @@ def filed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filed]:
         watched(url)
     store = open_store(url)
     run = store.runs()[0]
-    store.add_event(Event(new_id(), run.id, 0, 60, time.time(), HOSTILE, HOSTILE))
+    store.add_event(Event(new_id(), run.id, 0, 40, time.time(), HOSTILE, HOSTILE))
     made = make(store, run)
     path = folder / "report.html"
     write(made.page, path)
@@ -173,10 +173,10 @@ def test_the_dashboard_serves_it_under_its_own_policy(tab: Page, filed: Filed, s
             assert "sha256-" in policies[0]
             assert "'self'" not in policies[0]
             assert answer.headers["x-content-type-options"] == "nosniff"
-        tab.goto(f"{base}/report/{filed.run.id}?steps=0:100&signals=weight.*")
+        tab.goto(f"{base}/report/{filed.run.id}?steps=0:50&signals=weight.*")
         ready(tab)
         expect(tab.locator("#layers ~ .row .card").first).to_contain_text("Spectral norm")
-        expect(tab.locator("main")).to_contain_text("to before 100")
+        expect(tab.locator("main")).to_contain_text("to before 50")
         all_drawn(tab)
         for path, says in ((f"{filed.run.id}?steps=9:1", "is empty"), (f"{filed.run.id}?signals=nosuch", "There are: ")):
             answered = tab.request.get(f"{base}/report/{path}")
