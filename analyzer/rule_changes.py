@@ -9,7 +9,10 @@ from .rules import Rule, RuleSet
 
 
 def changes(rules: RuleSet) -> dict[str, dict[str, Any]]:
-    """Return rule name -> what of it differs from the package's rule, in plain values; all of it where the package has none."""
+    """Return rule name -> what of it differs from the package's rule, in plain values; all of it where the package has none.
+
+    ``RuleSet.default().merged(changes(rules))`` are these rules again.
+    """
     usual = RuleSet.default()
     known = set(usual)
     told = {name: _plain(rules[name], usual[name] if name in known else None) for name in rules}
@@ -23,9 +26,8 @@ def _plain(rule: Rule, usual: Rule | None) -> dict[str, Any]:
         if field.name == "name" or value == before:
             continue
         if field.name == "parameters":
-            differing |= {
-                key: _value(one) for key, one in value.items() if not isinstance(before, Mapping) or before.get(key) != one
-            }
+            known = before if isinstance(before, Mapping) else {}
+            differing["parameters"] = {key: _value(one) for key, one in value.items() if known.get(key) != one}
         else:
             differing[field.name] = _value(value)
     return differing

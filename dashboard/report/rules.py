@@ -47,4 +47,6 @@ def _note(recorded: Any, changes: Mapping[str, Any]) -> str:
 def _changed(change: Any) -> str:
     if not isinstance(change, Mapping) or not change:
         return ""
-    return cut(", ".join(f"{name} = {value}" for name, value in change.items()))
+    parameters = change.get("parameters")
+    flat = {**change, **parameters} if isinstance(parameters, Mapping) else change
+    return cut(", ".join(f"{name} = {value}" for name, value in flat.items() if name != "parameters"))
