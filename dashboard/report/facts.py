@@ -39,7 +39,7 @@ def moment(at: float) -> str:
 def lasted(seconds: float) -> str:
     """Return a span of time in its two largest units: ``2 d 3 h``, ``4 min 10 s``."""
     rest = max(0, int(seconds))
-    parts = []
+    parts: list[str] = []
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
         count, rest = divmod(rest, length)
         if count or (unit == "s" and not parts):

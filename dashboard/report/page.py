@@ -28,7 +28,7 @@ def as_html(report: Report) -> str:
     charts = report.charts()
     ids = {chart.name: f"chart-{place}" for place, chart in enumerate(charts)}
     figures = {ids[chart.name]: _browser_ready(chart.figure) for chart in charts}
-    page = _template().render(
+    page: str = _template().render(
         report=report,
         ids=ids,
         icons=_ICONS,
