@@ -8,6 +8,7 @@ headless Chromium looks at every page in light, in dark and at the width of a ph
 """
 
 import argparse
+import json
 import re
 import shutil
 import sys
@@ -16,7 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -36,6 +36,8 @@ CHROMIUM_FLAGS = [
 ]
 SETTLE = 4000
 """Milliseconds that charts are given to come to rest: the page is live, so nothing on it says "done"."""
+PATIENCE = 180_000
+"""Milliseconds that a page may take to be ready: this machine may be busy."""
 MOST_BYTES = 300_000
 LOOKS = {"light": ("light", 1400), "dark": ("dark", 1400), "phone": ("light", 390)}
 """Look -> (colour scheme, width in pixels)."""
@@ -43,17 +45,19 @@ MOST_HEIGHT = 1560
 
 
 class Stores:
-    """The stores that pictures are made of, each filled when a picture first needs it."""
+    """The stores that pictures are made of, each filled when a picture first needs it, unless ``folder`` has it already."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def url(self, name: str) -> str:
-        """Return the URL of a store that has been filled."""
-        getattr(self, name)
-        return f"sqlite:///{self.folder / name}.db"
+    def filled(self, name: str) -> tuple[str, dict[str, str]]:
+        """Return the URL of a store and what is in it."""
+        noted = self.folder / f"{name}.json"
+        if not noted.exists():
+            (self.folder / f"{name}.db").unlink(missing_ok=True)  # one that was not filled to its end
+            noted.write_text(json.dumps(getattr(self, name)()))
+        return self._place(name), json.loads(noted.read_text())
 
-    @cached_property
     def real(self) -> dict[str, str]:
         """The demo's two runs, trained here: ``failing`` and ``healthy``."""
         from foreshock.zoo.demo import train
@@ -64,7 +68,6 @@ class Stores:
         print({name: one.outcome for name, one in made.items()})
         return {name: one.run for name, one in made.items()}
 
-    @cached_property
     def little(self) -> dict[str, str]:
         """A run that has just begun: a small model, watched for twelve steps."""
         import foreshock
@@ -83,7 +86,6 @@ class Stores:
                 monitor.step(loss)
         return {"run": "just-begun"}
 
-    @cached_property
     def empty(self) -> dict[str, str]:
         """No run at all."""
         from foreshock.storage import open_store
@@ -91,7 +93,6 @@ class Stores:
         open_store(self._place("empty")).close()
         return {}
 
-    @cached_property
     def big(self) -> dict[str, str]:
         """Generated: one run of 10 million points, and a thousand short ones."""
         from foreshock.benchmarks.query_data import SIGNAL, Sizes, build
@@ -111,8 +112,8 @@ class Picture:
     """One page to look at.
 
     Args:
-        store: which of ``Stores`` it is served from.
-        path: the address below the dashboard's, from what the store's property returns.
+        store: which method of ``Stores`` fills the store that it is served from.
+        path: the address below the dashboard's, from what that method returns.
         ready: what is there when the page is.
         caption: what the picture shows, and whether the data are generated.
         hold: keep the page as it is while it waits for its data.
@@ -163,14 +164,17 @@ def main(arguments: Sequence[str]) -> int:
     if chromium is None:
         print("no Chromium found; install it (Debian: apt-get install chromium)", file=sys.stderr)
         return 1
-    given.to.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as ending, sync_playwright() as playwright:
-        stores, served = Stores(Path(folder)), dict[str, str]()
+    for folder in [given.to, *([given.stores] if given.stores else [])]:
+        folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as temporary, ExitStack() as ending, sync_playwright() as playwright:
+        stores, served = Stores(given.stores or Path(temporary)), dict[str, tuple[str, dict[str, str]]]()
         browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
         for name, picture in chosen.items():
             if picture.store not in served:
-                served[picture.store] = ending.enter_context(_serving(stores.url(picture.store)))
-            url = served[picture.store] + picture.path(getattr(stores, picture.store))
+                store, runs = stores.filled(picture.store)
+                served[picture.store] = ending.enter_context(_serving(store)), runs
+            base, runs = served[picture.store]
+            url = base + picture.path(runs)
             for look in given.looks:
                 _take(browser, picture, url, look, given.to / f"{name}-{look}.png")
         browser.close()
@@ -189,6 +193,7 @@ def _arguments(arguments: Sequence[str]) -> Any:
     parser.add_argument("--only", nargs="+", metavar="NAME", default=["*"], help="these pictures: names or patterns such as 'run*'")
     parser.add_argument("--looks", type=looks, default=list(LOOKS), help=f"of {','.join(LOOKS)}; all by default")
     parser.add_argument("--to", type=Path, default=IMAGES, metavar="FOLDER", help="where to; docs/images by default")
+    parser.add_argument("--stores", type=Path, metavar="FOLDER", help="keep the stores here, and use those that are there already")
     parser.add_argument("--list", action="store_true", help="name the pictures and end")
     return parser.parse_args(arguments)
 
@@ -215,6 +220,7 @@ def _take(browser: Browser, picture: Picture, url: str, look: str, file: Path) -
     scheme, width = LOOKS[look]
     context = browser.new_context(viewport={"width": width, "height": 1000}, color_scheme=scheme)
     tab = context.new_page()
+    tab.set_default_timeout(PATIENCE)
     if picture.hold:
         _hold(tab)
     tab.goto(url)

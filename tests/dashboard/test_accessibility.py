@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
+from foreshock.dashboard.router import _PAGES
 from foreshock.storage import open_store
 from foreshock.storage.records import RunStatus
 from playwright.sync_api import Page
@@ -112,6 +113,11 @@ def at_rest(page: Page, look: Look) -> None:
     """Wait until a page is ready and nothing on it fades any more: half-faded text has no contrast."""
     page.locator(look.ready).first.wait_for(state="attached")
     page.wait_for_function("() => document.getAnimations().every((each) => each.effect.getTiming().iterations === Infinity)")
+
+
+def test_every_page_is_looked_at() -> None:
+    addresses = [look.address(Site("", "", "failing", "healthy", "waiting")) for look in PAGES.values()]
+    assert {address.split("/")[1] for address in addresses} >= set(_PAGES), "a page of the router has no line in PAGES"
 
 
 @pytest.mark.parametrize("name", PAGES)
