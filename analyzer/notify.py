@@ -8,6 +8,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ..storage.records import Alert, AlertState, Notification, Severity, derived_id
+from .report_link import report_line
 from .wording import step_number
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def notification_body(alert: Alert) -> str:
         cause = alert.diagnosis[0]
         lines += ["", f"Likeliest cause: {cause.title} ({cause.confidence:.0%}).", *(f"- {reason}" for reason in cause.reasons)]
     lines += ["", f"What to do: {alert.diagnosis[0].remedy if alert.diagnosis else alert.remedy}"]
+    lines += ["", report_line(alert.run_id)]
     return "\n".join(lines)
 
 

@@ -16,6 +16,7 @@ from .desk import NewsDesk
 from .live import Showings, attend
 from .pages.frame import frame
 from .replaying import replays
+from .report.route import serve_reports
 from .router import route
 from .rule_changes import change_rules
 from .security import Guard, content_security_policy
@@ -76,6 +77,7 @@ def build_app(store: Store | StoreSource) -> dash.Dash:
     )
     app.layout = frame()
     _health(app.server)
+    serve_reports(app.server, source)
     route(app, source)
     decide(app, source)
     _in_the_browser(app)

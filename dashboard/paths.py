@@ -8,6 +8,7 @@ from .signals import FIRST_SIGNAL, SECOND_SIGNAL
 _RUN = "/run/"
 _CAUSE = "/cause/"
 _RULES = "/rules"
+_REPORT = "/report/"
 
 
 def place_of(path: str | None) -> tuple[str, str]:
@@ -29,6 +30,11 @@ class View:
 def run_path(run_id: str) -> str:
     """Return the path of a run's page."""
     return _RUN + quote(run_id, safe="")
+
+
+def report_path(run_id: str) -> str:
+    """Return the path of a run's report, one HTML file. What is there is no page of the application: it needs a plain link."""
+    return _REPORT + quote(run_id, safe="")
 
 
 def cause_path(doc: str) -> str:
