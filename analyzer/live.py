@@ -20,16 +20,17 @@ class LiveAnalysis:
         engine: fed by the writer thread only; its state is read and set from the training thread, or a signal handler on it.
         channels: Apprise URLs.
         run_name: as notifications name the run.
+        page: address of the dashboard, for links in notifications; empty where it is not known.
     """
 
-    def __init__(self, engine: Engine, channels: Sequence[str], run_name: str) -> None:
+    def __init__(self, engine: Engine, channels: Sequence[str], run_name: str, page: str = "") -> None:
         self._engine = engine
         self._lock = threading.RLock()
         self.fresh: deque[Alert] = deque()
         """Alerts that nobody took yet; filled on the writer thread."""
         self._seen = {alert.id for alert in engine.alerts}
         self._console = ConsoleNotifier()
-        self._outbox = Outbox(channels, run_name=run_name)
+        self._outbox = Outbox(channels, run_name=run_name, page=page)
         self._courier: Courier | None = None
         self._points = RiskPoints()
 
