@@ -1,7 +1,8 @@
 """Make the live sections: a function per section, taking the store and the values of its inputs on the page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from ..analyzer.risk import SIGNAL
 from ..storage.base import Store
@@ -16,19 +17,44 @@ from .figures.style import Figure
 from .layers import measured, usual_signal
 from .paths import Order
 from .reading import run_wide
+from .sections.around import Around
+from .sections.bell import Bell
 from .sections.chart import Chart
 from .sections.distribution import Distribution
+from .sections.dossier import Dossier
 from .sections.following import Marks
 from .sections.head import Head
 from .sections.heat import Heat
+from .sections.inbox import Inbox
 from .sections.layer import Choices, LayerFacts
 from .sections.overview import Overview
+from .sieve import sieve_of
 from .signals import FIRST_SIGNAL, SECOND_SIGNAL, describe
 
 
 def overview(store: Store, order: Order) -> Overview:
     """Return the table of runs in the order that the page's address asks for."""
     return Overview(store, *order)
+
+
+def bell(store: Store) -> Bell:
+    """Return the number of open alerts in the header."""
+    return Bell(store)
+
+
+def inbox(store: Store, sieve: Mapping[str, Any] | None) -> Inbox:
+    """Return the inbox; ``sieve`` as its page keeps it."""
+    return Inbox(store, sieve_of(sieve))
+
+
+def dossier(store: Store, alert_id: str) -> Dossier:
+    """Return the words and the evidence of an alert's page."""
+    return Dossier(store, alert_id)
+
+
+def around(store: Store, alert_id: str) -> Around:
+    """Return loss and risk around an alert's first step."""
+    return Around(store, store.alert(alert_id))
 
 
 def head(store: Store, run_id: str) -> Head:

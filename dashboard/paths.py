@@ -1,12 +1,15 @@
 """The addresses of the pages. A permalink holds what the reader looks at: run, layer and signals."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qs, quote, unquote, urlencode
 
+from ..analyzer.notify import alert_path as told_path
 from .signals import FIRST_SIGNAL, SECOND_SIGNAL
 
 _RUN = "/run/"
 _CAUSE = "/cause/"
+_ALERTS = "/alerts"
 
 
 def place_of(path: str | None) -> tuple[str, str]:
@@ -33,6 +36,22 @@ def run_path(run_id: str) -> str:
 def cause_path(doc: str) -> str:
     """Return the path of a cause's page. ``doc`` is the page's name, as ``Cause.doc`` has it."""
     return _CAUSE + quote(doc, safe="")
+
+
+def alerts_path(query: Mapping[str, str] | None = None) -> str:
+    """Return the path of the inbox; ``query`` as ``Sieve.query`` gives it."""
+    return _ALERTS + ("?" + urlencode(query) if query else "")
+
+
+def alert_path(alert_id: str) -> str:
+    """Return the path of an alert's page: the one that notifications lead to."""
+    return told_path(alert_id)
+
+
+def layer_path(run_id: str, module: str, step: int, signal: str = "") -> str:
+    """Return the path of a run's page at a layer, a step and, where it is given, one of the layer's signals."""
+    query = {"module": module, **({"detail": signal} if signal else {}), "step": str(step)}
+    return run_path(run_id) + "?" + urlencode({name: value for name, value in query.items() if value})
 
 
 def view_of(search: str | None) -> View:

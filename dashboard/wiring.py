@@ -10,13 +10,13 @@ from .desk import NewsDesk
 from .live import Section, Showings, follow
 from .source import StoreSource
 
-LIVE_PAGES = (("overview", "order"), ("run-page", "run"))
+LIVE_PAGES = (("overview", "order"), ("run-page", "run"), ("inbox", "sieve"), ("alert-page", "alert-id"))
 """Pages with live sections: id of the page (a ``main`` with ``data-live``, beside it a store ``ID-ticket``), and of the store that
 says what it is about."""
 
 
 def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk: NewsDesk) -> None:
-    """Register every live section of both pages."""
+    """Register every live section of every page."""
     run, module = Input("run", "data"), Input("module", "value")
     signal, compare = Input("signal", "value"), Input("compare", "value")
 
@@ -35,6 +35,11 @@ def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk:
     section("layer_signal", "layer-signal", run, module, Input("detail", "value"))
     section("gradient", "gradient", run)
     section("overhead", "overhead", run)
+    section("inbox", "inbox-list", Input("sieve", "data"), page="inbox", painted="inbox-painted")
+    alert = Input("alert-id", "data")
+    section("dossier", "alert-history", alert, page="alert-page", painted="alert-page-painted")
+    section("around", "around-loss", alert, page="alert-page")
+    section("bell", "alerts-count", page="frame")
 
 
 def _maker(name: str, source: StoreSource) -> Callable[..., Section]:

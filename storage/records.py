@@ -241,6 +241,7 @@ class AlertQuery:
     Args:
         cause: name of the likeliest cause, the first of the diagnosis.
         text: stands in the message, the rule, the module or the run's name, whatever its capital letters (ASCII ones on SQLite).
+        steps: the first and the last step at which it may have begun.
     """
 
     states: tuple[AlertState, ...] = ()
@@ -251,6 +252,7 @@ class AlertQuery:
     module: str = ""
     cause: str = ""
     text: str = ""
+    steps: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,6 +105,8 @@ def _matching(selected: Select[Any], query: AlertQuery, dialect: str) -> Select[
             if value
         )
     )
+    if query.steps is not None:
+        found = found.where(alerts.c.first_step.between(*query.steps))
     if query.cause:
         begin = to_json([[query.cause]])[:-2] + ","
         found = found.where(func.substr(alerts.c.diagnosis, 1, len(begin)) == begin)

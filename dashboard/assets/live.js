@@ -15,6 +15,7 @@
   function again() {
     const page = document.querySelector("main[data-live]");
     if (page) window.dash_clientside.set_props(page.id + "-ticket", { data: ticket() });
+    window.dash_clientside.set_props("frame-ticket", { data: ticket() });
   }
 
   document.addEventListener("visibilitychange", again);
@@ -137,7 +138,12 @@
   });
 
   /* -- where the reader is, among the places of the header -------------------------------------------------------------- */
-  const first = (path) => path.split("/")[1] || "run";
+  /* The page of a run belongs to the runs, that of an alert to the alerts. */
+  const HOMES = { "": "run", alert: "alerts" };
+  const first = (path) => {
+    const part = path.split("/")[1] || "";
+    return part in HOMES ? HOMES[part] : part;
+  };
 
   function place(path) {
     document.querySelectorAll(".places a").forEach((link) => {

@@ -87,6 +87,7 @@ def test_every_part_of_a_query_narrows(store: Store, kept: dict[str, Alert], two
     assert rules(store, module="blocks.1") == "c"
     assert rules(store, cause="bugs") == "b", "the likeliest one counts"
     assert rules(store, cause="rat") == ""
+    assert (rules(store, steps=(10, 10), rule="a"), rules(store, steps=(11, 12))) == ("a", "")
     assert rules(store, text="SECOND") == "cde"
     assert rules(store, text="B WAS") == "b"
     assert rules(store, text="ocks.1") == "c"
