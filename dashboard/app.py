@@ -109,7 +109,6 @@ def _in_the_browser(app: dash.Dash) -> None:
     clientside("place", Input("url", "pathname"))
     for page, subject in LIVE_PAGES:
         clientside("ticket", Output(f"{page}-ticket", "data"), Input(subject, "data"))
-    clientside("ticket", Output("frame-ticket", "data"), Input("left", "data"))
     clientside("again", Input("bell", "data"), prevent_initial_call=True)
     clientside("title", Input("page-title", "data"))
     _of_alerts(app)

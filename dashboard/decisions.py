@@ -63,9 +63,9 @@ def record(store: Store, alert_id: str, choice: str) -> str:
         StoreError: it could not be written.
     """
     if choice in SILENCES:
-        seconds = SILENCES[choice][1]
-        until = None if seconds is None else time.time() + seconds
-        handling.silence(store, {alert_id: None}, handling.Scope.LAYER, until=until, by=person())
+        seconds, now = SILENCES[choice][1], time.time()
+        until = None if seconds is None else now + seconds
+        handling.silence(store, {alert_id: None}, handling.Scope.LAYER, until=until, by=person(), now=now)
     elif choice == UNDO:
         if handling.unsilence(store, alert_id, by=person()):
             return "A wider silence covers it too: the alert's page shows which."

@@ -18,7 +18,7 @@ from .layers import measured, usual_signal
 from .paths import Order
 from .reading import run_wide
 from .sections.around import Around
-from .sections.bell import Bell
+from .sections.bell import Belled
 from .sections.chart import Chart
 from .sections.distribution import Distribution
 from .sections.dossier import Dossier
@@ -32,24 +32,19 @@ from .sieve import sieve_of
 from .signals import FIRST_SIGNAL, SECOND_SIGNAL, describe
 
 
-def overview(store: Store, order: Order) -> Overview:
+def overview(store: Store, order: Order) -> Belled:
     """Return the table of runs in the order that the page's address asks for."""
-    return Overview(store, *order)
+    return Belled(store, Overview(store, *order))
 
 
-def bell(store: Store) -> Bell:
-    """Return the number of open alerts in the header."""
-    return Bell(store)
-
-
-def inbox(store: Store, sieve: Mapping[str, Any] | None) -> Inbox:
+def inbox(store: Store, sieve: Mapping[str, Any] | None) -> Belled:
     """Return the inbox; ``sieve`` as its page keeps it."""
-    return Inbox(store, sieve_of(sieve))
+    return Belled(store, Inbox(store, sieve_of(sieve)))
 
 
-def dossier(store: Store, alert_id: str) -> Dossier:
+def dossier(store: Store, alert_id: str) -> Belled:
     """Return the words and the evidence of an alert's page."""
-    return Dossier(store, alert_id)
+    return Belled(store, Dossier(store, alert_id))
 
 
 def around(store: Store, alert_id: str) -> Around:
@@ -57,9 +52,9 @@ def around(store: Store, alert_id: str) -> Around:
     return Around(store, store.alert(alert_id))
 
 
-def head(store: Store, run_id: str) -> Head:
+def head(store: Store, run_id: str) -> Belled:
     """Return header, verdict, alerts and events of a run."""
-    return Head(store, store.run(run_id))
+    return Belled(store, Head(store, store.run(run_id)))
 
 
 def choices(store: Store, run_id: str, module: str | None, signal: str | None, compare: str | None) -> Choices:

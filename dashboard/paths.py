@@ -48,9 +48,9 @@ def alert_path(alert_id: str) -> str:
     return told_path(alert_id)
 
 
-def layer_path(run_id: str, module: str, step: int, signal: str = "") -> str:
-    """Return the path of a run's page at a layer, a step and, where it is given, one of the layer's signals."""
-    query = {"module": module, **({"detail": signal} if signal else {}), "step": str(step)}
+def layer_path(run_id: str, module: str, steps: tuple[int, int], signal: str = "") -> str:
+    """Return the path of a run's page at a layer, the steps from the first to the last and, where given, one of its signals."""
+    query = {"module": module, "detail": signal, "window": f"{steps[0]}-{steps[1]}"}
     return run_path(run_id) + "?" + urlencode({name: value for name, value in query.items() if value})
 
 

@@ -39,7 +39,6 @@ def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk:
     alert = Input("alert-id", "data")
     section("dossier", "alert-history", alert, page="alert-page", painted="alert-page-painted")
     section("around", "around-loss", alert, page="alert-page")
-    section("bell", "alerts-count", page="frame")
 
 
 def _maker(name: str, source: StoreSource) -> Callable[..., Section]:

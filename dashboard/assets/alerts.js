@@ -72,7 +72,7 @@
       .filter((pick) => pick.dataset.pick in alerts)
       .forEach((pick) => (counts[rowOf(pick).dataset.severity] = (counts[rowOf(pick).dataset.severity] || 0) + 1));
     const said = ["critical", "warning", "info"].filter((severity) => counts[severity]);
-    return "Of these " + said.map((severity) => counts[severity].toLocaleString("en") + " " + severity).join(", ") + ".";
+    return said.map((severity) => counts[severity].toLocaleString("en") + " " + severity).join(", ");
   }
 
   function tomorrow() {

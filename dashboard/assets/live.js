@@ -15,7 +15,6 @@
   function again() {
     const page = document.querySelector("main[data-live]");
     if (page) window.dash_clientside.set_props(page.id + "-ticket", { data: ticket() });
-    window.dash_clientside.set_props("frame-ticket", { data: ticket() });
   }
 
   document.addEventListener("visibilitychange", again);

@@ -1,57 +1,69 @@
-"""The evidence of an alert: the series on which its rule judged, as it was when it fired."""
+"""The series around an alert's first step."""
 
+import math
 from typing import Any
 
 from ...storage.records import Alert, Evidence
 from ...storage.results import SeriesData
-from ..signals import Scale, describe
+from ..signals import Scale, SignalInfo
 from .lines import alert_trace, event_trace, line_traces, mark_axis, mark_lines, nonfinite_trace, span
-from .style import MUTED, SEVERITY_COLOURS, Figure, axis, empty, layout, log_axis, step_axis, text
+from .style import MUTED, SERIES, SEVERITY_COLOURS, Figure, axis, empty, layout, log_axis, step_axis, text
 
-RECOGNISE = "Lets you judge for yourself: what was measured up to the alert, where the threshold was, and what was usual before."
-HEIGHT = 260
+RECOGNISE = "Lets you see what the rule saw: the series around the alert, what is usual for it, and what it was held against."
+HEIGHT = 240
+
+_FAR = 3.0
+"""A line further from the values than this many times their spread would flatten them, and is not drawn."""
 
 
-def evidence_figure(evidence: Evidence, alert: Alert) -> Figure:
-    """Draw a series of an alert's evidence with its threshold, its usual level, and the step at which the alert began.
+def evidence_figure(data: SeriesData, info: SignalInfo, evidence: Evidence, alert: Alert) -> Figure:
+    """Draw one series around an alert, with its baseline and threshold.
 
-    What trouble this picture lets you recognise: whether the series really left its past, or the rule was too quick.
+    What trouble this picture lets you recognise: whether the alert was right, and what the series did after it.
+
+    Args:
+        data: the points to draw; those of the evidence itself, or more around them.
     """
-    if not evidence.steps:
-        return empty("The rule kept no points of this series.", height=HEIGHT)
-    info = describe(evidence.key.signal)
-    data = SeriesData(evidence.key, [alert.segment] * len(evidence.steps), evidence.steps, evidence.values)
-    lines = line_traces(data, text(info.title))
-    for line in lines:
-        line |= {"mode": "lines+markers", "name": info.title, "marker": {**line["marker"], "size": 4}}
-    ends = [min(evidence.steps[0], alert.first_step), max(evidence.steps[-1], alert.first_step)]
-    levels = [
-        _level(ends, evidence.threshold, "threshold", SEVERITY_COLOURS[alert.severity], "dash"),
-        _level(ends, evidence.baseline, "usual", MUTED, "dot"),
+    if not len(data.steps):
+        return empty("The values of this alert are no longer in the store.", height=HEIGHT)
+    name = text(info.title if data.key.head < 0 else f"{info.title}, head {data.key.head}")
+    finite = [float(value) for value in data.values if math.isfinite(value)]
+    log = info.scale is Scale.LOG and any(value > 0 for value in finite)
+    levels = [("usual", evidence.baseline, MUTED), ("threshold", evidence.threshold, SEVERITY_COLOURS[alert.severity])]
+    lines = [
+        _level(label, value, data, colour)
+        for label, value, colour in levels
+        if value is not None and math.isfinite(value) and _near(value, finite, log=log)
     ]
-    traces = [nonfinite_trace([data]), alert_trace([alert]), event_trace(()), *lines, *(level for level in levels if level)]
-    known = [value for value in (*evidence.values, evidence.threshold, evidence.baseline) if value is not None]
-    y = log_axis(text(info.axis_title), known) if info.scale is Scale.LOG else axis(text(info.axis_title))
+    traces = [nonfinite_trace([data]), alert_trace([alert]), event_trace(()), *line_traces(data, name, SERIES), *lines]
+    title = text(info.axis_title)
+    y = log_axis(title, [*finite, *(line["y"][0] for line in lines)]) if log else axis(title)
     return {
         "data": traces,
         "layout": layout(step_axis(span(data)), y, height=HEIGHT, yaxis2=mark_axis(), shapes=mark_lines([alert])),
     }
 
 
-def _level(ends: list[int], value: float | None, name: str, colour: str, dash: str) -> dict[str, Any] | None:
-    """Return a horizontal line with its name and value written at its left end; None where there is no finite value."""
-    if value is None or not abs(value) < float("inf"):
-        return None
+def _near(value: float, finite: list[float], *, log: bool) -> bool:
+    """Return whether a level is close enough to the values to be drawn beside them."""
+    if not finite or (log and value <= 0):
+        return False
+    known = [math.log10(one) for one in finite if one > 0] if log else finite
+    at, low, high = math.log10(value) if log else value, min(known), max(known)
+    reach = _FAR * max(high - low, 1.0 if log else abs(high) / 2)
+    return low - reach <= at <= high + reach
+
+
+def _level(label: str, value: float, data: SeriesData, colour: str) -> dict[str, Any]:
+    """Return a level line over the whole width, named at its right end."""
     return {
         "type": "scatter",
         "mode": "lines+text",
-        "name": name,
-        "x": ends if ends[0] < ends[1] else [ends[0] - 1, ends[1] + 1],
+        "x": [int(min(data.steps)), int(max(data.steps))],
         "y": [value, value],
-        "line": {"color": colour, "width": 1.4, "dash": dash},
-        "text": [f"{name} {value:.4g}", ""],
-        "textposition": "top right",
+        "text": ["", label],
+        "textposition": "top left",
         "textfont": {"size": 11},
-        "hovertemplate": f"{name} <b>{value:.5g}</b><extra></extra>",
-        "cliponaxis": False,
+        "line": {"color": colour, "width": 1.2, "dash": "dash"},
+        "hovertemplate": f"{label} <b>%{{y:.5g}}</b><extra></extra>",
     }

@@ -10,14 +10,14 @@ from ...analyzer.handling import MOST_LETTERS
 from ...analyzer.rules import Rule
 from ...analyzer.wording import place, series_name
 from ...storage.records import Alert, AlertState, Run, Silence
-from ...storage.results import AlertLine
+from ...storage.results import AlertLine, SeriesData
 from ..bundles import Bundle
 from ..figures import evidence, loss, risk
 from ..figures.evidence import evidence_figure
 from ..history import Entry
 from ..live import Updates, digests
 from ..paths import alert_path, alerts_path, layer_path, run_path
-from ..sections.around import HEIGHT, LOSS_GRAPH, RISK_GRAPH
+from ..sections.around import HEIGHT, LOSS_GRAPH, RISK_GRAPH, window
 from ..sieve import Sieve
 from ..signals import describe
 from ..vitals import ago, moment
@@ -108,7 +108,7 @@ def head(alert: Alert, run: Run | None, now: float, state: str) -> list[Componen
         className="alert-head",
     )
     signal = alert.evidence[0].key.signal if alert.evidence and alert.evidence[0].key.module == alert.module else ""
-    at = layer_path(alert.run_id, alert.module, alert.first_step, signal)
+    at = layer_path(alert.run_id, alert.module, window(alert), signal)
     layer: Any = dcc.Link(html.Code(alert.module), href=at) if alert.module else dcc.Link("the whole model", href=at)
     first = f"step {alert.first_step:,}" if alert.first_step >= 0 else "before its first step"
     facts = [
@@ -149,7 +149,8 @@ def charts(alert: Alert) -> list[Component]:
     """Return a card for each series of the evidence."""
     cards = []
     for count, piece in enumerate(alert.evidence):
-        figure = evidence_figure(piece, alert)
+        points = SeriesData(piece.key, [alert.segment] * len(piece.steps), piece.steps, piece.values)
+        figure = evidence_figure(points, describe(piece.key.signal), piece, alert)
         plot = dcc.Graph(id=f"evidence-{count}", figure=figure, config=GRAPH_CONFIG, className="graph")
         name = series_name(piece.key)
         about = f"Chart of {name} up to the alert, {describe(piece.key.signal).unit or 'as measured'}"

@@ -16,7 +16,6 @@ def frame() -> html.Div:
             html.A("Skip to content", href="#page", className="skip"),
             dcc.Location(id="url", refresh="callback-nav"),
             dcc.Store(id="left"),
-            dcc.Store(id="frame-ticket"),
             dcc.Store(id="bell"),
             dcc.Store(id="beat"),
             dcc.Store(id="drawn"),

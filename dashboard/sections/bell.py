@@ -9,7 +9,7 @@ from dash import html
 
 from ...storage.base import Store
 from ...storage.records import AlertQuery, AlertState, Severity
-from ..live import Updates
+from ..live import Section, Updates
 from ..reading import OPEN_STATES
 
 _FRESH_S = 1.0
@@ -26,56 +26,63 @@ class _Counted:
         self._at = float("-inf")
         self._counts: Counts = {}
 
-    def of(self, store: Store) -> tuple[Counts, float]:
-        """Return (state, severity) -> number of open alerts that are worth a look, and when they were counted."""
+    def of(self, store: Store) -> Counts:
+        """Return (state, severity) -> number of open alerts that are worth a look."""
         with self._lock:
             if time.monotonic() - self._at >= _FRESH_S:
                 began = time.monotonic()
                 self._counts = store.tally_alerts(AlertQuery(OPEN_STATES, _LOUD), ["state", "severity"])
                 self._at = began
-            return self._counts, self._at
+            return self._counts
 
 
-_counted: weakref.WeakKeyDictionary[Store, _Counted] = weakref.WeakKeyDictionary()
+_of_stores: weakref.WeakKeyDictionary[Store, _Counted] = weakref.WeakKeyDictionary()
 
 
-class Bell:
-    """The number of open alerts, warnings and worse. It stands on every page and follows every run, so it must cost little."""
+class Belled:
+    """A section with the number of open alerts beside what it shows: one of each page carries it.
 
-    subject = ""
+    A loop of its own would be one too many: Dash's renderer keeps at most 12 callbacks going, live sections among them, and once
+    that many are, follows no link. Counted are all runs, whatever the section follows: after news of it, and with every tick.
+    """
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._mine = _counted.setdefault(store, _Counted())
-        self._counts: Counts = {}
-        self._stale = False
+    def __init__(self, store: Store, section: Section) -> None:
+        self._store, self._section = store, section
+        self._counted = _of_stores.setdefault(store, _Counted())
+
+    @property
+    def subject(self) -> str:
+        """What the section follows."""
+        return self._section.subject
 
     def paint(self) -> Updates:
-        """Return the number."""
-        heard = time.monotonic()
-        self._counts, at = self._mine.of(self._store)
-        self._stale = at < heard
-        return self._said()
+        """Return everything."""
+        return self._with_count(self._section.paint())
 
     def advance(self) -> Updates:
-        """Return the number again; one counted up to a second before the news counts, and is counted anew with the next tick."""
-        return self.paint()
+        """Return what changed."""
+        return self._with_count(self._section.advance())
 
     def tick(self) -> Updates:
-        """Return the number; counts again only where what is shown may be older than the last news."""
-        return self.paint() if self._stale else self._said()
+        """Return what changes with time. The count asks the store, if nobody has within a second."""
+        return self._with_count(self._section.tick())
 
-    def _said(self) -> Updates:
-        total = sum(self._counts.values())
-        if not total:
-            return {"alerts-count": {"children": ""}}
-        undecided = sum(count for (state, _), count in self._counts.items() if state == AlertState.FIRING.value)
-        worst = next(severity for severity in _LOUD if any(key[1] == severity.value for key in self._counts))
-        words = f"{total:,} open {'alert' if total == 1 else 'alerts'}, {undecided:,} undecided"
-        number = html.Span(f"{total:,}" if total < 1000 else "999+", **{"aria-hidden": "true"})
-        style = f"count severity-{worst.value}" if undecided else "count"
-        return {
-            "alerts-count": {
-                "children": html.Span([number, html.Span(words, className="visually-hidden")], className=style, title=words)
-            }
+    def _with_count(self, updates: Updates) -> Updates:
+        counts = self._counted.of(self._store)
+        return {**updates, **_said(counts)}
+
+
+def _said(counts: Counts) -> Updates:
+    total = sum(counts.values())
+    if not total:
+        return {"alerts-count": {"children": ""}}
+    undecided = sum(count for (state, _), count in counts.items() if state == AlertState.FIRING.value)
+    worst = next(severity for severity in _LOUD if any(key[1] == severity.value for key in counts))
+    words = f"{total:,} open {'alert' if total == 1 else 'alerts'}, {undecided:,} undecided"
+    number = html.Span(f"{total:,}" if total < 1000 else "999+", **{"aria-hidden": "true"})
+    style = f"count severity-{worst.value}" if undecided else "count"
+    return {
+        "alerts-count": {
+            "children": html.Span([number, html.Span(words, className="visually-hidden")], className=style, title=words)
         }
+    }
