@@ -27,6 +27,7 @@ from .sections.head import Head
 from .sections.heat import Heat
 from .sections.inbox import Inbox
 from .sections.layer import Choices, LayerFacts
+from .sections.offers import Offers
 from .sections.overview import Overview
 from .sieve import sieve_of
 from .signals import FIRST_SIGNAL, SECOND_SIGNAL, describe
@@ -40,6 +41,11 @@ def overview(store: Store, order: Order) -> Belled:
 def inbox(store: Store, sieve: Mapping[str, Any] | None) -> Belled:
     """Return the inbox; ``sieve`` as its page keeps it."""
     return Belled(store, Inbox(store, sieve_of(sieve)))
+
+
+def offers(store: Store, sieve: Mapping[str, Any] | None) -> Offers:
+    """Return what the lists of the inbox offer."""
+    return Offers(store, sieve_of(sieve))
 
 
 def dossier(store: Store, alert_id: str) -> Belled:

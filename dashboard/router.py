@@ -80,7 +80,7 @@ def _alerts(store: Store, name: str, search: str) -> Component:
     if name:
         return _nowhere(f"/alerts/{name}")
     sieve = sieve_at(search)
-    return inbox_page(sieve, Inbox(store, sieve, offering=False).paint())
+    return inbox_page(sieve, Inbox(store, sieve).paint())
 
 
 def _alert(store: Store, name: str, _search: str) -> Component:

@@ -36,6 +36,7 @@ def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk:
     section("gradient", "gradient", run)
     section("overhead", "overhead", run)
     section("inbox", "inbox-list", Input("sieve", "data"), page="inbox", painted="inbox-painted")
+    section("offers", "inbox-rule", Input("sieve", "data"), page="inbox")
     alert = Input("alert-id", "data")
     section("dossier", "alert-history", alert, page="alert-page", painted="alert-page-painted")
     section("around", "around-loss", alert, page="alert-page")

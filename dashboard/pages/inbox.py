@@ -39,7 +39,7 @@ def inbox_page(sieve: Sieve, words: Updates) -> html.Main:
                 [html.H1("Alerts", className="page-title"), html.Div(parts["inbox-counts"], id="inbox-counts", role="status")],
                 className="inbox-head",
             ),
-            _filters(sieve, words),
+            _filters(sieve),
             html.Div(parts["inbox-list"], id="inbox-list"),
             html.Div(parts["inbox-pager"], id="inbox-pager"),
             html.Div(parts["inbox-silences"], id="inbox-silences"),
@@ -52,7 +52,7 @@ def inbox_page(sieve: Sieve, words: Updates) -> html.Main:
     )
 
 
-def _filters(sieve: Sieve, words: Updates) -> html.Section:
+def _filters(sieve: Sieve) -> html.Section:
     states = dcc.RadioItems(
         id="inbox-state",
         options=[{"label": label, "value": value} for value, (label, _) in STATES.items()],
@@ -88,7 +88,7 @@ def _filters(sieve: Sieve, words: Updates) -> html.Section:
                 html.Span(label),
                 dcc.Dropdown(
                     id=f"inbox-{part}",
-                    options=words.get(f"inbox-{part}", _chosen(sieve, part))["options"],
+                    options=_chosen(sieve, part),
                     value=getattr(sieve, part) or None,
                     placeholder="any",
                     className="picker",
@@ -112,10 +112,10 @@ def _filters(sieve: Sieve, words: Updates) -> html.Section:
     )
 
 
-def _chosen(sieve: Sieve, part: str) -> dict[str, Any]:
-    """Return what a list offers before the rest is known: what is chosen."""
+def _chosen(sieve: Sieve, part: str) -> list[dict[str, Any]]:
+    """Return what a list offers before the rest is known (``sections.offers``): what is chosen."""
     value = getattr(sieve, part)
-    return {"options": [{"label": value, "value": value}] if value else []}
+    return [{"label": value, "value": value}] if value else []
 
 
 def _bar() -> html.Div:

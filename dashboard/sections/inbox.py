@@ -5,43 +5,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...analyzer.diagnosis import patterns
-from ...storage.base import Store, Tally
+from ...storage.base import Store
 from ...storage.errors import UnknownRunError
 from ...storage.records import Severity, Silence
 from ...storage.results import AlertLine
 from ..live import Updates
-from ..pages.inbox import PICKERS, counts_of, nothing, pager, row_id, row_of, rows_of, silence_list
+from ..pages.inbox import counts_of, nothing, pager, row_id, row_of, rows_of, silence_list
 from ..sieve import Sieve
 from ..vitals import ago
 
 PAGE = 50
 """Alerts on a page: more would take a phone seconds to build."""
-_CHOICES_EVERY = 60.0
-"""Seconds after which the lists of runs, projects, rules and causes are read anew."""
-_MOST_CHOICES = 200
-_TALLIES: Mapping[str, tuple[Tally, ...]] = {
-    "run": ("run", "run_name"),
-    "project": ("project",),
-    "rule": ("rule",),
-    "cause": ("cause",),
-}
 
 
 class Inbox:
     """A page of alerts; a row is sent again only when what it says has changed, the list when alerts came, went or moved.
 
     What is read is bounded by the page, and by counts that the store makes.
-
-    Args:
-        offering: Also read what the lists of runs, projects, rules and causes offer. That takes longest, and the first page of a
-            reader need not wait for it.
     """
 
     subject = ""
 
-    def __init__(self, store: Store, sieve: Sieve, *, offering: bool = True) -> None:
-        self._offering = offering
+    def __init__(self, store: Store, sieve: Sieve) -> None:
         self._said: dict[str, tuple[AlertLine, str]] = {}
         self._store, self._sieve = store, sieve
         self._lines: Sequence[AlertLine] = ()
@@ -50,8 +35,6 @@ class Inbox:
         self._total, self._ever = 0, False
         self._silences: Sequence[Silence] = ()
         self._names: dict[str, str] = {}
-        self._choices: dict[str, list[dict[str, Any]]] = {}
-        self._chosen_at = float("-inf")
         self._shown: tuple[object, ...] | None = None
 
     def paint(self) -> Updates:
@@ -84,30 +67,17 @@ class Inbox:
             self._groups = groups
         if not self._lines:
             self._ever = bool(self._store.find_alerts(Sieve(state="all").alerts(), limit=1))
-        now = time.time()
-        self._silences = self._store.silences(active_at=now)
-        self._name(self._sieve.run)
-        if self._offering and now - self._chosen_at >= _CHOICES_EVERY:
-            self._chosen_at = now
-            self._choices = {part: self._choice(part) for part, _ in PICKERS}
+        self._silences = self._store.silences(active_at=time.time())
+        self._name()
 
-    def _name(self, *more: str) -> None:
+    def _name(self) -> None:
         """Learn the names of the runs that silences are about."""
-        for run_id in {each.run_id for each in self._silences} | set(more):
+        for run_id in {each.run_id for each in self._silences}:
             if run_id and run_id not in self._names:
                 try:
                     self._names[run_id] = self._store.run(run_id).name
                 except UnknownRunError:
                     self._names[run_id] = run_id[:8]
-
-    def _choice(self, part: str) -> list[dict[str, Any]]:
-        """Return what can be chosen for a part of the sieve: what there is under its other parts, most first."""
-        found = self._store.tally_alerts(self._sieve.without(part).alerts(), _TALLIES[part], limit=_MOST_CHOICES)
-        titles = {"run": self._names, "cause": {pattern.name: pattern.title for pattern in patterns()}}.get(part, {})
-        counted = {values[0]: (values[-1], count) for values, count in found.items() if values[0]}
-        if (chosen := getattr(self._sieve, part)) and chosen not in counted:
-            counted[chosen] = (chosen, 0)
-        return [{"label": f"{titles.get(value, name)} ({count:,})", "value": value} for value, (name, count) in counted.items()]
 
     def _updates(self) -> Updates:
         now = time.time()
@@ -116,7 +86,6 @@ class Inbox:
             "inbox-pager": {"children": pager(self._sieve, len(self._lines), self._total, PAGE)},
             "inbox-silences": {"children": silence_list(self._silences, self._names)},
             "page-title": {"data": self._title()},
-            **{f"inbox-{part}": {"options": options} for part, options in self._choices.items()},
         }
         ids = tuple(line.alert.id for line in self._lines)
         said = {line.alert.id: (line, ago(now - line.alert.created_at)) for line in self._lines}

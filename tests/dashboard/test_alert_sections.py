@@ -50,7 +50,7 @@ def raised(store: Store, run: Run, count: int, **fields: Any) -> list[Alert]:
     made = [
         Alert(
             derived_id(run.id, number), run.id, "drift", f"blocks.{number}", 0, Severity.WARNING, AlertState.FIRING, 0,
-            number, number, now - number, now, f"It drifts since step {number}.",
+            number, number, now - 4000.0 - number, now, f"It drifts since step {number}.",
         )
         for number in range(count)
     ]  # fmt: skip
@@ -95,7 +95,12 @@ def test_the_inbox_sends_only_the_rows_that_changed(store: Store, run: Run) -> N
     whole = inbox.paint()
     assert f"{PAGE + 5} open" in text_of(whole["inbox-counts"]["children"])
     assert f"1–{PAGE} of {PAGE + 5} alerts" in text_of(whole["inbox-pager"]["children"])
-    assert {option["value"] for option in whole["inbox-rule"]["options"]} == {"drift"}
+    offered = factory.offers(store, {"rule": "gone"}).paint()
+    assert offered["inbox-rule"]["options"] == [
+        {"label": f"drift ({PAGE + 5})", "value": "drift"},
+        {"label": "gone (0)", "value": "gone"},
+    ]
+    assert offered["inbox-run"]["options"] == []
     assert "inbox-list" in whole
     quiet = inbox.advance()
     assert not [name for name in quiet if name == "inbox-list" or name.startswith("alert-")]
