@@ -202,6 +202,7 @@ def watch(
             spool=spool,
             segment=segment,
             channels=settings.notify,
+            page=settings.dashboard_url,
             on_alert=on_alert,
             ladder=ladder,
             training=training,

@@ -52,6 +52,7 @@ class Monitor:
         spool: SpoolPlace | None,
         segment: Segment,
         channels: Sequence[str],
+        page: str,
         on_alert: Callable[[Alert], object] | None,
         ladder: Ladder,
         training: Training,
@@ -64,7 +65,7 @@ class Monitor:
         """What measures: its probes, its governor, whether the step now running is sampled."""
         self.faults = faults
         """What went wrong inside the monitor so far, and the time spent in hooks."""
-        self._analysis = LiveAnalysis(engine, channels, run.name, rules, self._event)
+        self._analysis = LiveAnalysis(engine, channels, run.name, rules, self._event, page)
         self._ladder, self._acting = ladder, bool(ladder)
         self._step, self._segment = segment.start_step, segment.segment
         self._on_alert = on_alert

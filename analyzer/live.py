@@ -26,6 +26,7 @@ class LiveAnalysis:
         run_name: as notifications name the run.
         rules: where changes of the rules come from; taken over with the next batch.
         tell: told of them, by kind of event, message and data.
+        page: address of the dashboard, for links in notifications; empty where it is not known.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class LiveAnalysis:
         run_name: str,
         rules: LiveRules | None = None,
         tell: Callable[..., None] = lambda kind, message, **data: None,
+        page: str = "",
     ) -> None:
         self._engine = engine
         self._rules, self._tell = rules, tell
@@ -43,7 +45,7 @@ class LiveAnalysis:
         """Alerts that nobody took yet; filled on the writer thread."""
         self._seen = {alert.id for alert in engine.alerts}
         self._console = ConsoleNotifier()
-        self._outbox = Outbox(channels, run_name=run_name)
+        self._outbox = Outbox(channels, run_name=run_name, page=page)
         self._courier: Courier | None = None
         self._points = RiskPoints()
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from ..analyzer.risk import SIGNAL
 from ..storage.base import Store
@@ -19,20 +20,26 @@ from .layers import measured, usual_signal
 from .paths import runs_view_of
 from .reading import run_wide
 from .roster import roster_of
+from .sections.around import Around
+from .sections.bell import Belled
 from .sections.chart import Chart
 from .sections.compare import CompareChoices, CompareTable, Overlay
 from .sections.distribution import Distribution
+from .sections.dossier import Dossier
 from .sections.following import Marks
 from .sections.head import Head
 from .sections.heat import Heat
+from .sections.inbox import Inbox
 from .sections.layer import Choices, LayerFacts
+from .sections.offers import Offers
 from .sections.overview import Overview
 from .sections.rule import RuleState
 from .sections.rules import RulesList
+from .sieve import sieve_of
 from .signals import FIRST_SIGNAL, SECOND_SIGNAL, describe
 
 
-def overview(store: Store, search: str | None, heard: Callable[[], News] | None = None) -> Overview:
+def overview(store: Store, search: str | None, heard: Callable[[], News] | None = None) -> Belled:
     """Return the list of runs as the query of the page's address asks for it.
 
     Args:
@@ -40,12 +47,34 @@ def overview(store: Store, search: str | None, heard: Callable[[], News] | None 
     """
     if heard is not None:
         roster_of(store).follow(heard)
-    return Overview(store, runs_view_of(search))
+    return Belled(store, Overview(store, runs_view_of(search)))
 
 
-def head(store: Store, run_id: str) -> Head:
+
+
+def inbox(store: Store, sieve: Mapping[str, Any] | None) -> Belled:
+    """Return the inbox; ``sieve`` as its page keeps it."""
+    return Belled(store, Inbox(store, sieve_of(sieve)))
+
+
+def offers(store: Store, sieve: Mapping[str, Any] | None) -> Offers:
+    """Return what the lists of the inbox offer."""
+    return Offers(store, sieve_of(sieve))
+
+
+def dossier(store: Store, alert_id: str) -> Belled:
+    """Return the words and the evidence of an alert's page."""
+    return Belled(store, Dossier(store, alert_id))
+
+
+def around(store: Store, alert_id: str) -> Around:
+    """Return loss and risk around an alert's first step."""
+    return Around(store, store.alert(alert_id))
+
+
+def head(store: Store, run_id: str) -> Belled:
     """Return header, verdict, alerts and events of a run."""
-    return Head(store, store.run(run_id))
+    return Belled(store, Head(store, store.run(run_id)))
 
 
 def choices(store: Store, run_id: str, module: str | None, signal: str | None, compare: str | None) -> Choices:

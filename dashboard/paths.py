@@ -1,14 +1,17 @@
 """The addresses of the pages. A permalink holds what the reader looks at: run, layer and signals, or which runs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from urllib.parse import parse_qs, quote, unquote, urlencode
 
+from ..analyzer.notify import alert_path as told_path
 from .signals import FIRST_SIGNAL, SECOND_SIGNAL
 
 _RUN = "/run/"
 _CAUSE = "/cause/"
 _RULES = "/rules"
 _REPORT = "/report/"
+_ALERTS = "/alerts"
 
 
 def place_of(path: str | None) -> tuple[str, str]:
@@ -50,6 +53,22 @@ def rules_path(run_id: str = "", rule: str = "") -> str:
 def run_of(search: str | None) -> str:
     """Return the run that a query names; empty where it names none."""
     return parse_qs((search or "").lstrip("?")).get("run", [""])[0]
+
+
+def alerts_path(query: Mapping[str, str] | None = None) -> str:
+    """Return the path of the inbox; ``query`` as ``Sieve.query`` gives it."""
+    return _ALERTS + ("?" + urlencode(query) if query else "")
+
+
+def alert_path(alert_id: str) -> str:
+    """Return the path of an alert's page: the one that notifications lead to."""
+    return told_path(alert_id)
+
+
+def layer_path(run_id: str, module: str, steps: tuple[int, int], signal: str = "") -> str:
+    """Return the path of a run's page at a layer, the steps from the first to the last and, where given, one of its signals."""
+    query = {"module": module, "detail": signal, "window": f"{steps[0]}-{steps[1]}"}
+    return run_path(run_id) + "?" + urlencode({name: value for name, value in query.items() if value})
 
 
 def view_of(search: str | None) -> View:

@@ -105,11 +105,38 @@ def _no_rule(name: str) -> Component:
     return _message("There is no such rule", where, html.P(dcc.Link("See all rules", href=rules_path(), className="button")))
 
 
+def _alerts(store: Store, name: str, search: str) -> Component:
+    from .pages.inbox import inbox_page
+    from .sections.inbox import Inbox
+    from .sieve import sieve_at
+
+    if name:
+        return _nowhere(f"/alerts/{name}")
+    sieve = sieve_at(search)
+    return inbox_page(sieve, Inbox(store, sieve).paint())
+
+
+def _alert(store: Store, name: str, _search: str) -> Component:
+    from .pages.alert import alert_page
+    from .paths import alerts_path
+    from .sections.dossier import Dossier
+
+    try:
+        dossier = Dossier(store, name)
+    except KeyError:
+        where = html.P(["The store ", html.Code(store.url), " has no alert ", html.Code(name), ". Its run may have been deleted."])
+        return _message("There is no such alert", where, html.P(dcc.Link("See all alerts", href=alerts_path(), className="button")))
+    words = dossier.paint()
+    return alert_page(dossier.alert, words)
+
+
 _PAGES: Mapping[str, Callable[[Store, str, str], Component]] = {
     "": _runs,
     "run": _run,
     "compare": _compare,
     "cause": _cause,
+    "alerts": _alerts,
+    "alert": _alert,
     "rules": _rules,
 }
 """First part of the path -> what makes its page of (the store, the rest of the path, the query)."""

@@ -14,6 +14,8 @@ LIVE_PAGES = (
     ("overview", "runs-search"),
     ("run-page", "run"),
     ("compare-page", "compared"),
+    ("inbox", "sieve"),
+    ("alert-page", "alert-id"),
     ("rules-page", "rules-run"),
     ("rule-page", "rule-of"),
 )
@@ -53,7 +55,11 @@ def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk:
     section("overhead", "overhead", run)
     section("rules_list", "rules-list", Input("rules-run", "data"), page="rules-page")
     section("rule_state", "rule-history", Input("rule-of", "data"), Input("rule-seen", "data"), page="rule-page")
-
+    section("inbox", "inbox-list", Input("sieve", "data"), page="inbox", painted="inbox-painted")
+    section("offers", "inbox-rule", Input("sieve", "data"), page="inbox")
+    alert = Input("alert-id", "data")
+    section("dossier", "alert-history", alert, page="alert-page", painted="alert-page-painted")
+    section("around", "around-loss", alert, page="alert-page")
     _compare(section)
 
 

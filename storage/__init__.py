@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .base import Store
     from .errors import (
+        AlertChangedError,
         IllegalTransitionError,
         InvalidRecordError,
         LeaseHeldError,
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from .opening import open_store
 
 _HOMES = {
+    "AlertChangedError": "errors",
     "IllegalTransitionError": "errors",
     "InvalidRecordError": "errors",
     "LeaseHeldError": "errors",
@@ -31,6 +33,7 @@ _HOMES = {
     "open_store": "opening",
 }
 __all__ = [
+    "AlertChangedError",
     "IllegalTransitionError",
     "InvalidRecordError",
     "LeaseHeldError",

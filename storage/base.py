@@ -18,10 +18,11 @@ else is raised but what a method names.
 
 from abc import ABC, abstractmethod
 from collections.abc import Container, Hashable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .records import (
     Alert,
+    AlertQuery,
     AlertState,
     Batch,
     Changes,
@@ -38,10 +39,14 @@ from .records import (
     Severity,
     Silence,
 )
-from .results import Envelope, News, SeriesData, StepHistogram
+from .results import AlertLine, Envelope, News, SeriesData, StepHistogram
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+Tally = Literal["state", "severity", "rule", "cause", "run", "run_name", "project"]
+"""What alerts are counted by."""
 
 
 class Listener(ABC):
@@ -302,8 +307,46 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def alert(self, reference: str) -> Alert:
+        """Return the alert with that id, else the one whose id starts with it (4 or more letters).
+
+        Raises:
+            KeyError: none matches, or a prefix matches several; the message says which.
+        """
+
+    @abstractmethod
+    def find_alerts(self, query: AlertQuery, *, by_run: bool = False, limit: int = 50, offset: int = 0) -> list[AlertLine]:
+        """Return some of the alerts that match, without their evidence: what needs a person comes first.
+
+        Open ones before resolved ones; of these the most severe first, those that nobody has decided about before the others, then
+        the newest; resolved ones by when that was, the latest first. The cost does not follow the size of what is left out.
+
+        Args:
+            by_run: those of a run together; runs in the order of their worst alert, newest first.
+        """
+
+    @abstractmethod
+    def tally_alerts(self, query: AlertQuery, by: Sequence[Tally], *, limit: int | None = None) -> dict[tuple[str, ...], int]:
+        """Return values of ``by`` -> number of alerts that match, most first, without reading the alerts themselves.
+
+        A cause is the likeliest one; ``""`` where there is none.
+        """
+
+    @abstractmethod
+    def alert_events(self, alert_id: str) -> list[Event]:
+        """Return the events that name an alert in their data (decisions, comments, captures) in order of time; none of no alert."""
+
+    @abstractmethod
     def set_alert_state(
-        self, alert_id: str, state: AlertState, *, at: float, by: str = "", comment: str = "", until: float | None = None
+        self,
+        alert_id: str,
+        state: AlertState,
+        *,
+        at: float,
+        by: str = "",
+        comment: str = "",
+        until: float | None = None,
+        seen: AlertState | None = None,
     ) -> None:
         """A person's decision about an alert. Recorded as an event of the run. The state it is in already changes nothing.
 
@@ -311,10 +354,12 @@ class Store(ABC):
 
         Args:
             until: for ``silenced``: when it ends; None: when the alert does.
+            seen: the state in which the person saw it; None: whatever it is.
 
         Raises:
             KeyError: no such alert.
             IllegalTransitionError: the alert cannot go there from its state.
+            AlertChangedError: it is not in the state ``seen``, looked at in the same transaction.
         """
 
     @abstractmethod
@@ -365,8 +410,10 @@ class Store(ABC):
         """Let a dead letter wait again, due at ``at``, as if it had never been tried; return False where it is no dead letter."""
 
     @abstractmethod
-    def notifications(self, *, states: Sequence[NotificationState] | None = None, limit: int | None = None) -> list[Notification]:
-        """Return outbox entries, those last due first."""
+    def notifications(
+        self, *, states: Sequence[NotificationState] | None = None, alert_id: str | None = None, limit: int | None = None
+    ) -> list[Notification]:
+        """Return outbox entries, of one alert or of all, those last due first."""
 
     @abstractmethod
     def note_delivery(self, channel: str, at: float, *, digest: bool) -> None:

@@ -42,3 +42,7 @@ class RunIsAliveError(StoreError):
 
 class IllegalTransitionError(StoreError, ValueError):
     """An alert cannot go from the state it is in to the one asked for; the message names those it can go to."""
+
+
+class AlertChangedError(StoreError):
+    """An alert is not in the state any more in which who decides saw it. Nothing was changed."""

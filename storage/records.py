@@ -235,6 +235,27 @@ class Alert:
 
 
 @dataclass(frozen=True, slots=True)
+class AlertQuery:
+    """Which alerts are looked for. Each part narrows; one that is empty does not.
+
+    Args:
+        cause: name of the likeliest cause, the first of the diagnosis.
+        text: stands in the message, the rule, the module or the run's name, whatever its capital letters (ASCII ones on SQLite).
+        steps: the first and the last step at which it may have begun.
+    """
+
+    states: tuple[AlertState, ...] = ()
+    severities: tuple[Severity, ...] = ()
+    run_id: str = ""
+    project: str = ""
+    rule: str = ""
+    module: str = ""
+    cause: str = ""
+    text: str = ""
+    steps: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """Something that happened to a run: resume, intervention, failing probe, lost samples, a store that came back."""
 
@@ -250,7 +271,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """An outbox entry: one alert to one channel (an Apprise URL), delivered off the training thread with retries."""
+    """An outbox entry: one alert to one channel (an Apprise URL), delivered off the training thread with retries.
+
+    ``next_attempt_at`` is when it is tried next; once it was sent or given up, when that was.
+    """
 
     id: str
     alert_id: str

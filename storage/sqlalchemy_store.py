@@ -22,14 +22,16 @@ from . import (
     rule_versions,
     runs,
     schema,
+    searching,
     silencing,
     writing,
 )
-from .base import Listener, Store
+from .base import Listener, Store, Tally
 from .database import Database
 from .errors import InvalidRecordError, LeaseHeldError
 from .records import (
     Alert,
+    AlertQuery,
     AlertState,
     Batch,
     Changes,
@@ -47,7 +49,7 @@ from .records import (
     Silence,
 )
 from .replica import PatientListener, Replica
-from .results import Envelope, SeriesData, StepHistogram
+from .results import AlertLine, Envelope, SeriesData, StepHistogram
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -272,11 +274,39 @@ class SQLAlchemyStore(Store):
             return newest.alert_counts(connection, states, run_ids)
 
     @override
+    def alert(self, reference: str) -> Alert:
+        with self._database.read() as connection:
+            return searching.named(connection, reference)
+
+    @override
+    def find_alerts(self, query: AlertQuery, *, by_run: bool = False, limit: int = 50, offset: int = 0) -> list[AlertLine]:
+        with self._database.read() as connection:
+            return searching.find(connection, query, by_run=by_run, limit=limit, offset=offset)
+
+    @override
+    def tally_alerts(self, query: AlertQuery, by: Sequence[Tally], *, limit: int | None = None) -> dict[tuple[str, ...], int]:
+        with self._database.read() as connection:
+            return searching.tally(connection, query, by, limit)
+
+    @override
+    def alert_events(self, alert_id: str) -> list[Event]:
+        with self._database.read() as connection:
+            return alerting.events_of_alert(connection, alert_id)
+
+    @override
     def set_alert_state(
-        self, alert_id: str, state: AlertState, *, at: float, by: str = "", comment: str = "", until: float | None = None
+        self,
+        alert_id: str,
+        state: AlertState,
+        *,
+        at: float,
+        by: str = "",
+        comment: str = "",
+        until: float | None = None,
+        seen: AlertState | None = None,
     ) -> None:
         with self._database.write() as connection:
-            alerting.decide(connection, alert_id, state, at=at, by=by, comment=comment, until=until)
+            alerting.decide(connection, alert_id, state, at=at, by=by, comment=comment, until=until, seen=seen)
             news.announce(connection)
 
     @override
@@ -340,9 +370,11 @@ class SQLAlchemyStore(Store):
             return outboxes.retry(connection, notification_id, at)
 
     @override
-    def notifications(self, *, states: Sequence[NotificationState] | None = None, limit: int | None = None) -> list[Notification]:
+    def notifications(
+        self, *, states: Sequence[NotificationState] | None = None, alert_id: str | None = None, limit: int | None = None
+    ) -> list[Notification]:
         with self._database.read() as connection:
-            return outboxes.listed(connection, states, limit)
+            return outboxes.listed(connection, states, alert_id, limit)
 
     @override
     def note_delivery(self, channel: str, at: float, *, digest: bool) -> None:
