@@ -43,8 +43,8 @@ def _note(run: Run, layers: RuleLayers, changed: int) -> str:
         return f"{first}; these are foreshock's defaults{' with what was changed in the store' if changed else ''}."
     if not changed:
         return "The run is judged by foreshock's defaults."
-    stored = sum(1 for _ in layers.applied)
-    where = "in foreshock.toml or by the script" if not stored else "in the store" if not run.meta[GIVEN] else "by both script and store"
+    stored, given = any(layers.applied), bool(run.meta[GIVEN])
+    where = "by both script and store" if stored and given else "in the store" if stored else "in foreshock.toml or by the script"
     return f"The run is judged by foreshock's defaults with {changed} changed, {where}."
 
 
