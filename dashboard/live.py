@@ -16,7 +16,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import dash
 from dash import Input, State
@@ -51,9 +51,6 @@ A component's ``children`` go alone: where another property of it arrives in the
 class Section(Protocol):
     """A part of a page that follows the store. Its methods run on a worker thread, one at a time."""
 
-    lens: Lens
-    """How the reader looks at it."""
-
     @property
     def subject(self) -> str:
         """Id of the run that it follows; ``''`` where it follows all of them."""
@@ -66,6 +63,13 @@ class Section(Protocol):
 
     def tick(self) -> Updates:
         """Return what changes with time alone. Does not ask the store."""
+
+
+class Lensed(Section, Protocol):
+    """A section that draws something over steps."""
+
+    lens: Lens
+    """How the reader looks at it."""
 
 
 class Showings:
@@ -111,6 +115,10 @@ class Showings:
         if newest is None or newest[0] <= number:
             self._newest[tab, section] = (number, token)
         return token
+
+    def running(self, tab: str, section: str) -> bool:
+        """Return whether there is a showing that has not ended."""
+        return (tab, section) in self._newest
 
     def current(self, tab: str, section: str, token: object) -> bool:
         """Return whether no newer showing has begun."""
@@ -256,7 +264,7 @@ def follow(
 def lensed(section: Section, place: str, looks: Sequence[Any]) -> Section:
     """Return a section, looked at as the values of ``Lens.of`` say; where there are none, as it is."""
     if looks:
-        section.lens = Lens.of(place, *looks)
+        cast("Lensed", section).lens = Lens.of(place, *looks)
     return section
 
 
@@ -288,7 +296,7 @@ class View:
 async def _show(view: View, make: Callable[[], Section], desk: NewsDesk) -> None:
     """Paint, then keep sending what changed until this showing is over. No fault ends it: it says so and begins anew."""
     socket = dash.ctx.websocket
-    liveness, pause = _Liveness(socket, view), TRY_AGAIN
+    liveness, pause = Liveness(socket, view), TRY_AGAIN
     while view.current() and not (socket and socket.is_shutdown):
         try:
             section = await asyncio.to_thread(make)
@@ -319,7 +327,7 @@ async def _show(view: View, make: Callable[[], Section], desk: NewsDesk) -> None
         pause = min(2 * pause, MOST_TRY_AGAIN)
 
 
-async def _follow(section: Section, view: View, desk: NewsDesk, news: Subscription, liveness: "_Liveness") -> None:
+async def _follow(section: Section, view: View, desk: NewsDesk, news: Subscription, liveness: "Liveness") -> None:
     """Send what changed whenever there is news and the tab has drawn what it was sent last."""
     said = time.monotonic()
     while await liveness.holds():
@@ -339,7 +347,7 @@ async def _follow(section: Section, view: View, desk: NewsDesk, news: Subscripti
             view.send({"store-trouble": {"children": desk.notice}, **updates})
 
 
-class _Liveness:
+class Liveness:
     """Whether a showing goes on: it is the current one, and its tab, asked now and then, still shows the page.
 
     A closed tab cannot say goodbye: its socket may be shared with other tabs.

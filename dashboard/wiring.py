@@ -16,7 +16,15 @@ if TYPE_CHECKING:
     from ..storage.base import Store
     from .sections.following import RunSection
 
-LIVE_PAGES = (("overview", "order"), ("run-page", "run"))
+LIVE_PAGES = (
+    ("overview", "runs-search"),
+    ("run-page", "run"),
+    ("compare-page", "compared"),
+    ("inbox", "sieve"),
+    ("alert-page", "alert-id"),
+    ("rules-page", "rules-run"),
+    ("rule-page", "rule-of"),
+)
 """Pages with live sections: id of the page (a ``main`` with ``data-live``, beside it a store ``ID-ticket``), and of the store that
 says what it is about."""
 
@@ -33,7 +41,7 @@ class Charted:
 
 
 def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk: NewsDesk) -> Mapping[str, Charted]:
-    """Register every live section of both pages; return those that draw something over steps, by the id of their graph."""
+    """Register every live section of all pages; return those that draw something over steps, by the id of their graph."""
     charts: dict[str, Charted] = {}
     run, module = Input("run", "data"), Input("module", "value")
     signal, compare = Input("signal", "value"), Input("compare", "value")
@@ -48,7 +56,17 @@ def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk:
         about: dict[str, Any] = {"page": "run-page", "place": graph, "painted": painted, "lens": lens, "heavy": heavy}
         follow(app, showings, desk, name, *inputs, make=_maker(name, source), **about)
 
-    section("overview", "runs", Input("order", "data"), page="overview")
+    follow(
+        app,
+        showings,
+        desk,
+        "overview",
+        Input("runs-search", "data"),
+        make=_maker("overview", source, desk.backlog),
+        page="overview",
+        place="runs",
+        painted="overview-painted",
+    )
     section("head", "verdict", run, painted="run-page-painted")
     section("choices", "module", run, State("module", "value"), State("signal", "value"), State("compare", "value"))
     chart("loss", "loss", run, painted="loss-painted")
@@ -60,6 +78,14 @@ def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk:
     chart("layer_signal", "layer-signal", run, module, Input("detail", "value"))
     chart("gradient", "gradient", run)
     chart("overhead", "overhead", run)
+    section("rules_list", "rules-list", Input("rules-run", "data"), page="rules-page")
+    section("rule_state", "rule-history", Input("rule-of", "data"), Input("rule-seen", "data"), page="rule-page")
+    section("inbox", "inbox-list", Input("sieve", "data"), page="inbox", painted="inbox-painted")
+    section("offers", "inbox-rule", Input("sieve", "data"), page="inbox")
+    alert = Input("alert-id", "data")
+    section("dossier", "alert-history", alert, page="alert-page", painted="alert-page-painted")
+    section("around", "around-loss", alert, page="alert-page")
+    _compare(section)
     return charts
 
 
@@ -71,5 +97,17 @@ def section_of(name: str, store: "Store", values: Sequence[Any]) -> "RunSection"
     return section
 
 
-def _maker(name: str, source: StoreSource) -> Callable[..., Section]:
-    return lambda *values: section_of(name, source(), values)
+def _maker(name: str, source: StoreSource, *more: Any) -> Callable[..., Section]:
+    return lambda *values: section_of(name, source(), (*values, *more))
+
+
+def _compare(section: Callable[..., None]) -> None:
+    """Register the live sections of the page that compares runs."""
+    page, runs = "compare-page", Input("compared", "data")
+    signal, module, base = Input("compare-signal", "value"), Input("compare-module", "value"), Input("compare-base", "value")
+    over, scale = Input("compare-axis", "value"), Input("compare-scale", "value")
+    section("compare_table", "compare-table", runs, base, page=page, painted="compare-page-painted")
+    section("compare_choices", "compare-module", runs, signal, State("compare-module", "value"), page=page)
+    section("compare_loss", "compare-loss", runs, over, scale, page=page)
+    section("compare_difference", "compare-difference", runs, over, base, page=page)
+    section("compare_overlay", "compare-overlay", runs, signal, module, over, scale, page=page)

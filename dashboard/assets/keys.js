@@ -56,7 +56,7 @@
   }
 
   const go = (label) => () => {
-    const link = [...document.querySelectorAll(".places a")].find((one) => one.textContent.trim() === label);
+    const link = [...document.querySelectorAll(".places a")].find((one) => one.textContent.trim().startsWith(label));
     if (link) link.click();
   };
 

@@ -37,7 +37,8 @@
     const frame = chart.querySelector(".graph-frame");
     if (!tools || !frame || tools.firstChild) return;
     const label = frame.getAttribute("aria-label");
-    tools.append(button("log", "Logarithmic axis: " + label, "scale", "Logarithmic axis (l)"), menu(label, chart.dataset.table === "yes"));
+    const table = chart.dataset.table === "yes" && Boolean(chart.closest("main[data-tables]"));
+    tools.append(button("log", "Logarithmic axis: " + label, "scale", "Logarithmic axis (l)"), menu(label, table));
     tools.firstChild.hidden = true;
   }
 
