@@ -254,7 +254,7 @@ def follow(
             if ticket["visible"]:
                 sender.send({painted: {"data": None}} if painted else {})
                 steering, pace, turns = showings.steering(tab, name), showings.pace(tab), showings.turns
-                view = View(lambda: showings.current(tab, name, token), page, place, sender, pace, steering, turns, heavy)
+                view = Showing(lambda: showings.current(tab, name, token), page, sender, pace, place, steering, turns, heavy)
                 plain, looks = values[: len(values) - len(lens)], values[len(values) - len(lens) :]
                 await _show(view, lambda: lensed(make(*plain), place, looks), desk)
         finally:
@@ -270,13 +270,25 @@ def lensed(section: Section, place: str, looks: Sequence[Any]) -> Section:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One showing of a section in a tab: whether it is still the current one, its page and place, and the ways to the tab."""
+    """Something shown in a tab: whether it is still the current one of its kind, its page, and the ways to the tab."""
 
     current: Callable[[], bool]
     page: str
-    place: str
     sender: Sender
     pace: Pace
+
+    def send(self, updates: Updates) -> None:
+        """Send updates, and ask the tab to say when it has drawn them."""
+        if self.sender.send(updates):
+            # An attribute, which the page's script watches: a callback would cost the browser more than many a chart.
+            dash.set_props("beat", {"title": str(self.pace.sent())})
+
+
+@dataclass(frozen=True, slots=True)
+class Showing(View):
+    """One showing of a live section: also its place, and when it is to work."""
+
+    place: str
     steering: Steering
     turns: Turns
     heavy: bool
@@ -286,14 +298,8 @@ class View:
         async with self.turns.mine(heavy=self.heavy, first=self.steering.first == self.place):
             return await asyncio.to_thread(do)
 
-    def send(self, updates: Updates) -> None:
-        """Send updates, and ask the tab to say when it has drawn them."""
-        if self.sender.send(updates):
-            # An attribute, which the page's script watches: a callback would cost the browser more than many a chart.
-            dash.set_props("beat", {"title": str(self.pace.sent())})
 
-
-async def _show(view: View, make: Callable[[], Section], desk: NewsDesk) -> None:
+async def _show(view: Showing, make: Callable[[], Section], desk: NewsDesk) -> None:
     """Paint, then keep sending what changed until this showing is over. No fault ends it: it says so and begins anew."""
     socket = dash.ctx.websocket
     liveness, pause = Liveness(socket, view), TRY_AGAIN
@@ -327,7 +333,7 @@ async def _show(view: View, make: Callable[[], Section], desk: NewsDesk) -> None
         pause = min(2 * pause, MOST_TRY_AGAIN)
 
 
-async def _follow(section: Section, view: View, desk: NewsDesk, news: Subscription, liveness: "Liveness") -> None:
+async def _follow(section: Section, view: Showing, desk: NewsDesk, news: Subscription, liveness: "Liveness") -> None:
     """Send what changed whenever there is news and the tab has drawn what it was sent last."""
     said = time.monotonic()
     while await liveness.holds():

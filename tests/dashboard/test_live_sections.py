@@ -434,8 +434,8 @@ class Willing(Pace):
         return True
 
 
-def view_of(pace: Pace) -> live.View:
-    return live.View(lambda: True, "run-page", "chart", Sender(), pace, live.Steering(pace), Turns(), heavy=False)
+def view_of(pace: Pace) -> live.Showing:
+    return live.Showing(lambda: True, "run-page", Sender(), pace, "chart", live.Steering(pace), Turns(), heavy=False)
 
 
 @pytest.fixture
