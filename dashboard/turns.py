@@ -5,9 +5,9 @@ quick work before slow, and before both what a reader has just acted on.
 """
 
 import asyncio
-import heapq
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from itertools import count
 
 AT_ONCE = 3
@@ -17,12 +17,29 @@ PATIENCE = 1.0
 """Seconds after which slow work no longer lets quick work go first."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """Who waits for a turn: ``number`` counts them as they come, ``patient_until`` is on the loop's clock."""
+
+    number: int
+    heavy: bool
+    first: bool
+    patient_until: float
+    turn: asyncio.Future[None]
+
+    def rank(self, now: float) -> tuple[int, int]:
+        """Return what they are sorted by."""
+        if self.first:
+            return 0, self.number
+        return (2 if self.heavy and now < self.patient_until else 1), self.number
+
+
 class Turns:
     """Gives turns to sections. Used on the event loop's thread."""
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[int, int, float, bool, asyncio.Future[None]]] = []
-        self._order = count()
+        self._waiting: list[_Waiting] = []
+        self._numbers = count()
         self._working = self._heavy = 0
 
     @asynccontextmanager
@@ -34,8 +51,8 @@ class Turns:
             first: a reader waits for just this.
         """
         loop = asyncio.get_running_loop()
-        turn = loop.create_future()
-        heapq.heappush(self._waiting, (0 if first else 1 + heavy, next(self._order), loop.time() + PATIENCE, heavy, turn))
+        turn: asyncio.Future[None] = loop.create_future()
+        self._waiting.append(_Waiting(next(self._numbers), heavy, first, loop.time() + PATIENCE, turn))
         self._give()
         try:
             await turn
@@ -55,19 +72,14 @@ class Turns:
 
     def _give(self) -> None:
         """Give what turns there are to the foremost who may have one; who was cancelled is passed over."""
-        held = []
         now = asyncio.get_running_loop().time()
-        while self._waiting and self._working < AT_ONCE:
-            entry = heapq.heappop(self._waiting)
-            _, _, patient_until, heavy, turn = entry
-            if turn.done():
-                continue
-            quick_goes_first = self._working > self._heavy and now < patient_until
-            if heavy and (self._heavy >= HEAVY_AT_ONCE or quick_goes_first):
-                held.append(entry)
+        self._waiting = [one for one in self._waiting if not one.turn.done()]
+        for one in sorted(self._waiting, key=lambda one: one.rank(now)):
+            if self._working >= AT_ONCE:
+                return
+            quick_goes_first = self._working > self._heavy and now < one.patient_until and not one.first
+            if one.heavy and (self._heavy >= HEAVY_AT_ONCE or quick_goes_first):
                 continue
             self._working += 1
-            self._heavy += heavy
-            turn.set_result(None)
-        for entry in held:
-            heapq.heappush(self._waiting, entry)
+            self._heavy += one.heavy
+            one.turn.set_result(None)
