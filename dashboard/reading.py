@@ -10,7 +10,7 @@ from ..storage.base import Store
 from ..storage.records import Alert, AlertState, Run, Series, SeriesKey
 from ..storage.results import Envelope, SeriesData, StepHistogram
 from .grid import Floats, Grid, Ints, Points, fill, spacing
-from .signals import HISTOGRAM, SignalInfo
+from .signals import HISTOGRAM, SignalInfo, Trouble
 
 MAX_POINTS = 2000
 MOST_STRETCHES, LEAST_STRETCHES, STRETCHES = 400, 100, 30_000
@@ -125,7 +125,8 @@ def _worst(found: Envelope, info: SignalInfo) -> Points:
     """Return the most troubling value of each stretch, and nan beside it where a value was not finite."""
     kept = current(np.asarray(found.segment, np.int64), np.asarray(found.start_step, np.int64))
     steps = np.asarray(found.start_step, np.int64)[kept]
-    values = np.asarray(found.maximum if info.high_is_trouble else found.minimum, np.float64)[kept]
+    low, high = (np.asarray(ends, np.float64)[kept] for ends in (found.minimum, found.maximum))
+    values = {Trouble.HIGH: high, Trouble.LOW: low, Trouble.AWAY: np.where(np.abs(low) > np.abs(high), low, high)}[info.trouble]
     finite, odd = ~np.isnan(values), np.asarray(found.nonfinite)[kept] > 0
     return Points(np.concatenate([steps[finite], steps[odd]]), np.append(values[finite], np.full(int(odd.sum()), np.nan)))
 
@@ -157,7 +158,7 @@ def layer_grid(points: LayerPoints, info: SignalInfo) -> Grid | None:
     if not len(steps):
         return None
     start, width = spacing(steps)
-    return fill(points.rows, start, width, high_is_trouble=info.high_is_trouble)
+    return fill(points.rows, start, width, trouble=info.trouble)
 
 
 def histogram_steps(store: Store, run_id: str, module: str, *, start: int | None = None) -> list[StepHistogram]:
@@ -188,7 +189,7 @@ def histogram_grid(
     picked = sorted(chosen.values())
     places = np.array(steps)[picked]
     rows = [Points(places, shares[picked, row]) for row in range(bins)]
-    return fill(rows, start, width, high_is_trouble=True, before=before)
+    return fill(rows, start, width, trouble=Trouble.HIGH, before=before)
 
 
 def shown_alerts(store: Store, run: Run) -> list[Alert]:
