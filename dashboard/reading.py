@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..storage.base import Store
+from ..storage.holding import current
 from ..storage.records import Alert, AlertState, Run, Series, SeriesKey
 from ..storage.results import Envelope, SeriesData, StepHistogram
 from .grid import Floats, Grid, Ints, Points, fill, spacing
@@ -135,21 +136,6 @@ def _together(parts: Sequence[Points]) -> Points:
     if len(parts) == 1:
         return parts[0]
     return Points(np.concatenate([part.steps for part in parts]), np.concatenate([part.values for part in parts]))
-
-
-def current(segments: Ints, steps: Ints) -> npt.NDArray[np.bool_]:
-    """Return which points still hold: where a resumed run repeated steps, those of the newer segment.
-
-    Args:
-        segments, steps: shape (n,), in order of (segment, step).
-    """
-    if not len(segments) or segments[0] == segments[-1]:
-        return np.ones(len(segments), dtype=np.bool_)
-    first = np.flatnonzero(np.diff(segments, prepend=segments[0] - 1))
-    begins = np.append(steps[first], np.iinfo(np.int64).max)
-    newer = np.minimum.accumulate(begins[::-1])[::-1][1:]  # the first step of any newer segment
-    holds: npt.NDArray[np.bool_] = steps < np.repeat(newer, np.diff(np.append(first, len(segments))))
-    return holds
 
 
 def layer_grid(points: LayerPoints, info: SignalInfo) -> Grid | None:

@@ -5,8 +5,9 @@ import math
 import numpy as np
 from foreshock.dashboard.figures.style import plain, plain_rows
 from foreshock.dashboard.grid import MAX_COLUMNS, Points, fill, spacing
-from foreshock.dashboard.reading import current, in_model_order
+from foreshock.dashboard.reading import in_model_order
 from foreshock.dashboard.signals import Trouble
+from foreshock.storage.holding import current
 from hypothesis import given
 from hypothesis import strategies as st
 
