@@ -39,12 +39,10 @@ def sentences(found: Outlook, *, healthy: bool) -> list[str]:
 
 def _moved(one: Moved, others: int, found: Outlook) -> str:
     movement, watched = one.movement, one.watched
-    words = watched.words[:1].upper() + watched.words[1:]
+    words = watched.words if watched.words.startswith("σ") else watched.words[:1].upper() + watched.words[1:]
     verb = "rose" if watched.up else "fell"
-    text = (
-        f"{words} of {place(one.key.module, one.key.head)} {verb} from its usual {number(movement.usual)} to {number(movement.now)} "
-        f"since step {step_number(movement.since)}"
-    )
+    between = f"from its usual {number(movement.usual)} to {number(movement.now)}"
+    text = f"{words} of {place(one.key.module, one.key.head)} {verb} {between} since step {step_number(movement.since)}"
     if others:
         text += f" (in {others} more {'layer' if others == 1 else 'layers'} too)"
     more = []
@@ -86,4 +84,4 @@ def _calm(found: Outlook) -> str:
     steps = step_number(found.step + 1)
     if not found.judged:
         return f"Too early to compare with its own past, after {steps} {'step' if found.step == 0 else 'steps'}{after}."
-    return f"Nothing that is followed has left its own past far in {steps} steps{after}."
+    return f"Nothing watched has moved far from its own past in {steps} steps{after}."

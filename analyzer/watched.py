@@ -3,6 +3,9 @@
 import math
 from dataclasses import dataclass
 
+_MOST = math.log(1000.0)
+"""A thousandfold and more count alike: an entropy of 1e-3 and one of 1e-9 are as bad."""
+
 SIGMA = "weight.spectral_norm"
 
 
@@ -30,7 +33,7 @@ class Watched:
             return sign * (now - usual) / self.matters
         if usual <= 0.0 or now <= 0.0:
             return 0.0
-        return sign * math.log(now / usual) / math.log(self.matters)
+        return max(-_MOST, min(sign * math.log(now / usual), _MOST)) / math.log(self.matters)
 
 
 WATCHED = (

@@ -4,13 +4,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from ..storage.base import Store
 from ..storage.holding import current
 from ..storage.records import Alert, AlertState, Run, Series, SeriesKey
 from ..storage.results import Envelope, SeriesData, StepHistogram
-from .grid import Floats, Grid, Ints, Points, fill, spacing
+from .grid import Floats, Grid, Points, fill, spacing
 from .signals import HISTOGRAM, SignalInfo, Trouble
 
 MAX_POINTS = 2000
