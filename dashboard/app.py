@@ -98,9 +98,9 @@ def _health(server: FastAPI) -> None:
 def _in_the_browser(app: dash.Dash) -> None:
     """Register what the browser does by itself: count a tab's requests, say what it has drawn, permalink, clicked layer, title."""
 
-    def clientside(name: str, *dependencies: Any, **more: Any) -> None:
+    def clientside(name: str, *dependencies: Any, namespace: str = "foreshock", **more: Any) -> None:
         app.clientside_callback(  # type: ignore[no-untyped-call]
-            ClientsideFunction("foreshock", name), *dependencies, **more
+            ClientsideFunction(namespace, name), *dependencies, **more
         )
 
     clientside("ticket", Output("left", "data"), Input("url", "pathname"))
@@ -126,4 +126,17 @@ def _in_the_browser(app: dash.Dash) -> None:
         Input("compare", "value"),
         Input("detail", "value"),
         prevent_initial_call=True,
+    )
+    panels = {"namespace": "foreshock_panels"}
+    clientside("open", Input("panel", "data"), prevent_initial_call=True, **panels)
+    clientside(
+        "stepped",
+        Output("step", "value"),
+        Input("heat-a", "clickData"),
+        Input("heat-b", "clickData"),
+        prevent_initial_call=True,
+        **panels,
+    )
+    clientside(
+        "address", Input("panel", "data"), Input("head", "value"), Input("step", "value"), prevent_initial_call=True, **panels
     )

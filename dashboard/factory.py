@@ -1,12 +1,14 @@
 """Make the live sections: a function per section, taking the store and the values of its inputs on the page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from ..analyzer.risk import SIGNAL
 from ..storage.base import Store
-from ..storage.records import Alert, Event, Series
+from ..storage.records import Alert, Event, Run, Series
 from ..storage.results import SeriesData
+from . import pictures as panels
 from .figures.gradient import gradient_figure
 from .figures.layer_signal import layer_signal_figure
 from .figures.loss import loss_figure
@@ -17,12 +19,19 @@ from .layers import measured, usual_signal
 from .paths import Order
 from .reading import run_wide
 from .sections.chart import Chart
+from .sections.delta_bias import DeltaBias
 from .sections.distribution import Distribution
 from .sections.following import Marks
 from .sections.head import Head
+from .sections.heads import Heads
 from .sections.heat import Heat
 from .sections.layer import Choices, LayerFacts
+from .sections.numbers import LayerNumbers
+from .sections.outlook import OutlookWords
 from .sections.overview import Overview
+from .sections.panel import Panel
+from .sections.picture import PictureChart
+from .sections.spectrum import Spectrum
 from .signals import FIRST_SIGNAL, SECOND_SIGNAL, describe
 
 
@@ -56,9 +65,13 @@ def gradient(store: Store, run_id: str) -> Chart:
     run = store.run(run_id)
 
     def draw(data: Sequence[SeriesData], alerts: Sequence[Alert], events: Sequence[Event]) -> Figure:
-        return gradient_figure(data[0] if data else None, alerts, events)
+        named = {one.key.signal: one for one in data}
+        return gradient_figure(named.get("gradient.norm"), alerts, events, clipped=named.get("gradient.norm_clipped"))
 
-    return Chart(store, run, "gradient", partial(run_wide, store, run_id, "gradient.norm"), draw, Marks(store, run))
+    def find() -> list[Series]:
+        return run_wide(store, run_id, "gradient.norm") + run_wide(store, run_id, "gradient.norm_clipped")
+
+    return Chart(store, run, "gradient", find, draw, Marks(store, run))
 
 
 def overhead(store: Store, run_id: str) -> Chart:
@@ -113,3 +126,43 @@ def layer_signal(store: Store, run_id: str, module: str | None, detail: str | No
         return layer_signal_figure(data, info, module or "", alerts)
 
     return Chart(store, run, "layer-signal", find, draw, Marks(store, run, module))
+
+
+def outlook(store: Store, run_id: str) -> OutlookWords:
+    """Return the sentences of the run's outlook."""
+    return OutlookWords(store, store.run(run_id))
+
+
+def layer_panel(store: Store, run_id: str, module: str | None, head: int | None, step: int | None) -> Panel:
+    """Return what the panel of the chosen layer shows besides the distribution, its signal and its heads."""
+    run = store.run(run_id)
+    parts = [Spectrum(store, run, module or "", step), LayerNumbers(store, run, module or "", step)]
+    return Panel([*parts, *_pictures(store, run, panels.Panel.LAYER, module, head)])
+
+
+def heads(
+    store: Store, run_id: str, module: str | None, head: int | None, step: int | None, sort: Mapping[str, Any] | None
+) -> Heads:
+    """Return the table of the chosen layer's heads."""
+    order = (str(sort["column"]), bool(sort["descending"])) if sort else None
+    return Heads(store, store.run(run_id), module or "", step, order, head)
+
+
+def rounding_panel(store: Store, run_id: str, module: str | None, head: int | None) -> Panel:
+    """Return the charts of the rounding-bias panel."""
+    run = store.run(run_id)
+    return Panel([DeltaBias(store, run, module or "", head), *_pictures(store, run, panels.Panel.ROUNDING, module, head)])
+
+
+def attention_panel(store: Store, run_id: str, module: str | None, head: int | None) -> Panel:
+    """Return the charts of the low-rank attention panel."""
+    return Panel(_pictures(store, store.run(run_id), panels.Panel.ATTENTION, module, head))
+
+
+def optimizer_panel(store: Store, run_id: str, module: str | None, head: int | None) -> Panel:
+    """Return the charts of the panel of optimizer and numerics, but for the gradient norm."""
+    return Panel(_pictures(store, store.run(run_id), panels.Panel.OPTIMIZER, module, head))
+
+
+def _pictures(store: Store, run: Run, which: panels.Panel, module: str | None, head: int | None) -> list[Chart]:
+    return [PictureChart(store, run, picture, module or "", head) for picture in panels.pictures(which)]

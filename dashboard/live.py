@@ -162,6 +162,7 @@ def follow(
     page: str,
     place: str,
     painted: str = "",
+    shown: Callable[..., bool] | None = None,
 ) -> None:
     """Register a live section.
 
@@ -175,6 +176,7 @@ def follow(
         make: Called on a worker thread with the values of ``inputs``, returns the section.
         painted: Id of a store with the ``digests`` of what the server painted into the page itself. It holds for the first
             showing only, which empties it.
+        shown: Told the values of ``inputs``, says whether the section can be seen just now. What cannot costs nothing.
     """
     already = [State(painted, "data")] if painted else []
 
@@ -187,7 +189,7 @@ def follow(
         tab, number = str(ticket["tab"]), int(ticket["number"])
         token = showings.begin(tab, name, number)
         try:
-            if ticket["visible"]:
+            if ticket["visible"] and (shown is None or shown(*values)):
                 sender.send({painted: {"data": None}} if painted else {})
                 view = View(lambda: showings.current(tab, name, token), page, sender, showings.pace(tab))
                 await _show(view, lambda: make(*values), desk)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from urllib.parse import parse_qs, quote, unquote, urlencode
 
+from .pictures import Panel
 from .signals import FIRST_SIGNAL, SECOND_SIGNAL
 
 _RUN = "/run/"
@@ -17,12 +18,17 @@ def place_of(path: str | None) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a run's page shows, as its address says it: the signals of the two heatmaps, the chosen layer, and its signal."""
+    """What a run's page shows, as its address says it: the signals of the two heatmaps, the chosen layer, and its signal; the open
+    panel, and the head and step that it is about.
+    """
 
     module: str | None = None
     signal: str = FIRST_SIGNAL
     compare: str = SECOND_SIGNAL
     detail: str | None = None
+    panel: str = Panel.LAYER.value
+    head: int | None = None
+    step: int | None = None
 
 
 def run_path(run_id: str) -> str:
@@ -44,7 +50,15 @@ def view_of(search: str | None) -> View:
         signal=given.get("signal", [usual.signal])[0],
         compare=given.get("compare", [usual.compare])[0],
         detail=given.get("detail", [None])[0],
+        panel=next((panel.value for panel in Panel if [panel.value] == given.get("panel")), usual.panel),
+        head=_whole(given.get("head", [""])[0]),
+        step=_whole(given.get("step", [""])[0]),
     )
+
+
+def _whole(written: str) -> int | None:
+    """Return a whole number of 15 digits or fewer; None where it is none."""
+    return int(written) if written.isascii() and written.isdecimal() and len(written) <= 15 else None
 
 
 Order = tuple[str, bool, int]

@@ -1,6 +1,7 @@
 """Which live section stands where and what it depends on."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import dash
@@ -8,6 +9,7 @@ from dash import Input, State
 
 from .desk import NewsDesk
 from .live import Section, Showings, follow
+from .pictures import Panel
 from .source import StoreSource
 
 LIVE_PAGES = (("overview", "order"), ("run-page", "run"))
@@ -20,8 +22,19 @@ def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk:
     run, module = Input("run", "data"), Input("module", "value")
     signal, compare = Input("signal", "value"), Input("compare", "value")
 
+    head, step, panel = Input("head", "value"), Input("step", "value"), Input("panel", "data")
+
     def section(name: str, place: str, *inputs: Input | State, page: str = "run-page", painted: str = "") -> None:
         follow(app, showings, desk, name, *inputs, make=_maker(name, source), page=page, place=place, painted=painted)
+
+    def of_panel(which: Panel, name: str, place: str, *inputs: Input | State) -> None:
+        """Register a section that is live while its panel is open; its maker is not told of the panel."""
+
+        def make(*values: Any) -> Section:
+            return _maker(name, source)(*values[:-1])
+
+        shown = partial(_is_open, which)
+        follow(app, showings, desk, name, *inputs, panel, make=make, page="run-page", place=place, shown=shown)
 
     section("overview", "runs", Input("order", "data"), page="overview")
     section("head", "verdict", run, painted="run-page-painted")
@@ -31,10 +44,20 @@ def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk:
     section("heat_a", "heat-a", run, signal, module)
     section("heat_b", "heat-b", run, compare, module)
     section("layer_facts", "layer-facts", run, module, State("detail", "value"))
-    section("distribution", "distribution", run, module)
-    section("layer_signal", "layer-signal", run, module, Input("detail", "value"))
-    section("gradient", "gradient", run)
-    section("overhead", "overhead", run)
+    section("outlook", "outlook", run)
+    of_panel(Panel.LAYER, "distribution", "distribution", run, module)
+    of_panel(Panel.LAYER, "layer_signal", "layer-signal", run, module, Input("detail", "value"))
+    of_panel(Panel.LAYER, "layer_panel", "spectrum", run, module, head, step)
+    of_panel(Panel.LAYER, "heads", "heads", run, module, head, step, Input("heads-sort", "data"))
+    of_panel(Panel.ROUNDING, "rounding_panel", "delta-bias", run, module, head)
+    of_panel(Panel.ATTENTION, "attention_panel", "logits", run, module, head)
+    of_panel(Panel.OPTIMIZER, "gradient", "gradient", run)
+    of_panel(Panel.OPTIMIZER, "optimizer_panel", "learning-rate", run, module, head)
+    of_panel(Panel.MONITOR, "overhead", "overhead", run)
+
+
+def _is_open(which: Panel, *values: Any) -> bool:
+    return bool(values[-1] == which.value)
 
 
 def _maker(name: str, source: StoreSource) -> Callable[..., Section]:

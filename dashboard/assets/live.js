@@ -66,7 +66,7 @@
 
   /* -- the address ---------------------------------------------------------------------------------------------------- */
   function permalink(module, signal, compare, detail) {
-    const query = new URLSearchParams();
+    const query = new URLSearchParams(location.search); // what others keep there stays
     if (module) query.set("module", module);
     if (signal) query.set("signal", signal);
     if (compare) query.set("compare", compare);
