@@ -114,6 +114,8 @@ def moved(steps: Sequence[int], values: Sequence[float], *, up: bool) -> Movemen
         return None
     near = min(max(2.0 * spread, 0.1 * shift), 0.25 * shift)
     left = int(np.flatnonzero(sign * (y - median) <= near)[-1])  # the median itself is in the past, so there is one
+    if len(y) - 1 - left < LEAST_RECENT:
+        return None  # it comes and goes
     return Movement(float(np.median(y[: left + 1])), now, int(x[left]), shift / spread if spread > 0 else math.inf)
 
 

@@ -9,12 +9,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from ..storage.base import Store
 from ..storage.holding import current
 from ..storage.records import Alert, AlertState, Run, RunStatus, Series, SeriesKey, Severity
 from ..storage.results import Envelope, SeriesData
-from .movement import LEAST_PAST, LEAST_RECENT, RATE_POINTS, Crossing, Movement, Rate, crossing, moved, rate
+from .movement import LEAST_PAST, LEAST_RECENT, RATE_POINTS, Crossing, Floats, Movement, Rate, crossing, moved, rate
 from .risk import SIGNAL as RISK
 from .rules import RuleSet
 from .watched import SIGMA, WATCHED, Watched
@@ -25,6 +26,9 @@ _LEAST_STRETCHES = 16
 _CLOSER = 4
 """So many candidates of each signal are read again, closely."""
 _CLOSE_POINTS = 400
+_FAR = 1_000_000
+
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ class Outlook:
         others: In how many other places the same signal has left its past.
         growth: The growth of sigma_1 that goes with it (of the layer that moved, else the fastest); None where there is none.
         meeting: The threshold that is met first at the present rates, of a run that goes on.
-        first_alert: The first alert of severity warning or above.
+        first_alert: The first alert of severity warning or above, and first_rule what its rule warns of.
     """
 
     step: int
@@ -82,6 +86,7 @@ class Outlook:
     growth: tuple[SeriesKey, Rate] | None = None
     meeting: Meeting | None = None
     first_alert: Alert | None = None
+    first_rule: str = ""
 
 
 def outlook(
@@ -97,7 +102,8 @@ def outlook(
     going = run.status is RunStatus.RUNNING if running is None else running
     if run.last_step < 0:
         return Outlook(run.last_step, going)
-    everything = store.series(run.id)
+    rules = rules or RuleSet.default()
+    first, everything = _first(alerts), store.series(run.id)
     by_signal: dict[str, list[Series]] = {}
     for one in everything:
         by_signal.setdefault(one.key.signal, []).append(one)
@@ -107,11 +113,12 @@ def outlook(
         risk=_newest(store, run, RISK),
         signals=len({one.key.signal for one in everything if one.key.module}),
         layers=len({one.key.module for one in everything if one.key.module}),
-        first_alert=_first(alerts),
+        first_alert=first,
+        first_rule=rules[first.rule].title if first is not None and first.rule in rules else "",
         **_of_loss(store, [one for one in by_signal.get("loss", []) if not one.key.module and one.key.rank < 0]),
     )
-    look = _Look(store, run)
-    found = [one for watched in WATCHED for one in look.closely(watched, by_signal.get(watched.signal, ()))]
+    look = _Look(store)
+    found = look.closely([(watched, one) for watched in WATCHED for one in by_signal.get(watched.signal, ())])
     apart = sorted((one for one in found if one.moved is not None), key=lambda one: -one.worry)
     worst = apart[0].moved if apart else None
     same = {one.key.module for one in apart if worst is not None and one.key.signal == worst.key.signal}
@@ -121,7 +128,7 @@ def outlook(
         moved=worst,
         others=max(0, max(len(same), look.apart.get(worst.key.signal, 0)) - 1) if worst is not None else 0,
         growth=_growth(found, worst),
-        meeting=_first_meeting(found, thresholds(rules or RuleSet.default()), run.last_step) if going else None,
+        meeting=_first_meeting(found, thresholds(rules), run.last_step) if going else None,
     )
 
 
@@ -155,43 +162,43 @@ class _Seen:
 
 
 class _Look:
-    """Reads series: all of a signal coarsely, then those closely that moved or grow most."""
+    """Reads series in a few queries: all that are watched coarsely, then those closely that moved or grow most."""
 
-    def __init__(self, store: Store, run: Run) -> None:
-        self._store, self._run = store, run
+    def __init__(self, store: Store) -> None:
+        self._store = store
         self.apart: dict[str, int] = {}
         """Signal -> modules in which it has left its past, as far as a coarse look tells."""
         self.judged = 0
 
-    def closely(self, watched: Watched, series: Sequence[Series]) -> list[_Seen]:
-        """Return the series of a signal that are candidates for anything that is told."""
-        if not series:
-            return []
-        share = min(_STRETCHES, max(_LEAST_STRETCHES, _MOST_ROWS // len(series)))
-        moving: list[tuple[float, int]] = []
-        growing: list[tuple[float, int]] = []
-        modules = set()
-        for place, stretches in enumerate(self._store.envelopes(series, max_points=share)):
+    def closely(self, wanted: Sequence[tuple[Watched, Series]]) -> list[_Seen]:
+        """Return the series that are candidates for anything that is told."""
+        share = min(_STRETCHES, max(_LEAST_STRETCHES, _MOST_ROWS // max(1, len(wanted))))
+        moving: dict[str, list[tuple[float, int]]] = {}
+        growing: dict[str, list[tuple[float, int]]] = {}
+        modules: dict[str, set[str]] = {}
+        coarse = self._store.envelopes([one for _, one in wanted], max_points=share)
+        for place, ((watched, series), stretches) in enumerate(zip(wanted, coarse, strict=True)):
             steps, values = _middles(stretches)
             if not len(steps) or not math.isfinite(values[-1]):
                 continue  # what is not finite any more is told by the alerts
             self.judged += len(steps) >= LEAST_PAST + LEAST_RECENT
             seen = moved(steps, values, up=watched.up)
             if seen is not None and watched.size(seen.usual, seen.now) >= 1.0:
-                moving.append((-watched.size(seen.usual, seen.now), place))
-                modules.add(series[place].key.module)
+                moving.setdefault(watched.signal, []).append((-watched.size(seen.usual, seen.now), place))
+                modules.setdefault(watched.signal, set()).add(series.key.module)
             grows = rate(steps, values) if watched.grows else None
             if grows is not None and (grows.middle > 0) is watched.up:
-                growing.append((-abs(grows.middle), place))
-        self.apart[watched.signal] = len(modules)
-        chosen = sorted({place for pairs in (moving, growing) for _, place in sorted(pairs)[:_CLOSER]})
-        return self._read(watched, [series[place] for place in chosen])
+                growing.setdefault(watched.signal, []).append((-abs(grows.middle), place))
+        self.apart = {signal: len(names) for signal, names in modules.items()}
+        every = [*moving.values(), *growing.values()]
+        return self._read([wanted[place] for place in sorted({place for pairs in every for _, place in sorted(pairs)[:_CLOSER]})])
 
-    def _read(self, watched: Watched, series: Sequence[Series]) -> list[_Seen]:
-        whole = [_standing(data) for data in self._store.read(series, max_points=_CLOSE_POINTS)]
+    def _read(self, chosen: Sequence[tuple[Watched, Series]]) -> list[_Seen]:
+        whole = [_standing(data) for data in self._store.read([one for _, one in chosen], max_points=_CLOSE_POINTS)]
+        ends = self._ends([(one, steps) for (_, one), (steps, _) in zip(chosen, whole, strict=True)])
         found = []
-        for one, (steps, values) in zip(series, whole, strict=True):
-            end = _end(self._store, one, steps)
+        for (watched, one), (steps, values) in zip(chosen, whole, strict=True):
+            end = ends.get(one.id)
             grows = rate(*end) if watched.grows and end is not None else None
             grows = grows if grows is not None and grows.certain else None
             seen = moved(steps, values, up=watched.up)
@@ -199,28 +206,31 @@ class _Look:
             found.append(_Seen(one.key, watched, Moved(one.key, watched, seen, grows) if seen and matters else None, grows))
         return found
 
+    def _ends(self, series: Sequence[tuple[Series, Ints]]) -> dict[int, tuple[Ints, Floats]]:
+        """Return the last points of series, all of them: as far back as so many samples can lie at the closest spacing."""
+        starts: dict[int, list[Series]] = {}
+        for one, steps in series:
+            if len(steps) >= LEAST_PAST:
+                close = int(np.diff(np.unique(steps)).min(initial=_FAR))
+                starts.setdefault(int(steps[-1]) - 4 * RATE_POINTS * close, []).append(one)
+        found = {}
+        for start, those in starts.items():  # as a rule two: what is measured at every step, and on sampled ones
+            for one, data in zip(those, self._store.read(those, start=start, max_points=8 * RATE_POINTS), strict=True):
+                found[one.id] = _standing(data)
+        return found
 
-def _middles(found: Envelope) -> tuple[np.ndarray, np.ndarray]:
+
+def _middles(found: Envelope) -> tuple[Ints, Floats]:
     """Return the stretches' ends and the middles of their values; nan where one has none, or ends in one that is not finite."""
     holds = current(np.asarray(found.segment, np.int64), np.asarray(found.start_step, np.int64))
     values = 0.5 * (np.asarray(found.minimum, np.float64) + np.asarray(found.maximum, np.float64))
     return np.asarray(found.end_step, np.int64)[holds], values[holds]
 
 
-def _standing(data: SeriesData) -> tuple[np.ndarray, np.ndarray]:
+def _standing(data: SeriesData) -> tuple[Ints, Floats]:
     steps = np.asarray(data.steps, np.int64)
     holds = current(np.asarray(data.segments, np.int64), steps)
     return steps[holds], np.asarray(data.values, np.float64)[holds]
-
-
-def _end(store: Store, series: Series, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return the last points of a series, all of them: as far back as so many samples can lie at its closest spacing."""
-    if len(steps) < 2:
-        return None
-    close = int(np.diff(np.unique(steps)).min())
-    data = store.read([series], start=int(steps[-1]) - 4 * RATE_POINTS * close, max_points=8 * RATE_POINTS)[0]
-    found = _standing(data)
-    return found if len(found[0]) >= 2 else None
 
 
 def _growth(found: Iterable[_Seen], worst: Moved | None) -> tuple[SeriesKey, Rate] | None:

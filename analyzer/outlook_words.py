@@ -4,7 +4,7 @@ import math
 
 from .movement import Rate
 from .outlook import Meeting, Moved, Outlook
-from .wording import number, place, step_number
+from .wording import number, place, step_number, uncapital
 
 _DOUBLES = 1.0
 """From this growth in 100 steps on (to twice as much) it is told in steps to double."""
@@ -31,7 +31,8 @@ def sentences(found: Outlook, *, healthy: bool) -> list[str]:
     if found.first_alert is not None:
         alert = found.first_alert
         of = f" in {alert.module}" if alert.module else ""
-        said.append(f"The first alert came at step {step_number(alert.first_step)}{of}.")
+        why = f": {uncapital(found.first_rule)}" if found.first_rule else ""
+        said.append(f"The first alert came at step {step_number(alert.first_step)}{of}{why}.")
     if not said or (healthy and found.moved is None and found.broken is None):
         said.insert(0, _calm(found))
     return said

@@ -6,8 +6,8 @@ from .pictures import Picture, Scope
 from .signals import CATALOGUE, PRESETS
 
 _BY_ITSELF = {
-    "learning_rate": "It is read from the optimizer that <b>watch()</b> is given.",
-    "rank.loss": "A job of one process has no ranks to compare.",
+    "learning_rate": "<br>It is read from the optimizer that <b>watch()</b> is given.",
+    "rank.loss": "<br>A job of one process has no ranks to compare.",
 }
 
 
@@ -22,7 +22,7 @@ def why_empty(picture: Picture, layers: Sequence[str], chosen: str) -> str:
         count = f"{len(layers)} other {'layer' if len(layers) == 1 else 'layers'}"
         return f"Not measured for {chosen}.<br>It is for {count}, such as {layers[0]}."
     if picture.logs:
-        return f"Not logged. <b>{picture.logs}</b><br>puts it here."
+        return f"Not logged. It appears here with<br><b>{picture.logs}</b>"
     signal = picture.signals[0]
     return f"Not measured. {_BY_ITSELF[signal]}" if signal in _BY_ITSELF else not_measured(signal)
 
@@ -35,8 +35,8 @@ def not_measured(signal: str, presets: Mapping[str, str] = PRESETS) -> str:
         return "Not measured. It appears by itself where it applies."
     probe = info.probe if info is not None else PROBE_OF[signal]
     if preset == "light":
-        return f"Not measured. Every preset measures it where it applies (probe <b>{probe}</b>)."
-    return f'Not measured. <b>probes="{preset}"</b> measures it where it applies<br>(probe <b>{probe}</b>).'
+        return f"Not measured. Every preset measures it<br>where it applies (probe <b>{probe}</b>)."
+    return f'Not measured. <b>probes="{preset}"</b> measures it<br>where it applies (probe <b>{probe}</b>).'
 
 
 PROBE_OF = {"spectral_alignment.histogram": "spectral", "weight.spectrum": "weight_tail"}

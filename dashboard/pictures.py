@@ -79,6 +79,7 @@ PICTURES = (
         "Coherence of the errors",
         "Close to 1, the errors of the last samples all point the same way and add up; at 0.35 they cancel.",
         ("rounding.key_shift_coherence",),
+        unit="coherence, 0 to 1",
         lines=((0.35, "random errors"),),
     ),
     Picture(
@@ -101,6 +102,7 @@ PICTURES = (
         "Key-shift residual",
         "Far above 1, the attention gradient carries more rounding error than random rounding leaves.",
         ("rounding.key_shift_excess",),
+        unit="× random rounding",
         lines=((1.0, "random rounding"),),
     ),
     Picture(
@@ -109,6 +111,7 @@ PICTURES = (
         "Rows that err the same way",
         "At 0.5 rows err up as often as down; near 1 nearly all have one sign.",
         ("rounding.delta_same_sign",),
+        unit="share of rows",
         lines=((0.5, "random signs"),),
     ),
     Picture(
@@ -132,6 +135,7 @@ PICTURES = (
         "Bias of the output, in standard errors",
         "Beyond 2 on the same side time and again, attention's output itself is rounded one way: where delta's bias comes from.",
         ("rounding.output_bias_z",),
+        unit="standard errors",
         lines=((2.0, "chance ends"), (-2.0, "chance ends")),
     ),
     Picture(
@@ -220,6 +224,7 @@ PICTURES = (
         "Lag of Adam's second moment",
         "Above 1 gradients have outgrown Adam's average of them: updates are too large by about that factor, and spikes follow.",
         ("adam.second_moment_lag",),
+        unit="gradient / expected",
         lines=((1.0, "follows"),),
     ),
     Picture(
@@ -267,6 +272,7 @@ PICTURES = (
         "Rounding bias of the weights",
         "Beyond 2 on the same side time and again, the weights are rounded one way, which adds up from step to step.",
         ("numerics.rounding_bias_z",),
+        unit="standard errors",
         lines=((2.0, "chance ends"), (-2.0, "chance ends")),
     ),
     Picture(
@@ -285,7 +291,7 @@ PICTURES = (
         ("loss_scale",),
         Scope.RUN,
         "factor",
-        logs="monitor.step(loss, loss_scale=scaler.get_scale())",
+        logs="monitor.step(loss, loss_scale=…)",
     ),
     Picture(
         "rank-loss",

@@ -70,7 +70,7 @@ def _traces(line: Line, colour: str, count: int, named: bool, drawn: Sequence[Li
 def _axis(picture: Picture, info: SignalInfo, values: Sequence[float]) -> dict[str, Any]:
     title = text(picture.unit or info.unit or info.title)
     if info.scale is Scale.LOG and any(value > 0 for value in values):
-        return log_axis(title, values)
+        return log_axis(title, [*values, *(value for value, _ in picture.lines)])  # the levels are in sight too
     if info.scale is Scale.UNIT and all(not value > 1.0 for value in values):
         return axis(title, range=[-0.03, 1.03])
     return axis(title, exponentformat="power")

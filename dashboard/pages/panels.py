@@ -18,7 +18,7 @@ def panels(view: View, words: Updates) -> list[Component]:
     Args:
         words: What the parts in words say now, as ``sections.head`` paints them.
     """
-    tabs = [_tab(panel, panel.value == view.panel) for panel in Panel]
+    tabs = [_tab(panel, panel.value == view.panel, words) for panel in Panel]
     contents = {
         Panel.LAYER: _layer(view),
         Panel.ROUNDING: _rounding(),
@@ -34,8 +34,9 @@ def panels(view: View, words: Updates) -> list[Component]:
     ]
 
 
-def _tab(panel: Panel, is_open: bool) -> html.Button:
-    mark = [html.Span(id="monitor-mark", className="tab-mark")] if panel is Panel.MONITOR else []
+def _tab(panel: Panel, is_open: bool, words: Updates) -> html.Button:
+    said = words["monitor-mark"]["children"]
+    mark = [html.Span(said, id="monitor-mark", className="tab-mark")] if panel is Panel.MONITOR else []
     return html.Button(
         [html.Span(LABELS[panel]), *mark],
         id=f"tab-{panel.value}",

@@ -44,7 +44,7 @@ class DeltaBias(PacedSection):
         head = f"head {chosen.key.head}" if chosen.key.head >= 0 else chosen.key.module
         why = "" if mine is not None or len(heads) == 1 else ", whose errors have added up to most"
         until = f", last {_MOST_SAMPLES:,} samples" if pair and pair[0].decimated else ""
-        verdict = "" if found is None else "; its mean is not chance" if found.excludes_zero else "; its mean may be chance"
+        verdict = "" if found is None else "; the newest band leaves out 0" if found.excludes_zero else "; the newest band holds 0"
         return {
             "delta-bias": {"figure": delta_bias_figure(found, head, why_empty="No standard error is known for this head.")},
             "delta-bias-of": {"children": f"{chosen.key.module}, {head}{why}{until}{verdict}"},

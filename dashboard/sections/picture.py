@@ -43,7 +43,9 @@ class PictureChart(Chart):
         picture, modules = self._picture, list(dict.fromkeys(one.key.module for one in data))
         self._shown = modules[0] if picture.scope is Scope.LAYER and len(modules) == 1 and modules != [self._module] else ""
         lines = [
-            Line(one, _name(picture, one.key, len(modules) > 1), self._head is not None and one.key.head == self._head)
+            Line(
+                one, _name(picture, one.key, self._module, len(modules) > 1), self._head is not None and one.key.head == self._head
+            )
             for one in data
         ]
         return signal_lines_figure(picture, lines, why_empty="" if lines else self._why())
@@ -70,13 +72,13 @@ def _series(store: Store, run: Run, picture: Picture, signal: str, module: str) 
             return [one for one in found if one.key.module in shown]
 
 
-def _name(picture: Picture, key: SeriesKey, several: bool) -> str:
+def _name(picture: Picture, key: SeriesKey, chosen: str, several: bool) -> str:
     """Return what tells this line from the others of the picture."""
     parts = []
     if len(picture.signals) > 1:
         parts.append(describe(key.signal).title)
     if several or picture.scope is Scope.LAYERS:
-        parts.append(key.module)
+        parts.append(key.module.removeprefix(f"{chosen}."))
     if key.head >= 0:
         parts.append(f"head {key.head}")
     if key.rank >= 0 and picture.scope is Scope.RANKS:
