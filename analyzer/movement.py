@@ -23,6 +23,7 @@ _SPREADS = 4.0
 _LEAST_SPREAD = 0.02
 """Of a very steady series the spread is at least this share of its level."""
 RATE_POINTS = 24
+_STRETCHES = (RATE_POINTS, 12, 6)
 _NORMAL_MAD = 1.4826
 _LEAST_GROWTH = 0.005
 """Growth of less than this share in 100 steps is not told."""
@@ -55,9 +56,9 @@ class Rate:
     """Exponential growth (or decay, below 0) of a positive series at its end, per step: middle, and ends of its interval.
 
     Args:
-        middle, low, high: Of the last 24 points; the ends hold the intervals of the last 12 too, so that they tell of a bend.
+        middle, low, high: Where they are of the last 24 points, the ends hold the interval of the last 12 too, to tell of a bend.
         level: Where the line stands at ``step``, the last one.
-        fit: R squared of the logarithms around their line.
+        fit: R squared of these logarithms around their line.
         scatter: How far the logarithms usually lie from it.
         least, most: Of the last six values.
     """
@@ -120,23 +121,30 @@ def moved(steps: Sequence[int], values: Sequence[float], *, up: bool) -> Movemen
 
 
 def rate(steps: Sequence[int], values: Sequence[float]) -> Rate | None:
-    """Return how fast a series grows over its last 24 points; None where it has too few, or they are not all above 0.
+    """Return how fast a series grows at its end; None where it has fewer than 12 points, or they are not all above 0.
 
-    The slope is Theil and Sen's, of the logarithms, with its 95 % interval from Kendall's tau.
+    The slope is Theil and Sen's, of the logarithms, with its 95 % interval from Kendall's tau: of the last 24 points, or 12, or 6,
+    the longest stretch whose slope the shorter ones do not contradict. Growth that has ended is told no more.
     """
     x, y = _finite(steps, values)
     x, y = x[-RATE_POINTS:], y[-RATE_POINTS:]
     if len(y) < LEAST_PAST or (y <= 0).any() or len(np.unique(x)) < len(x):
         return None
     logs = np.log(y)
-    slope, end = (theil_sen(x[-count:].tolist(), logs[-count:].tolist()) for count in (RATE_POINTS, LEAST_PAST))
+    slopes = [theil_sen(x[-count:].tolist(), logs[-count:].tolist()) for count in _STRETCHES]
+    chosen = next(
+        place for place, slope in enumerate(slopes) if all(one.low <= slope.middle <= one.high for one in slopes[place + 1 :])
+    )
+    slope = slopes[chosen]
+    beside = slopes[chosen : chosen + 2] if chosen == 0 else [slope]  # six points alone would widen any interval
+    x, logs = x[-_STRETCHES[chosen] :], logs[-_STRETCHES[chosen] :]
     level = float(np.median(logs - slope.middle * (x - x[-1])))
     off = logs - level - slope.middle * (x - x[-1])
     whole = float(np.square(logs - logs.mean()).sum())
     return Rate(
         slope.middle,
-        min(slope.low, end.low),
-        max(slope.high, end.high),
+        min(one.low for one in beside),
+        max(one.high for one in beside),
         math.exp(level),
         int(x[-1]),
         1.0 - float(np.square(off).sum()) / whole if whole > 0 else 0.0,

@@ -64,7 +64,7 @@ class Outlook:
         broken: Step from which on the loss has not been finite; None while it is.
         risk: Newest risk, 0 to 100.
         signals, layers: How many signals, of how many layers, are measured.
-        judged: How many series are long enough to be compared with their past.
+        followed, judged: How many series are followed, and how many of them are long enough to be compared with their past.
         moved: What has left its past furthest; None where nothing has.
         others: In how many other places the same signal has left its past.
         growth: The growth of sigma_1 that goes with it (of the layer that moved, else the fastest); None where there is none.
@@ -80,6 +80,7 @@ class Outlook:
     risk: float | None = None
     signals: int = 0
     layers: int = 0
+    followed: int = 0
     judged: int = 0
     moved: Moved | None = None
     others: int = 0
@@ -117,13 +118,14 @@ def outlook(
         first_rule=rules[first.rule].title if first is not None and first.rule in rules else "",
         **_of_loss(store, [one for one in by_signal.get("loss", []) if not one.key.module and one.key.rank < 0]),
     )
-    look = _Look(store)
-    found = look.closely([(watched, one) for watched in WATCHED for one in by_signal.get(watched.signal, ())])
+    look, wanted = _Look(store), [(watched, one) for watched in WATCHED for one in by_signal.get(watched.signal, ())]
+    found = look.closely(wanted)
     apart = sorted((one for one in found if one.moved is not None), key=lambda one: -one.worry)
     worst = apart[0].moved if apart else None
     same = {one.key.module for one in apart if worst is not None and one.key.signal == worst.key.signal}
     return replace(
         begun,
+        followed=len(wanted),
         judged=look.judged,
         moved=worst,
         others=max(0, max(len(same), look.apart.get(worst.key.signal, 0)) - 1) if worst is not None else 0,

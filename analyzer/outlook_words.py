@@ -20,7 +20,8 @@ def sentences(found: Outlook, *, healthy: bool) -> list[str]:
         return []
     said = [f"The loss has not been finite since step {step_number(found.broken)}."] if found.broken is not None else []
     if found.moved is not None:
-        said.append(_moved(found.moved, found.others, found))
+        calm = " No rule calls this trouble so far." if healthy and found.first_alert is None else ""
+        said.append(_moved(found.moved, found.others, found) + calm)
     if found.growth is not None and (found.moved is None or found.growth[0] != found.moved.key):
         key, rate = found.growth
         said.append(f"σ₁ of {place(key.module, key.head)} {_growing(rate, found.running)}.")
@@ -83,6 +84,6 @@ def _calm(found: Outlook) -> str:
         facts.append(f"{found.signals} signals of {found.layers} {'layer' if found.layers == 1 else 'layers'} measured")
     after = f": {', '.join(facts)}" if facts else ""
     steps = step_number(found.step + 1)
-    if not found.judged:
+    if 2 * found.judged < found.followed or not found.judged:
         return f"Too early to compare with its own past, after {steps} {'step' if found.step == 0 else 'steps'}{after}."
     return f"Nothing watched has moved far from its own past in {steps} steps{after}."
