@@ -15,9 +15,11 @@ from .decisions import decide
 from .desk import NewsDesk
 from .live import Showings, attend
 from .pages.frame import frame
+from .paths import KEPT
 from .router import route
 from .security import Guard, content_security_policy
 from .source import StoreSource
+from .table_files import serve_tables
 from .wiring import LIVE_PAGES, live_sections
 
 _INDEX = """<!DOCTYPE html>
@@ -81,7 +83,7 @@ def build_app(store: Store | StoreSource) -> dash.Dash:
     attend(app, showings)
     desk = NewsDesk(source)
     source.beside(desk.close)
-    live_sections(app, source, showings, desk)
+    serve_tables(app.server, source, live_sections(app, source, showings, desk))
     app.server.add_middleware(Guard, policy=lambda: content_security_policy(list(app.csp_hashes())))
     # Dash collects the assets with the first request of "/": too late for a reader who comes by a run's address.
     app._setup_server()  # type: ignore[no-untyped-call]
@@ -119,24 +121,15 @@ def _in_the_browser(app: dash.Dash) -> None:
         State("heat-b", "figure"),
         prevent_initial_call=True,
     )
+    clientside("permalink", *(Input(part, kept) for part, kept in KEPT.items()), namespace="foreshock_view")
     clientside(
-        "permalink",
-        Input("module", "value"),
-        Input("signal", "value"),
-        Input("compare", "value"),
-        Input("detail", "value"),
-        prevent_initial_call=True,
+        "window",
+        Output("window-words", "children"),
+        Output("window-reset", "hidden"),
+        Input("window", "data"),
+        namespace="foreshock_view",
     )
-    panels = {"namespace": "foreshock_panels"}
-    clientside("open", Input("panel", "data"), prevent_initial_call=True, **panels)
-    clientside(
-        "stepped",
-        Output("step", "value"),
-        Input("heat-a", "clickData"),
-        Input("heat-b", "clickData"),
-        prevent_initial_call=True,
-        **panels,
-    )
-    clientside(
-        "address", Input("panel", "data"), Input("head", "value"), Input("step", "value"), prevent_initial_call=True, **panels
-    )
+    clientside("drawn", Input("beat", "data"), namespace="foreshock_view", prevent_initial_call=True)
+    clientside("open", Input("panel", "data"), prevent_initial_call=True, namespace="foreshock_panels")
+    clicks = (Input("heat-a", "clickData"), Input("heat-b", "clickData"))
+    clientside("stepped", Output("step", "value"), *clicks, prevent_initial_call=True, namespace="foreshock_panels")

@@ -8,7 +8,6 @@ from ..analyzer.risk import SIGNAL
 from ..storage.base import Store
 from ..storage.records import Alert, Event, Run, Series
 from ..storage.results import SeriesData
-from . import pictures as panels
 from .figures.gradient import gradient_figure
 from .figures.layer_signal import layer_signal_figure
 from .figures.loss import loss_figure
@@ -16,12 +15,13 @@ from .figures.overhead import overhead_figure
 from .figures.risk import risk_figure
 from .figures.style import Figure
 from .layers import measured, usual_signal
-from .paths import Order
+from .paths import Order, whole
+from .pictures import PICTURES, Panel, pictures
 from .reading import run_wide
 from .sections.chart import Chart
 from .sections.delta_bias import DeltaBias
 from .sections.distribution import Distribution
-from .sections.following import Marks
+from .sections.following import Marks, RunSection
 from .sections.head import Head
 from .sections.heads import Heads
 from .sections.heat import Heat
@@ -29,7 +29,7 @@ from .sections.layer import Choices, LayerFacts
 from .sections.numbers import LayerNumbers
 from .sections.outlook import OutlookWords
 from .sections.overview import Overview
-from .sections.panel import Panel
+from .sections.parts import Parts
 from .sections.picture import PictureChart
 from .sections.spectrum import Spectrum
 from .signals import FIRST_SIGNAL, SECOND_SIGNAL, describe
@@ -50,12 +50,12 @@ def choices(store: Store, run_id: str, module: str | None, signal: str | None, c
     return Choices(store, store.run(run_id), module, signal, compare)
 
 
-def loss(store: Store, run_id: str, scale: str) -> Chart:
-    """Return the loss chart on a linear or logarithmic axis."""
+def loss(store: Store, run_id: str) -> Chart:
+    """Return the loss chart."""
     run = store.run(run_id)
 
     def draw(data: Sequence[SeriesData], alerts: Sequence[Alert], events: Sequence[Event]) -> Figure:
-        return loss_figure(data[0] if data else None, alerts, events, log=scale == "log")
+        return loss_figure(data[0] if data else None, alerts, events)
 
     return Chart(store, run, "loss", partial(run_wide, store, run_id, "loss"), draw, Marks(store, run))
 
@@ -89,7 +89,8 @@ def risk(store: Store, run_id: str) -> Chart:
     def draw(data: Sequence[SeriesData], alerts: Sequence[Alert], events: Sequence[Event]) -> Figure:
         return risk_figure(data[0] if data else None)
 
-    return Chart(store, store.run(run_id), "risk", partial(run_wide, store, run_id, SIGNAL), draw, None)
+    # Told where it changes: smoothed it would say what nobody judged.
+    return Chart(store, store.run(run_id), "risk", partial(run_wide, store, run_id, SIGNAL), draw, None, plain=False)
 
 
 def heat_a(store: Store, run_id: str, signal: str | None, module: str | None) -> Heat:
@@ -133,36 +134,51 @@ def outlook(store: Store, run_id: str) -> OutlookWords:
     return OutlookWords(store, store.run(run_id))
 
 
-def layer_panel(store: Store, run_id: str, module: str | None, head: int | None, step: int | None) -> Panel:
-    """Return what the panel of the chosen layer shows besides the distribution, its signal and its heads."""
+def picture(store: Store, name: str, run_id: str, module: str | None, head: str | None) -> PictureChart:
+    """Return one picture of a panel. ``name`` is its graph's."""
+    which = next(one for one in PICTURES if one.name == name)
+    return PictureChart(store, store.run(run_id), which, module or "", whole(head))
+
+
+def spectrum(store: Store, run_id: str, module: str | None, step: str | None) -> Spectrum:
+    """Return the spectrum of the chosen layer's weight, over time and at the chosen step."""
+    return Spectrum(store, store.run(run_id), module or "", whole(step))
+
+
+def layer_panel(store: Store, run_id: str, module: str | None, head: str | None, step: str | None) -> Parts:
+    """Return the chosen layer in numbers, and the pictures of its panel."""
     run = store.run(run_id)
-    parts = [Spectrum(store, run, module or "", step), LayerNumbers(store, run, module or "", step)]
-    return Panel([*parts, *_pictures(store, run, panels.Panel.LAYER, module, head)])
+    numbers = LayerNumbers(store, run, module or "", whole(step))
+    return Parts({"layer-numbers": numbers, **_pictures(store, run, Panel.LAYER, module, head)})
 
 
 def heads(
-    store: Store, run_id: str, module: str | None, head: int | None, step: int | None, sort: Mapping[str, Any] | None
+    store: Store, run_id: str, module: str | None, head: str | None, step: str | None, sort: Mapping[str, Any] | None
 ) -> Heads:
     """Return the table of the chosen layer's heads."""
     order = (str(sort["column"]), bool(sort["descending"])) if sort else None
-    return Heads(store, store.run(run_id), module or "", step, order, head)
+    return Heads(store, store.run(run_id), module or "", whole(step), order, whole(head))
 
 
-def rounding_panel(store: Store, run_id: str, module: str | None, head: int | None) -> Panel:
-    """Return the charts of the rounding-bias panel."""
-    run = store.run(run_id)
-    return Panel([DeltaBias(store, run, module or "", head), *_pictures(store, run, panels.Panel.ROUNDING, module, head)])
+def delta_bias(store: Store, run_id: str, module: str | None, head: str | None) -> DeltaBias:
+    """Return the bias of attention's correction term with its band."""
+    return DeltaBias(store, store.run(run_id), module or "", whole(head))
 
 
-def attention_panel(store: Store, run_id: str, module: str | None, head: int | None) -> Panel:
+def rounding_panel(store: Store, run_id: str, module: str | None, head: str | None) -> Parts:
+    """Return the charts of the rounding-bias panel, but for the bias of delta."""
+    return Parts(_pictures(store, store.run(run_id), Panel.ROUNDING, module, head))
+
+
+def attention_panel(store: Store, run_id: str, module: str | None, head: str | None) -> Parts:
     """Return the charts of the low-rank attention panel."""
-    return Panel(_pictures(store, store.run(run_id), panels.Panel.ATTENTION, module, head))
+    return Parts(_pictures(store, store.run(run_id), Panel.ATTENTION, module, head))
 
 
-def optimizer_panel(store: Store, run_id: str, module: str | None, head: int | None) -> Panel:
+def optimizer_panel(store: Store, run_id: str, module: str | None, head: str | None) -> Parts:
     """Return the charts of the panel of optimizer and numerics, but for the gradient norm."""
-    return Panel(_pictures(store, store.run(run_id), panels.Panel.OPTIMIZER, module, head))
+    return Parts(_pictures(store, store.run(run_id), Panel.OPTIMIZER, module, head))
 
 
-def _pictures(store: Store, run: Run, which: panels.Panel, module: str | None, head: int | None) -> list[Chart]:
-    return [PictureChart(store, run, picture, module or "", head) for picture in panels.pictures(which)]
+def _pictures(store: Store, run: Run, panel: Panel, module: str | None, head: str | None) -> dict[str, RunSection]:
+    return {one.name: PictureChart(store, run, one, module or "", whole(head)) for one in pictures(panel)}

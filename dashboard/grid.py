@@ -73,20 +73,23 @@ def spacing(steps: Ints | Sequence[int], max_columns: int = MAX_COLUMNS) -> tupl
     return int(distinct[0]), max(usual, math.ceil(span / max_columns), 1)
 
 
-def fill(rows: Sequence[Points], start: int, width: int, *, trouble: Trouble, before: Floats | None = None) -> Grid:
+def fill(
+    rows: Sequence[Points], start: int, width: int, *, trouble: Trouble, before: Floats | None = None, columns: int = 0
+) -> Grid:
     """Lay rows of points on a grid.
 
     Args:
         rows: One entry per row of the picture; points before ``start`` are left out.
         trouble: Of several values of a cell the most worrying is kept: the largest, the smallest, or that farthest from 0.
         before: Last known value per row, shape (rows,), that cells without a measurement take until the first one comes.
+        columns: How many there are at least.
     """
     steps = np.concatenate([np.empty(0, np.int64), *(np.asarray(row.steps, dtype=np.int64) for row in rows)])
     values = np.concatenate([np.empty(0), *(np.asarray(row.values, dtype=np.float64) for row in rows)])
     which = np.repeat(np.arange(len(rows)), [len(row.steps) for row in rows])
     inside = steps >= start
     which, at, values = which[inside], (steps[inside] - start) // width, values[inside]
-    cells = np.full((len(rows), int(at.max()) + 1 if len(at) else 0), np.nan)
+    cells = np.full((len(rows), max(int(at.max()) + 1 if len(at) else 0, columns)), np.nan)
     finite = np.isfinite(values)
     odd = zip(which[~finite].tolist(), at[~finite].tolist(), values[~finite].tolist(), strict=True)
     # A stable sort by trouble lets the last assignment, the worst value, win without a Python loop.

@@ -1,68 +1,144 @@
 """Which live section stands where and what it depends on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dash
 from dash import Input, State
 
 from .desk import NewsDesk
+from .lens import Lens
 from .live import Section, Showings, follow
-from .pictures import Panel
+from .paths import KEPT
+from .pictures import Panel, pictures
 from .source import StoreSource
+
+if TYPE_CHECKING:
+    from ..storage.base import Store
+    from .sections.following import RunSection
+    from .sections.parts import Parts
 
 LIVE_PAGES = (("overview", "order"), ("run-page", "run"))
 """Pages with live sections: id of the page (a ``main`` with ``data-live``, beside it a store ``ID-ticket``), and of the store that
 says what it is about."""
 
+LENS = ("window", "smoothing", "scales")
+"""The parts of the view that say how the reader looks at all charts over steps: which of them, how smooth, on which scales."""
 
-def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk: NewsDesk) -> None:
-    """Register every live section of both pages."""
+
+@dataclass(frozen=True, slots=True)
+class Charted:
+    """A section that draws something over steps: the name of its factory, and the ids of the components that it depends on.
+
+    Args:
+        told: What the factory is told before their values: which of several pictures is meant.
+    """
+
+    name: str
+    inputs: Sequence[str]
+    told: Sequence[str] = ()
+
+
+def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk: NewsDesk) -> Mapping[str, Charted]:
+    """Register every live section of both pages; return those that draw something over steps, by the id of their graph."""
+    charts: dict[str, Charted] = {}
     run, module = Input("run", "data"), Input("module", "value")
     signal, compare = Input("signal", "value"), Input("compare", "value")
-
-    head, step, panel = Input("head", "value"), Input("step", "value"), Input("panel", "data")
+    head, step = Input("head", "value"), Input("step", "value")
+    lens = [Input(part, KEPT[part]) for part in LENS]
 
     def section(name: str, place: str, *inputs: Input | State, page: str = "run-page", painted: str = "") -> None:
         follow(app, showings, desk, name, *inputs, make=_maker(name, source), page=page, place=place, painted=painted)
 
-    def of_panel(which: Panel, name: str, place: str, *inputs: Input | State) -> None:
+    def in_panel(panel: Panel, name: str, place: str, make: Callable[..., Section], *inputs: Input | State) -> None:
         """Register a section that is live while its panel is open; its maker is not told of the panel."""
+        shown, within = partial(_is_open, panel), _without_last(make)
+        follow(app, showings, desk, name, *inputs, Input("panel", "data"), make=within, page="run-page", place=place, shown=shown)
 
-        def make(*values: Any) -> Section:
-            return _maker(name, source)(*values[:-1])
+    def chart(name: str, graph: str, *inputs: Input | State, panel: Panel | None = None) -> None:
+        """Register a section of the run's page whose graph is over steps: it is zoomed, smoothed and scaled with all others."""
+        charts[graph] = Charted(name, [one.component_id for one in inputs])
+        make = _lensed(name, graph, source)
+        if panel is not None:
+            in_panel(panel, name, graph, make, *inputs, *lens)
+        else:
+            follow(app, showings, desk, name, *inputs, *lens, make=make, page="run-page", place=graph)
 
-        shown = partial(_is_open, which)
-        follow(app, showings, desk, name, *inputs, panel, make=make, page="run-page", place=place, shown=shown)
+    def charts_of(panel: Panel, name: str, place: str, *inputs: Input | State) -> None:
+        """Register all pictures of a panel, and what else its factory makes, as one section."""
+        for picture in pictures(panel):
+            charts[picture.name] = Charted("picture", ["run", "module", "head"], told=[picture.name])
+        in_panel(panel, name, place, _panelled(name, source), *inputs, *lens)
 
     section("overview", "runs", Input("order", "data"), page="overview")
     section("head", "verdict", run, painted="run-page-painted")
-    section("choices", "module", run, State("module", "value"), State("signal", "value"), State("compare", "value"))
-    section("loss", "loss", run, Input("loss-scale", "value"))
-    section("risk", "risk", run)
-    section("heat_a", "heat-a", run, signal, module)
-    section("heat_b", "heat-b", run, compare, module)
-    section("layer_facts", "layer-facts", run, module, State("detail", "value"))
     section("outlook", "outlook", run)
-    of_panel(Panel.LAYER, "distribution", "distribution", run, module)
-    of_panel(Panel.LAYER, "layer_signal", "layer-signal", run, module, Input("detail", "value"))
-    of_panel(Panel.LAYER, "layer_panel", "spectrum", run, module, head, step)
-    of_panel(Panel.LAYER, "heads", "heads", run, module, head, step, Input("heads-sort", "data"))
-    of_panel(Panel.ROUNDING, "rounding_panel", "delta-bias", run, module, head)
-    of_panel(Panel.ATTENTION, "attention_panel", "logits", run, module, head)
-    of_panel(Panel.OPTIMIZER, "gradient", "gradient", run)
-    of_panel(Panel.OPTIMIZER, "optimizer_panel", "learning-rate", run, module, head)
-    of_panel(Panel.MONITOR, "overhead", "overhead", run)
+    section("choices", "module", run, State("module", "value"), State("signal", "value"), State("compare", "value"))
+    chart("loss", "loss", run)
+    chart("risk", "risk", run)
+    chart("heat_a", "heat-a", run, signal, module)
+    chart("heat_b", "heat-b", run, compare, module)
+    section("layer_facts", "layer-facts", run, module, State("detail", "value"))
+    chart("distribution", "distribution", run, module, panel=Panel.LAYER)
+    chart("layer_signal", "layer-signal", run, module, Input("detail", "value"), panel=Panel.LAYER)
+    chart("spectrum", "spectrum", run, module, step, panel=Panel.LAYER)
+    charts_of(Panel.LAYER, "layer_panel", "layer-numbers", run, module, head, step)
+    in_panel(Panel.LAYER, "heads", "heads", _maker("heads", source), run, module, head, step, Input("heads-sort", "data"))
+    chart("delta_bias", "delta-bias", run, module, head, panel=Panel.ROUNDING)
+    charts_of(Panel.ROUNDING, "rounding_panel", "coherence", run, module, head)
+    charts_of(Panel.ATTENTION, "attention_panel", "logits", run, module, head)
+    chart("gradient", "gradient", run, panel=Panel.OPTIMIZER)
+    charts_of(Panel.OPTIMIZER, "optimizer_panel", "learning-rate", run, module, head)
+    chart("overhead", "overhead", run, panel=Panel.MONITOR)
+    return charts
 
 
-def _is_open(which: Panel, *values: Any) -> bool:
-    return bool(values[-1] == which.value)
+def _is_open(panel: Panel, *values: Any) -> bool:
+    return bool(values[-1] == panel.value)
+
+
+def _without_last(make: Callable[..., Section]) -> Callable[..., Section]:
+    return lambda *values: make(*values[:-1])
+
+
+def make_charted(chart: Charted, graph: str, store: "Store", values: Sequence[Any], lens: Sequence[Any]) -> "RunSection":
+    """Return the section of a chart over steps.
+
+    Args:
+        values: of its inputs.
+        lens: the values of ``LENS``.
+    """
+    from . import factory  # numpy and the figures come with the first page, not before the server listens
+
+    section: RunSection = getattr(factory, chart.name)(store, *chart.told, *values)
+    section.lens = Lens.of(graph, *lens)
+    return section
+
+
+def _lensed(name: str, graph: str, source: StoreSource) -> Callable[..., Section]:
+    def make(*values: Any) -> Section:
+        return make_charted(Charted(name, ()), graph, source(), values[: -len(LENS)], values[-len(LENS) :])
+
+    return make
+
+
+def _panelled(name: str, source: StoreSource) -> Callable[..., Section]:
+    def make(*values: Any) -> Section:
+        from . import factory
+
+        section: Parts = getattr(factory, name)(source(), *values[: -len(LENS)])
+        for graph, part in section.parts.items():
+            part.lens = Lens.of(graph, *values[-len(LENS) :])
+        return section
+
+    return make
 
 
 def _maker(name: str, source: StoreSource) -> Callable[..., Section]:
     def make(*values: Any) -> Section:
-        from . import factory  # numpy and the figures come with the first page, not before the server listens
+        from . import factory
 
         section: Section = getattr(factory, name)(source(), *values)
         return section

@@ -1,4 +1,4 @@
-/* The panels under the heatmaps: which is open, what was picked inside them, and the parts of the address that are theirs. */
+/* The panels under the heatmaps: which is open, and what was picked inside them. */
 (function () {
   "use strict";
   const set = (id, properties) => window.dash_clientside.set_props(id, properties);
@@ -30,7 +30,7 @@
   const picks = {
     panel: (button) => set("panel", { data: button.dataset.panel }),
     sort: (button) => set("heads-sort", { data: { column: button.dataset.sort, descending: button.dataset.descending === "True" } }),
-    head: (button) => set("head", { value: button.getAttribute("aria-pressed") === "true" ? null : Number(button.dataset.head) }),
+    head: (button) => set("head", { value: button.getAttribute("aria-pressed") === "true" ? null : button.dataset.head }),
     everywhere: (button) => {
       set("compare", { value: button.dataset.everywhere });
       const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
@@ -52,19 +52,7 @@
     return point && Number.isFinite(point.x) ? Math.max(0, Math.round(point.x)) : nothing();
   }
 
-  /* -- the address ---------------------------------------------------------------------------------------------------- */
-  function address(panel, head, step) {
-    const query = new URLSearchParams(location.search);
-    const shown = { panel: panel === "layer" ? null : panel, head: head, step: step };
-    for (const [name, value] of Object.entries(shown)) {
-      if (value === null || value === undefined || value === "") query.delete(name);
-      else query.set(name, value);
-    }
-    const written = query.toString();
-    history.replaceState(history.state, "", location.pathname + (written ? "?" + written : ""));
-  }
-
   window.dash_clientside = Object.assign({}, window.dash_clientside, {
-    foreshock_panels: { open, stepped, address },
+    foreshock_panels: { open, stepped },
   });
 })();

@@ -4,6 +4,7 @@ from dash import dcc, html
 
 from ..paths import runs_path
 from .attributes import aria, data
+from .keys import keys_button, keys_sheet
 
 PLACES = (("Runs", runs_path()),)
 """What the header leads to: (label, path)."""
@@ -31,11 +32,13 @@ def frame() -> html.Div:
                     html.Nav([dcc.Link(label, href=path) for label, path in PLACES], className="places", **aria(label="Pages")),
                     html.Div(id="store-trouble", className="store-trouble", role="alert"),
                     html.Div("Reconnecting to the dashboard …", id="connection", className="connection", role="status"),
+                    keys_button(),
                     theme_switch(),
                 ],
                 className="top",
             ),
             html.Div(id="page", tabIndex="-1"),
+            keys_sheet([label for label, _ in PLACES]),
         ],
         id="frame",
     )

@@ -5,7 +5,7 @@ from dash.development.base_component import Component
 
 from ..figures import alignment_distribution, delta_bias, gradient, layer_signal, overhead, signal_lines, spectrum
 from ..live import Updates
-from ..paths import View
+from ..paths import View, whole
 from ..pictures import LABELS, Panel, Picture, pictures
 from ..signals import describe
 from .attributes import aria, data
@@ -18,7 +18,8 @@ def panels(view: View, words: Updates) -> list[Component]:
     Args:
         words: What the parts in words say now, as ``sections.head`` paints them.
     """
-    tabs = [_tab(panel, panel.value == view.panel, words) for panel in Panel]
+    shown = view.panel if view.panel in list(Panel) else Panel.LAYER.value
+    tabs = [_tab(panel, panel.value == shown, words) for panel in Panel]
     contents = {
         Panel.LAYER: _layer(view),
         Panel.ROUNDING: _rounding(),
@@ -27,10 +28,10 @@ def panels(view: View, words: Updates) -> list[Component]:
         Panel.MONITOR: [_monitor(words)],
     }
     return [
-        dcc.Store(id="panel", data=view.panel),
+        dcc.Store(id="panel", data=shown),
         dcc.Store(id="heads-sort"),
         html.Div(tabs, className="tabs", role="tablist", **aria(label="Panels")),
-        *(_panel(panel, contents[panel], panel.value == view.panel) for panel in Panel),
+        *(_panel(panel, contents[panel], panel.value == shown) for panel in Panel),
     ]
 
 
@@ -67,10 +68,10 @@ def layer_bar(view: View) -> html.Div:
     layer = dcc.Dropdown(
         id="module", options=options, value=view.module, clearable=False, className="picker wide-picker", maxHeight=420
     )
-    heads = [{"label": f"head {view.head}", "value": view.head}] if view.head is not None else []
+    heads = [{"label": f"head {view.head}", "value": view.head}] if view.head else []
     head = dcc.Dropdown(id="head", options=heads, value=view.head, placeholder="all", className="head-picker", maxHeight=320)
     step = dcc.Input(
-        id="step", type="number", value=view.step, min=0, step=1, debounce=True, placeholder="newest", className="step-input"
+        id="step", type="number", value=whole(view.step), min=0, step=1, debounce=True, placeholder="newest", className="step-input"
     )
     return html.Div(
         [
@@ -99,7 +100,7 @@ def _layer(view: View) -> list[Component]:
     )
     at = card(
         spectrum.AT_TITLE,
-        graph("spectrum-at", "Bars: how many singular values of the chosen layer have which size", spectrum.HEIGHT),
+        graph("spectrum-at", "Bars: how many singular values of the chosen layer have which size", spectrum.HEIGHT, table=False),
         hint=spectrum.AT_RECOGNISE,
         actions=_of("spectrum-at"),
         name="spectrum-at-card",

@@ -7,14 +7,13 @@ from dash.development.base_component import Component
 
 from ...storage.records import Severity
 from ..vitals import Vitals
-from .attributes import aria
+from .attributes import aria, data
 
 GRAPH_CONFIG: Any = {
-    "displaylogo": False,
+    "displayModeBar": False,  # what it offers stands in the chart's own menu, where a keyboard reaches it
     "responsive": True,
     "scrollZoom": False,
-    "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
-    "toImageButtonOptions": {"scale": 2},
+    "doubleClick": False,  # resets all charts together (assets/view.js)
 }
 
 SEVERITY_ICONS = {Severity.INFO: "●", Severity.WARNING: "▲", Severity.CRITICAL: "◆"}
@@ -37,12 +36,41 @@ def card(title: str, *children: Any, hint: str = "", actions: Any = None, wide: 
     return html.Section([heading, *notes, *children], className=f"card {wide}".strip(), **aria(labelledby=f"{name}-title"))
 
 
-def graph(name: str, label: str, height: int) -> html.Div:
-    """Return an empty graph that a live section fills; ``label`` says what it is to those who cannot see it."""
+def graph(name: str, label: str, height: int, *, table: bool = True) -> html.Div:
+    """Return an empty graph that a live section fills, with its tools: the scale of its axis, and the ways to take it along.
+
+    Args:
+        label: What it is, to those who cannot see it.
+        table: Whether what it draws can be had as CSV: it is among the charts of ``wiring``.
+    """
     figure = {"data": [], "layout": {"height": height, **_BLANK}}
     plot = dcc.Graph(id=name, figure=figure, config=GRAPH_CONFIG, className="graph", style={"minHeight": height})
     # The frame keeps the place from the first paint on: what draws comes a moment later.
-    return html.Div(plot, className="graph-frame", style={"minHeight": height}, role="group", **aria(label=label))
+    frame = html.Div(plot, className="graph-frame", style={"minHeight": height}, role="group", **aria(label=label))
+    return html.Div([html.Div(_tools(name, label, table), className="graph-tools"), frame], **data(chart=name))
+
+
+def _tools(name: str, label: str, table: bool) -> list[Component]:
+    scale = html.Button(
+        "log",
+        type="button",
+        hidden=True,  # shown where the figure has an axis that can be either
+        className="tool",
+        title="Logarithmic axis (l)",
+        **aria(label=f"Logarithmic axis: {label}", pressed="false"),
+        **data(tool="scale"),
+    )
+    kinds = (("png", "PNG", "a picture"), ("svg", "SVG", "a drawing"), ("csv", "CSV", "every point of these steps"))
+    choices = [
+        html.Button(
+            short, type="button", className="tool", title=f"Save {what}", **aria(label=f"{short}: {label}"), **data(tool=kind)
+        )
+        for kind, short, what in kinds
+        if table or kind != "csv"
+    ]
+    menu = html.Div(choices, className="export-choices")
+    summary = html.Summary("Export", className="tool", **aria(label=f"Export: {label}"))
+    return [scale, html.Details([summary, menu], className="export")]
 
 
 _BLANK: dict[str, Any] = {

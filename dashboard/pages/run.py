@@ -5,11 +5,12 @@ from dash import dcc, html
 from ...storage.records import Run
 from ..figures import loss, risk
 from ..live import Updates, digests
-from ..paths import View
+from ..paths import View, table_path
 from ..signals import describe
 from .attributes import aria, data
 from .panels import layer_bar, panels
 from .parts import card, graph
+from .view_bar import view_bar
 
 
 def run_page(run: Run, view: View, words: Updates) -> html.Main:
@@ -27,6 +28,7 @@ def run_page(run: Run, view: View, words: Updates) -> html.Main:
             html.Div(words["run-head"]["children"], id="run-head", className="run-head"),
             html.Section(words["verdict"]["children"], id="verdict", role="status", **aria(label="Verdict")),
             html.Div(id="outlook", className="card outlook", role="status", **aria(label="Outlook")),
+            view_bar(view),
             html.Div([_loss(words), _alerts(words)], className="row wide-left"),
             html.H2("Layers", className="section-title"),
             html.Div([_heat("heat-a", "signal", view.signal), _heat("heat-b", "compare", view.compare)], className="row halves"),
@@ -41,26 +43,18 @@ def run_page(run: Run, view: View, words: Updates) -> html.Main:
         ],
         id="run-page",
         className="page",
-        **data(live=""),
+        **data(live="", tables=table_path(run.id), name=run.name or run.id),
     )
 
 
 def _loss(words: Updates) -> html.Section:
-    scale = dcc.RadioItems(
-        options=[{"label": "linear", "value": "linear"}, {"label": "log", "value": "log"}],
-        value="linear",
-        id="loss-scale",
-        className="segmented",
-        inline=True,
-    )
-    actions = html.Div(scale, role="group", **aria(label="Scale of the loss axis"))
     plot = graph("loss", "Chart of the loss over training steps", loss.HEIGHT)
     below = [
         html.H3(risk.TITLE, id="risk-title", className="part-title"),
         html.P(words["risk-words"]["children"], id="risk-words", className="hint"),
         graph("risk", "Chart of the risk, from 0 to 100, over training steps", risk.HEIGHT),
     ]
-    return card(loss.TITLE, plot, _legend(), *below, hint=loss.RECOGNISE, actions=actions, name="loss-card")
+    return card(loss.TITLE, plot, _legend(), *below, hint=loss.RECOGNISE, name="loss-card")
 
 
 def _legend() -> html.Div:

@@ -99,7 +99,7 @@ class LayerFacts(RunSection):
             if one.key.head >= 0:
                 heads.setdefault(one.key.module, set()).add(one.key.head)
         shown = related(module, list(heads))
-        return [{"label": f"head {head}", "value": head} for head in sorted(set().union(*(heads[name] for name in shown)))]
+        return [{"label": f"head {head}", "value": str(head)} for head in sorted(set().union(*(heads[name] for name in shown)))]
 
     def _signals(self, module: str) -> Updates:
         signals = measured(self.store, self.run, module)

@@ -1,8 +1,11 @@
 """The spectrum of the chosen layer's weight: over time, and at the chosen step."""
 
+from collections.abc import Iterator
+
 from ...storage.base import Store
 from ...storage.records import Run
 from ...storage.results import StepHistogram
+from ..figures.adjust import in_window
 from ..figures.spectrum import spectrum_at_figure, spectrum_figure
 from ..figures.style import text
 from ..live import Updates
@@ -10,6 +13,7 @@ from ..missing import not_measured
 from ..names import related
 from ..reading import MAX_HISTOGRAMS, histogram_grid
 from ..signals import SPECTRUM
+from ..tables import histograms_table
 from .paced import PacedSection
 
 
@@ -26,32 +30,43 @@ class Spectrum(PacedSection):
 
     def make(self) -> Updates:
         """Return both figures."""
-        layers = list(dict.fromkeys(one.key.module for one in self.store.series(self.run.id, signal=SPECTRUM)))
-        shown = next(iter(related(self._module, layers)), "")
-        found = self.store.histograms(self.run.id, SPECTRUM, shown, limit=MAX_HISTOGRAMS) if shown else []
-        found = [one for one in found if sum(one.histogram.counts)]
+        shown, layers = self._measured()
+        between = {"start": self.lens.start, "stop": self.lens.stop}
+        found = self._read(shown, **between, limit=MAX_HISTOGRAMS)
         if layers and not shown:
             said = f"Not measured for {text(self._module)}.<br>It is for {len(layers)} layers, such as {text(layers[0])}."
         else:
             said = not_measured(SPECTRUM)
-        grid = histogram_grid(found)
         ends = (found[-1].histogram.low, found[-1].histogram.high) if found else (-3.0, 0.0)
-        at = self._at(shown, found)
-        first, chosen = (found[0].histogram, at.histogram) if at is not None else (None, None)
+        over_time = spectrum_figure(histogram_grid(found), *ends, why_empty=said)
+        first, at = next(iter(self._read(shown, limit=2)), None), self._at(shown)
+        chosen = at.histogram if at is not None else None
         where = f"{shown}, step {at.step:,}" if at is not None else ""
         return {
-            "spectrum": {"figure": spectrum_figure(grid, *ends, why_empty=said)},
+            "spectrum": {"figure": in_window(over_time, self.lens.window, measured=first is not None)},
             "spectrum-of": {"children": shown},
-            "spectrum-at": {"figure": spectrum_at_figure(first, chosen, why_empty=said)},
+            "spectrum-at": {"figure": spectrum_at_figure(first.histogram if first else None, chosen, why_empty=said)},
             "spectrum-at-of": {"children": where},
         }
 
-    def _at(self, shown: str, found: list[StepHistogram]) -> StepHistogram | None:
-        if not found or self._step is None:
-            return found[-1] if found else None
-        before = [one for one in found if one.step <= self._step]
-        # What was left out of the picture over time may lie nearer to the step.
-        start = before[-1].step if before else None
-        near = self.store.histograms(self.run.id, SPECTRUM, shown, start=start, stop=self._step + 1) if before else []
-        near = [one for one in near if sum(one.histogram.counts)]
-        return near[-1] if near else found[0]
+    def table(self) -> Iterator[str]:
+        """Yield the histograms that are drawn, all of them, as CSV."""
+        return histograms_table(self.store, self.run, SPECTRUM, self._measured()[0], self.lens.window)
+
+    def _measured(self) -> tuple[str, list[str]]:
+        """Return the layer that is drawn, empty where there is none, and all layers that have a spectrum."""
+        layers = list(dict.fromkeys(one.key.module for one in self.store.series(self.run.id, signal=SPECTRUM)))
+        return next(iter(related(self._module, layers)), ""), layers
+
+    def _read(self, shown: str, **place: int | None) -> list[StepHistogram]:
+        found = self.store.histograms(self.run.id, SPECTRUM, shown, **place) if shown else []
+        return [one for one in found if sum(one.histogram.counts)]
+
+    def _at(self, shown: str) -> StepHistogram | None:
+        """Return the last sample up to the chosen step, or the first after it; the newest where no step is chosen."""
+        if self._step is None:
+            return next(reversed(self._read(shown, limit=2)), None)
+        coarse = self._read(shown, stop=self._step + 1, limit=MAX_HISTOGRAMS)
+        if not coarse:
+            return next(iter(self._read(shown, start=self._step, limit=2)), None)
+        return coarse[-1]

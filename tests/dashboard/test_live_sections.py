@@ -35,7 +35,7 @@ from foreshock.storage.results import News
 
 LAYER = "blocks.1.attn.q"
 SECTIONS: dict[str, tuple[Any, ...]] = {
-    "loss": ("linear",),
+    "loss": (),
     "gradient": (),
     "overhead": (),
     "risk": (),
