@@ -4,7 +4,6 @@ Pure and bounded: every function takes at most some hundred points, which a call
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,8 +26,10 @@ _STRETCHES = (RATE_POINTS, 12, 6)
 _NORMAL_MAD = 1.4826
 _LEAST_GROWTH = 0.005
 """Growth of less than this share in 100 steps is not told."""
-_GOOD_FIT = 0.8
-"""R squared of the logarithms around their line, below which a line is not drawn on into the future."""
+_SOME_FIT, _GOOD_FIT = 0.6, 0.8
+"""R squared of the logarithms around their line, below which no growth is told, and none is drawn on into the future."""
+_AHEAD = 2
+"""A line is drawn on no further than this many times the stretch that it was fitted to."""
 _LAST = 6
 _BENT = 1.25
 """By this factor the time to a threshold is widened either way: no growth stays exponential."""
@@ -58,6 +59,7 @@ class Rate:
     Args:
         middle, low, high: Where they are of the last 24 points, the ends hold the interval of the last 12 too, to tell of a bend.
         level: Where the line stands at ``step``, the last one.
+        span: Steps between the first and the last point that it is told from.
         fit: R squared of these logarithms around their line.
         scatter: How far the logarithms usually lie from it.
         least, most: Of the last six values.
@@ -68,6 +70,7 @@ class Rate:
     high: float
     level: float
     step: int
+    span: int
     fit: float
     scatter: float
     least: float
@@ -76,7 +79,7 @@ class Rate:
     @property
     def certain(self) -> bool:
         """Whether it is told apart from standing still, and fast enough to be worth telling."""
-        return (self.low > 0 or self.high < 0) and abs(self.per_hundred) >= _LEAST_GROWTH
+        return (self.low > 0 or self.high < 0) and abs(self.per_hundred) >= _LEAST_GROWTH and self.fit >= _SOME_FIT
 
     @property
     def per_hundred(self) -> float:
@@ -93,7 +96,7 @@ class Crossing:
     last: int
 
 
-def moved(steps: Sequence[int], values: Sequence[float], *, up: bool) -> Movement | None:
+def moved(steps: npt.ArrayLike, values: npt.ArrayLike, *, up: bool) -> Movement | None:
     """Return how a series has left its past in one direction; None where it has not, or has too little past.
 
     The level is the median of the last eighth of its points, the past is what lies before. Medians and the median deviation from
@@ -113,14 +116,14 @@ def moved(steps: Sequence[int], values: Sequence[float], *, up: bool) -> Movemen
     shift = sign * (now - median)
     if shift <= 0.0 or shift < _SPREADS * spread:
         return None
-    near = min(max(2.0 * spread, 0.1 * shift), 0.25 * shift)
+    near = min(max(2.0 * spread, 0.05 * shift), 0.25 * shift)
     left = int(np.flatnonzero(sign * (y - median) <= near)[-1])  # the median itself is in the past, so there is one
     if len(y) - 1 - left < LEAST_RECENT:
         return None  # it comes and goes
     return Movement(float(np.median(y[: left + 1])), now, int(x[left]), shift / spread if spread > 0 else math.inf)
 
 
-def rate(steps: Sequence[int], values: Sequence[float]) -> Rate | None:
+def rate(steps: npt.ArrayLike, values: npt.ArrayLike) -> Rate | None:
     """Return how fast a series grows at its end; None where it has fewer than 12 points, or they are not all above 0.
 
     The slope is Theil and Sen's, of the logarithms, with its 95 % interval from Kendall's tau: of the last 24 points, or 12, or 6,
@@ -147,6 +150,7 @@ def rate(steps: Sequence[int], values: Sequence[float]) -> Rate | None:
         max(one.high for one in beside),
         math.exp(level),
         int(x[-1]),
+        int(x[-1] - x[0]),
         1.0 - float(np.square(off).sum()) / whole if whole > 0 else 0.0,
         _NORMAL_MAD * float(np.median(np.abs(off))),
         float(y[-_LAST:].min()),
@@ -170,12 +174,12 @@ def crossing(found: Rate, threshold: float, *, horizon: int) -> Crossing | None:
         return None
     first, middle, last = (abs(far) - room) / abs(fast), far / found.middle, (abs(far) + room) / abs(slow)
     first, last = min(first, middle) / _BENT, max(last, middle) * _BENT
-    if last > horizon:
+    if last > min(horizon, _AHEAD * found.span):
         return None
     return Crossing(*(found.step + max(1, round(each)) for each in (middle, first, last)))
 
 
-def _finite(steps: Sequence[int], values: Sequence[float]) -> tuple[npt.NDArray[np.int64], Floats]:
+def _finite(steps: npt.ArrayLike, values: npt.ArrayLike) -> tuple[npt.NDArray[np.int64], Floats]:
     x, y = np.asarray(steps, np.int64), np.asarray(values, np.float64)
     known = np.isfinite(y)
     return x[known], y[known]

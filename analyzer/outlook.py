@@ -116,8 +116,8 @@ def outlook(
         layers=len({one.key.module for one in everything if one.key.module}),
         first_alert=first,
         first_rule=rules[first.rule].title if first is not None and first.rule in rules else "",
-        **_of_loss(store, [one for one in by_signal.get("loss", []) if not one.key.module and one.key.rank < 0]),
     )
+    begun = _of_loss(begun, store, [one for one in by_signal.get("loss", []) if not one.key.module and one.key.rank < 0])
     look, wanted = _Look(store), [(watched, one) for watched in WATCHED for one in by_signal.get(watched.signal, ())]
     found = look.closely(wanted)
     apart = sorted((one for one in found if one.moved is not None), key=lambda one: -one.worry)
@@ -262,20 +262,20 @@ def _first_meeting(found: Iterable[_Seen], limits: dict[str, list[tuple[float, b
     return min(meetings, key=lambda meeting: meeting.at.step, default=None)
 
 
-def _of_loss(store: Store, series: Sequence[Series]) -> dict[str, float | int | None]:
-    """Return the newest and lowest loss, and since when it has not been finite."""
+def _of_loss(begun: Outlook, store: Store, series: Sequence[Series]) -> Outlook:
+    """Return the outlook with the newest and lowest loss, and since when it has not been finite."""
     if not series:
-        return {}
+        return begun
     steps, values = _standing(store.read(series[:1], max_points=_CLOSE_POINTS)[0])
     if not len(values):
-        return {}
+        return begun
     finite = np.isfinite(values)
     lowest = float(values[finite].min()) if finite.any() else None
     broken = None
     if not finite[-1]:
         last = np.flatnonzero(finite)
         broken = int(steps[last[-1] + 1]) if len(last) else int(steps[0])
-    return {"loss": float(values[-1]), "lowest": lowest, "broken": broken}
+    return replace(begun, loss=float(values[-1]), lowest=lowest, broken=broken)
 
 
 def _first(alerts: Iterable[Alert]) -> Alert | None:

@@ -59,7 +59,7 @@ def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk:
 
     def chart(name: str, graph: str, *inputs: Input | State, panel: Panel | None = None) -> None:
         """Register a section of the run's page whose graph is over steps: it is zoomed, smoothed and scaled with all others."""
-        charts[graph] = Charted(name, [one.component_id for one in inputs])
+        charts[graph] = Charted(name, [str(one.component_id) for one in inputs])
         make = _lensed(name, graph, source)
         if panel is not None:
             in_panel(panel, name, graph, make, *inputs, *lens)

@@ -36,8 +36,8 @@ def delta_bias_figure(found: Band | None, name: str = "", *, why_empty: str = ""
     traces.append({"type": "scatter", "mode": "markers", **dots})
     place = 0
     for _, steps, _ in by_segment(data):
-        parts = (each[place : place + len(steps)] for each in (found.low, found.high, found.mean))
-        traces += _with_band(steps, *(plain_list(part) for part in parts), name, shown=place == 0)
+        low, high, mean = (plain_list(each[place : place + len(steps)]) for each in (found.low, found.high, found.mean))
+        traces += _with_band(steps, low, high, mean, name, shown=place == 0)
         place += len(steps)
     line = {"color": SERIES, "width": 1, "dash": "dot"}
     zero = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 0, "y1": 0, "line": line}

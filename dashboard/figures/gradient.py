@@ -42,6 +42,7 @@ def gradient_figure(
     name = "L2 norm"
     values = [value for one in both for value in one.values]
     y = log_axis(name, values) if log else axis(name)
-    legend = {"showlegend": len(both) > 1, "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}}
-    more = {"yaxis2": mark_axis(), "shapes": mark_lines(alerts, events), **legend}
-    return {"data": traces, "layout": layout(step_axis(span(*both)), y, **more)}
+    legend = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
+    shapes, several = mark_lines(alerts, events), len(both) > 1
+    look = layout(step_axis(span(*both)), y, yaxis2=mark_axis(), shapes=shapes, legend=legend, showlegend=several)
+    return {"data": traces, "layout": look}

@@ -59,7 +59,7 @@ def spectrum_at_figure(first: Histogram | None, chosen: Histogram | None, *, why
 
     What trouble this picture lets you recognise: a weight that has become nearly rank one, and how far that is from its beginning.
     """
-    if chosen is None or not sum(chosen.counts):
+    if chosen is None or not any(chosen.counts):
         return empty(why_empty, height=HEIGHT)
     centres, share = _bars(chosen)
     bars = {
@@ -72,7 +72,7 @@ def spectrum_at_figure(first: Histogram | None, chosen: Histogram | None, *, why
         "customdata": [f"{10**centre:.2g}" for centre in centres],
     }
     traces = [bars]
-    if first is not None and sum(first.counts) and first != chosen:
+    if first is not None and any(first.counts) and first != chosen:
         at, began = _bars(first)
         line = {"color": MUTED, "width": 1.6, "shape": "hvh"}
         traces.append({"type": "scatter", "mode": "lines", "name": "first sample", "x": at, "y": began, "line": line})

@@ -20,7 +20,7 @@ def panels(view: View, words: Updates) -> list[Component]:
     """
     shown = view.panel if view.panel in list(Panel) else Panel.LAYER.value
     tabs = [_tab(panel, panel.value == shown, words) for panel in Panel]
-    contents = {
+    contents: dict[Panel, list[Component]] = {
         Panel.LAYER: _layer(view),
         Panel.ROUNDING: _rounding(),
         Panel.ATTENTION: [_grid(Panel.ATTENTION)],
