@@ -85,7 +85,7 @@ def change(info: SignalInfo, first: float, newest: float) -> tuple[str, bool]:
         words = "same" if abs(ratio - 1) < 0.005 else f"× {number(float(f'{ratio:.3g}'))}"
         return words, towards and max(ratio, 1 / ratio) >= _FACTOR
     moved = newest - first
-    words = "same" if abs(moved) < 0.0005 * max(abs(first), abs(newest), 1e-300) else f"{moved:+.3g}".replace("-", "−")
+    words = "same" if abs(moved) < 0.0005 * max(abs(first), abs(newest), 1e-300) else f"{'+' if moved > 0 else '−'}{abs(moved):.3g}"
     if info.scale is Scale.UNIT:
         return words, towards and abs(moved) >= _SHARE
     several = min(first, newest) > 0 and max(first, newest) / min(first, newest) >= _FACTOR
