@@ -162,8 +162,8 @@ def crossing(found: Rate, threshold: float, *, horizon: int) -> Crossing | None:
     """Return when a threshold is reached at the present rate.
 
     None where one of the last six values has reached it, unless the fit is good and the series moves towards it, and where the
-    latest such step is more than ``horizon`` steps away. The range is that of the rate's interval and of the scatter: on the zoo's
-    runs the true step lay in it in about four of five cases.
+    latest such step is more than ``horizon`` steps away. The range is that of the rate's interval and of the scatter: of
+    14 told in five failing runs of the zoo 10 held the true step, and three times the growth ended before it.
     """
     if threshold <= 0.0 or found.fit < _GOOD_FIT or not found.certain or found.least <= threshold <= found.most:
         return None

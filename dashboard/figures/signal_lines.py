@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...storage.results import SeriesData
@@ -12,7 +12,7 @@ from .lines import alert_trace, event_trace, line_traces, mark_axis, nonfinite_t
 from .style import ACCENT, MUTED, SECOND, SERIES, Figure, axis, empty, layout, log_axis, step_axis, text
 
 HEIGHT = 250
-_COLOURS = (SERIES, "#c2660a", SECOND, "#be185d", ACCENT, "#64748b", "#0e7490", "#8a6d00")
+_COLOURS = (SERIES, "#c2660a", SECOND, "#be185d", ACCENT, "#64748b")
 _MOST_NAMED = len(_COLOURS)
 
 
@@ -40,10 +40,12 @@ def signal_lines_figure(picture: Picture, lines: Sequence[Line], *, why_empty: s
     traces = [nonfinite_trace([line.data for line in drawn]), alert_trace(()), event_trace(())]
     for trace in traces:
         trace["showlegend"] = False
+    drawn = _few_names(drawn)
     names = list(dict.fromkeys(line.name for line in drawn))
     named = 1 < len(names) <= _MOST_NAMED and not any(line.chosen for line in drawn)
     for line in drawn:
-        traces.extend(_traces(line, _COLOURS[names.index(line.name)] if named else SERIES, len(drawn), named, drawn))
+        first = named and line is next(one for one in drawn if one.name == line.name)
+        traces.extend(_traces(line, _COLOURS[names.index(line.name)] if named else SERIES, drawn, named=named, first=first))
     info = describe(picture.signals[0])
     more: dict[str, Any] = {"shapes": _levels(picture), "annotations": _words(picture, info)}
     if named:
@@ -53,15 +55,23 @@ def signal_lines_figure(picture: Picture, lines: Sequence[Line], *, why_empty: s
     return {"data": traces, "layout": layout(x, y, height=HEIGHT, yaxis2=mark_axis(), **more)}
 
 
+def _few_names(lines: Sequence[Line]) -> list[Line]:
+    """Return lines that are told apart by their signals alone where they have too many names for a legend."""
+    if len({line.name for line in lines}) <= _MOST_NAMED or len({line.data.key.signal for line in lines}) == 1:
+        return list(lines)
+    return [replace(line, name=describe(line.data.key.signal).title) for line in lines]
+
+
 _LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom", "font": {"size": 11}}
 
 
-def _traces(line: Line, colour: str, count: int, named: bool, drawn: Sequence[Line]) -> list[dict[str, Any]]:
+def _traces(line: Line, colour: str, drawn: Sequence[Line], *, named: bool, first: bool) -> list[dict[str, Any]]:
+    """Return a line's traces, one a segment; of those of one name the first stands in the legend."""
     traces = line_traces(line.data, line.name, ACCENT if line.chosen else colour)
     back = any(other.chosen for other in drawn) and not line.chosen
     for number, trace in enumerate(traces):
-        trace |= {"showlegend": named and number == 0, "legendgroup": text(line.name), "name": text(trace["name"])}
-        if count > 1 and not named:
+        trace |= {"showlegend": first and number == 0, "legendgroup": text(line.name), "name": text(trace["name"])}
+        if len(drawn) > 1 and not named:
             trace["opacity"] = 0.3 if back else 1.0 if line.chosen else 0.75
             trace["line"] = {**trace["line"], "width": 2.2 if line.chosen else 1.2}
     return traces

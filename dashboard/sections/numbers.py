@@ -61,7 +61,7 @@ def _row(info: SignalInfo, those: Sequence[Course], with_step: bool) -> Componen
     words, worse = change(info, first.value, newest.value)
     mark = [html.Span("▲ ", className="icon severity-warning", title="towards trouble", **aria(hidden="true"))] if worse else []
     said = [html.Span(" (towards trouble)", className="visually-hidden")] if worse else []
-    cells.append(html.Td([*mark, words, *said], className="worse" if worse else "", **data(label="Change")))
+    cells.append(html.Td(html.Span([*mark, words, *said]), className="worse" if worse else "", **data(label="Change")))
     return html.Tr(cells)
 
 
@@ -72,7 +72,7 @@ def _worst(info: SignalInfo, those: Sequence[tuple[Value, int]]) -> tuple[Value,
 
 def _cell(label: str, value: Value, head: int) -> Component:
     of = [html.Span(f"head {head}", className="unit")] if head >= 0 else []
-    return html.Td([html.Span(number(value.value)), *of], title=f"step {value.step:,}", **data(label=label))
+    return html.Td(html.Span([number(value.value), *of]), title=f"step {value.step:,}", **data(label=label))
 
 
 def change(info: SignalInfo, first: float, newest: float) -> tuple[str, bool]:
