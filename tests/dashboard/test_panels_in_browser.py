@@ -15,7 +15,7 @@ from foreshock.zoo.models import GPT
 from foreshock.zoo.text import windows
 from playwright.sync_api import Page, expect
 
-STEPS, EVERY = 40, 8
+STEPS, EVERY = 40, 4
 DRAWN = "#{} .scatterlayer .trace, #{} .heatmaplayer image, #{} .barlayer .trace"
 NOT_HERE = {"loss-scale", "rank-loss"}
 """Pictures of what this run has not: a loss scale, and ranks."""
