@@ -20,7 +20,7 @@ from .router import route
 from .security import Guard, content_security_policy
 from .source import StoreSource
 from .table_files import serve_tables
-from .wiring import LIVE_PAGES, live_sections
+from .wiring import LENS, LIVE_PAGES, live_sections
 
 _INDEX = """<!DOCTYPE html>
 <html lang="en">
@@ -111,7 +111,6 @@ def _in_the_browser(app: dash.Dash) -> None:
         clientside("ticket", Output(f"{page}-ticket", "data"), Input(subject, "data"))
     clientside("again", Input("bell", "data"), prevent_initial_call=True)
     clientside("title", Input("page-title", "data"))
-    clientside("drawn", Input("beat", "data"), prevent_initial_call=True)
     clientside(
         "clicked",
         Output("module", "value"),
@@ -129,7 +128,8 @@ def _in_the_browser(app: dash.Dash) -> None:
         Input("window", "data"),
         namespace="foreshock_view",
     )
-    clientside("drawn", Input("beat", "data"), namespace="foreshock_view", prevent_initial_call=True)
+    looks = [Input(part, KEPT[part]) for part in LENS]
+    clientside("looking", *looks, namespace="foreshock_view", prevent_initial_call=True)
     clientside("open", Input("panel", "data"), prevent_initial_call=True, namespace="foreshock_panels")
     clicks = (Input("heat-a", "clickData"), Input("heat-b", "clickData"))
     clientside("stepped", Output("step", "value"), *clicks, prevent_initial_call=True, namespace="foreshock_panels")

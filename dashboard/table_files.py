@@ -11,9 +11,10 @@ from starlette.concurrency import iterate_in_threadpool
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from ..storage.errors import StoreError, UnknownRunError
+from .lens import Lens
 from .paths import table_path
 from .source import StoreSource
-from .wiring import LENS, Charted, make_charted
+from .wiring import LENS, Charted, section_of
 
 
 def serve_tables(server: FastAPI, source: StoreSource, charts: Mapping[str, Charted]) -> None:
@@ -43,7 +44,8 @@ def _begun(source: StoreSource, chart: Charted, graph: str, reference: str, quer
     store = source()
     run = store.run(reference)
     given = {**query, "run": run.id}
-    section = make_charted(chart, graph, store, [given.get(part) for part in chart.inputs], [given.get(part) for part in LENS])
+    section = section_of(chart.name, store, [*chart.told, *(given.get(part) for part in chart.inputs)])
+    section.lens = Lens.of(graph, *(given.get(part) for part in LENS))
     pieces = section.table()
     return f"{run.name or run.id}-{graph}.csv", chain([next(pieces)], pieces)
 

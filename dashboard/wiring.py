@@ -9,7 +9,6 @@ import dash
 from dash import Input, State
 
 from .desk import NewsDesk
-from .lens import Lens
 from .live import Section, Showings, follow
 from .paths import KEPT
 from .pictures import Panel, pictures
@@ -18,7 +17,6 @@ from .source import StoreSource
 if TYPE_CHECKING:
     from ..storage.base import Store
     from .sections.following import RunSection
-    from .sections.parts import Parts
 
 LIVE_PAGES = (("overview", "order"), ("run-page", "run"))
 """Pages with live sections: id of the page (a ``main`` with ``data-live``, beside it a store ``ID-ticket``), and of the store that
@@ -47,30 +45,40 @@ def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk:
     run, module = Input("run", "data"), Input("module", "value")
     signal, compare = Input("signal", "value"), Input("compare", "value")
     head, step = Input("head", "value"), Input("step", "value")
-    lens = [Input(part, KEPT[part]) for part in LENS]
 
     def section(name: str, place: str, *inputs: Input | State, page: str = "run-page", painted: str = "") -> None:
         follow(app, showings, desk, name, *inputs, make=_maker(name, source), page=page, place=place, painted=painted)
 
-    def in_panel(panel: Panel, name: str, place: str, make: Callable[..., Section], *inputs: Input | State) -> None:
-        """Register a section that is live while its panel is open; its maker is not told of the panel."""
-        shown, within = partial(_is_open, panel), _without_last(make)
-        follow(app, showings, desk, name, *inputs, Input("panel", "data"), make=within, page="run-page", place=place, shown=shown)
+    lens = [State(part, KEPT[part]) for part in LENS]
 
-    def chart(name: str, graph: str, *inputs: Input | State, panel: Panel | None = None) -> None:
-        """Register a section of the run's page whose graph is over steps: it is zoomed, smoothed and scaled with all others."""
+    def chart(name: str, graph: str, *inputs: Input | State, heavy: bool = False, panel: Panel | None = None) -> None:
+        """Register a section of the run's page whose graph is over steps: it is zoomed, smoothed and scaled with all others.
+
+        Args:
+            panel: where it stands in one. It is live while that is open.
+        """
         charts[graph] = Charted(name, [str(one.component_id) for one in inputs])
-        make = _lensed(name, graph, source)
         if panel is not None:
-            in_panel(panel, name, graph, make, *inputs, *lens)
-        else:
-            follow(app, showings, desk, name, *inputs, *lens, make=make, page="run-page", place=graph)
+            in_panel(panel, name, graph, *inputs, looks=lens, heavy=heavy)
+            return
+        make = _maker(name, source)
+        follow(app, showings, desk, name, *inputs, make=make, page="run-page", place=graph, lens=lens, heavy=heavy)
+
+    def in_panel(
+        panel: Panel, name: str, place: str, *inputs: Input | State, looks: Sequence[State] = (), heavy: bool = False
+    ) -> None:
+        """Register a section that is live while its panel is open; its factory is not told of the panel."""
+        make, shown = _maker(name, source), partial(_is_open, panel)
+        within = partial(_without_last, make)
+        inputs = (*inputs, Input("panel", "data"))
+        where = {"page": "run-page", "place": place}
+        follow(app, showings, desk, name, *inputs, make=within, **where, lens=looks, heavy=heavy, shown=shown)
 
     def charts_of(panel: Panel, name: str, place: str, *inputs: Input | State) -> None:
         """Register all pictures of a panel, and what else its factory makes, as one section."""
         for picture in pictures(panel):
             charts[picture.name] = Charted("picture", ["run", "module", "head"], told=[picture.name])
-        in_panel(panel, name, place, _panelled(name, source), *inputs, *lens)
+        in_panel(panel, name, place, *inputs, looks=lens, heavy=True)
 
     section("overview", "runs", Input("order", "data"), page="overview")
     section("head", "verdict", run, painted="run-page-painted")
@@ -78,14 +86,14 @@ def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk:
     section("choices", "module", run, State("module", "value"), State("signal", "value"), State("compare", "value"))
     chart("loss", "loss", run)
     chart("risk", "risk", run)
-    chart("heat_a", "heat-a", run, signal, module)
-    chart("heat_b", "heat-b", run, compare, module)
+    chart("heat_a", "heat-a", run, signal, module, heavy=True)
+    chart("heat_b", "heat-b", run, compare, module, heavy=True)
     section("layer_facts", "layer-facts", run, module, State("detail", "value"))
-    chart("distribution", "distribution", run, module, panel=Panel.LAYER)
+    chart("distribution", "distribution", run, module, heavy=True, panel=Panel.LAYER)
     chart("layer_signal", "layer-signal", run, module, Input("detail", "value"), panel=Panel.LAYER)
-    chart("spectrum", "spectrum", run, module, step, panel=Panel.LAYER)
+    chart("spectrum", "spectrum", run, module, step, heavy=True, panel=Panel.LAYER)
     charts_of(Panel.LAYER, "layer_panel", "layer-numbers", run, module, head, step)
-    in_panel(Panel.LAYER, "heads", "heads", _maker("heads", source), run, module, head, step, Input("heads-sort", "data"))
+    in_panel(Panel.LAYER, "heads", "heads", run, module, head, step, Input("heads-sort", "data"))
     chart("delta_bias", "delta-bias", run, module, head, panel=Panel.ROUNDING)
     charts_of(Panel.ROUNDING, "rounding_panel", "coherence", run, module, head)
     charts_of(Panel.ATTENTION, "attention_panel", "logits", run, module, head)
@@ -99,48 +107,17 @@ def _is_open(panel: Panel, *values: Any) -> bool:
     return bool(values[-1] == panel.value)
 
 
-def _without_last(make: Callable[..., Section]) -> Callable[..., Section]:
-    return lambda *values: make(*values[:-1])
+def _without_last(make: Callable[..., Section], *values: Any) -> Section:
+    return make(*values[:-1])
 
 
-def make_charted(chart: Charted, graph: str, store: "Store", values: Sequence[Any], lens: Sequence[Any]) -> "RunSection":
-    """Return the section of a chart over steps.
-
-    Args:
-        values: of its inputs.
-        lens: the values of ``LENS``.
-    """
+def section_of(name: str, store: "Store", values: Sequence[Any]) -> "RunSection":
+    """Return a section by the name of its factory, made of the values of its inputs."""
     from . import factory  # numpy and the figures come with the first page, not before the server listens
 
-    section: RunSection = getattr(factory, chart.name)(store, *chart.told, *values)
-    section.lens = Lens.of(graph, *lens)
+    section: RunSection = getattr(factory, name)(store, *values)
     return section
 
 
-def _lensed(name: str, graph: str, source: StoreSource) -> Callable[..., Section]:
-    def make(*values: Any) -> Section:
-        return make_charted(Charted(name, ()), graph, source(), values[: -len(LENS)], values[-len(LENS) :])
-
-    return make
-
-
-def _panelled(name: str, source: StoreSource) -> Callable[..., Section]:
-    def make(*values: Any) -> Section:
-        from . import factory
-
-        section: Parts = getattr(factory, name)(source(), *values[: -len(LENS)])
-        for graph, part in section.parts.items():
-            part.lens = Lens.of(graph, *values[-len(LENS) :])
-        return section
-
-    return make
-
-
 def _maker(name: str, source: StoreSource) -> Callable[..., Section]:
-    def make(*values: Any) -> Section:
-        from . import factory
-
-        section: Section = getattr(factory, name)(source(), *values)
-        return section
-
-    return make
+    return lambda *values: section_of(name, source(), values)

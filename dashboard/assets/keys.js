@@ -3,6 +3,34 @@
   "use strict";
   const page = window.foreshock;
   const sheet = () => document.getElementById("keys");
+
+  const made = (name, words, ...parts) => {
+    const element = document.createElement(name);
+    if (words) element.textContent = words;
+    element.append(...parts);
+    return element;
+  };
+
+  function open() {
+    const dialog = sheet();
+    if (!dialog.firstChild) {
+      const close = Object.assign(made("button", "Close"), { type: "button", className: "button", id: "keys-close", title: "Close (Esc)" });
+      const title = Object.assign(made("h2", "Keyboard shortcuts"), { className: "card-title", id: "keys-title" });
+      const head = Object.assign(made("div", "", title, close), { className: "card-head" });
+      const groups = JSON.parse(dialog.dataset.groups).map(([name, rows]) =>
+        made("section", "", made("h3", name), made("dl", "", ...rows.flatMap(([keys, words]) => row(keys, words))))
+      );
+      dialog.append(head, Object.assign(made("div", "", ...groups), { className: "keys-groups" }));
+    }
+    dialog.showModal();
+  }
+
+  function row(keys, words) {
+    const term = made("dt", "", ...keys.split(" ").map((one) => made("kbd", one)));
+    term.dataset.keys = keys;
+    return [term, made("dd", words)];
+  }
+
   const onRun = (action) => () => document.getElementById("run-page") && action();
 
   function step(id, direction, property = "value") {
@@ -33,7 +61,7 @@
   };
 
   const actions = {
-    "?": () => sheet().showModal(),
+    "?": open,
     t: theme,
     "/": search,
     "g r": go("Runs"),
@@ -88,7 +116,7 @@
   });
 
   document.addEventListener("click", (event) => {
-    if (event.target.closest("#keys-button")) sheet().showModal();
+    if (event.target.closest("#keys-button")) open();
     else if (event.target.closest("#keys-close") || event.target === sheet()) sheet().close();
   });
 

@@ -18,6 +18,8 @@
   }
 
   document.addEventListener("visibilitychange", again);
+  window.foreshock.tab = TAB;
+  window.foreshock.again = again;
 
   /* Without a SharedWorker Dash has no WebSocket: ask again over HTTP. */
   if (typeof SharedWorker === "undefined") {
@@ -39,7 +41,18 @@
       window.dash_clientside.set_props("drawn", { data: { tab: TAB, number: beat } });
     };
     requestAnimationFrame(() => requestAnimationFrame(() => idle(answer, { timeout: 3000 })));
+    document.dispatchEvent(new Event("foreshock-sent"));
   }
+
+  /* The beat is an attribute: a callback of Dash's would cost more than drawing a small chart. */
+  new MutationObserver((_, waiting) => {
+    const beating = document.getElementById("beat");
+    if (!beating) return;
+    waiting.disconnect();
+    const told = () => beating.title && drawn(Number(beating.title));
+    new MutationObserver(told).observe(beating, { attributes: true, attributeFilter: ["title"] });
+    told();
+  }).observe(document.documentElement, { childList: true, subtree: true });
 
   /* -- the connection ------------------------------------------------------------------------------------------------- */
   /* The socket's worker gives up after ten tries; a server that comes back later is met by loading the page again. */
@@ -90,6 +103,6 @@
   }
 
   window.dash_clientside = Object.assign({}, window.dash_clientside, {
-    foreshock: { ticket, again, clicked, title, drawn, place },
+    foreshock: { ticket, again, clicked, title, place },
   });
 })();

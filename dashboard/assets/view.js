@@ -1,7 +1,7 @@
 /* The view of a run's charts: one window of steps for all of them, their scales, and the address that holds it all. */
 (function () {
   "use strict";
-  const { plots, overSteps, nameOf, plotOf, get, set, pointed } = window.foreshock;
+  const { plots, overSteps, nameOf, plotOf, get, set } = window.foreshock;
   const QUIET = { smoothing: "0", panel: "layer" }; // values that an address need not tell
   const EMPTY = { window: "", smoothing: "0", scales: "", panel: "layer", head: "", step: "" }; // what these are where an address says nothing
 
@@ -72,6 +72,8 @@
 
   function show(text) {
     if ((get("window", "data") || "") === text) return;
+    /* The server first: Dash comes to what follows from the window in its own time. */
+    tell([text, get("smoothing", "value"), get("scales", "data")]);
     /* A step that Back takes back. */
     history.pushState(history.state, "", address({ window: text }));
     set("window", "data", text);
@@ -113,15 +115,43 @@
     if (overSteps(plot)) show("");
   }
 
-  /* Plotly tells by events of its own; whoever drags begins by touching the chart. */
+  /* Plotly tells by events of its own. Dash would keep every hovered point and every dragged axis as a property of the chart's: each
+     costs a round through all components of the page, and a drag a second drawing. Nothing here needs them. */
+  function hear(plot) {
+    if (plot.foreshockHeard || !plot.removeAllListeners) return;
+    plot.foreshockHeard = true;
+    for (const name of ["plotly_relayout", "plotly_restyle", "plotly_hover", "plotly_unhover"]) plot.removeAllListeners(name);
+    plot.on("plotly_relayout", (change) => (drag && drag.asked ? null : dragged(plot, change)));
+    plot.on("plotly_doubleclick", () => doubled(plot));
+  }
+
+  document.addEventListener("foreshock-sent", () => requestAnimationFrame(() => requestAnimationFrame(() => plots().forEach(hear))));
+
+  let drag = null;
   document.addEventListener(
     "pointerdown",
     (event) => {
       const plot = event.target.closest && event.target.closest(".graph-frame .js-plotly-plot");
-      if (!plot || !plot.on || plot.foreshockHeard) return;
-      plot.foreshockHeard = true;
-      plot.on("plotly_relayout", (change) => dragged(plot, change));
-      plot.on("plotly_doubleclick", () => doubled(plot));
+      drag = null;
+      if (!plot || !plot.on) return;
+      acted = nameOf(plot);
+      if (event.target.closest(".nsewdrag") && !event.shiftKey && event.button === 0) drag = { plot, from: event.clientX, asked: false };
+      hear(plot);
+    },
+    true
+  );
+
+  /* Asked for before plotly has drawn what it has of these steps: the answer is under way meanwhile. */
+  const LEAST = 24; // pixels; of shorter drags plotly decides whether they are one
+  document.addEventListener(
+    "pointerup",
+    (event) => {
+      if (!drag || Math.abs(event.clientX - drag.from) < LEAST || !overSteps(drag.plot)) return;
+      const axis = drag.plot._fullLayout.xaxis;
+      const left = drag.plot.getBoundingClientRect().left + axis._offset;
+      const step = (x) => axis.p2d(Math.min(axis._length, Math.max(0, x - left)));
+      drag.asked = true;
+      zoom(step(drag.from), step(event.clientX));
     },
     true
   );
@@ -140,18 +170,25 @@
   function toggleScale(name) {
     const scale = scaleOf(plotOf(name));
     if (!scale) return;
+    acted = name;
     const others = (get("scales", "data") || "").split(",").filter((one) => one && !one.startsWith(name + ":"));
     set("scales", "data", [...others, name + ":" + (scale === "log" ? "linear" : "log")].sort().join(","));
   }
 
-  function drawn() {
-    requestAnimationFrame(() =>
-      document.querySelectorAll('[data-tool="scale"]').forEach((button) => {
-        const scale = scaleOf(plotOf(button.closest("[data-chart]").dataset.chart));
-        button.hidden = !scale;
-        button.setAttribute("aria-pressed", String(scale === "log"));
-      })
-    );
+  /* -- telling the server ------------------------------------------------------------------------------------------------ */
+  let acted = "loss"; // the chart that the reader last did something to: its answer comes first
+
+  let asked = ""; // what the server was last told
+
+  function tell(looks) {
+    asked = JSON.stringify(looks);
+    set("looking", "data", { tab: window.foreshock.tab, first: acted, looks });
+  }
+
+  function looking(...looks) {
+    /* Without a SharedWorker there is no socket on which an answer could come by itself. */
+    if (typeof SharedWorker === "undefined") window.foreshock.again();
+    if (JSON.stringify(looks) !== asked) tell(looks);
   }
 
   document.addEventListener("click", (event) => {
@@ -164,6 +201,6 @@
 
   Object.assign(window.foreshock, { query, copy, zoom, show, scaleWindow, pan, toggleScale, shown });
   window.dash_clientside = Object.assign({}, window.dash_clientside, {
-    foreshock_view: { permalink, window: windowWords, drawn },
+    foreshock_view: { permalink, window: windowWords, looking },
   });
 })();

@@ -18,7 +18,8 @@ def frame() -> html.Div:
             dcc.Location(id="url", refresh="callback-nav"),
             dcc.Store(id="left"),
             dcc.Store(id="bell"),
-            dcc.Store(id="beat"),
+            html.Span(id="beat", hidden=True),
+            dcc.Store(id="looking"),
             dcc.Store(id="drawn"),
             dcc.Store(id="page-title"),
             html.Header(

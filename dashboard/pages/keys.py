@@ -1,5 +1,6 @@
 """The keyboard shortcuts as a help sheet. ``assets/keys.js`` acts on them."""
 
+import json
 from collections.abc import Sequence
 
 from dash import html
@@ -61,13 +62,5 @@ def keys_sheet(places: Sequence[str]) -> html.Dialog:
     """
     go = tuple((f"g {GO[place]}", f"Go to {place.lower()}") for place in places if place in GO)
     groups = (("Anywhere", _ANYWHERE + go), ("Charts over steps", _CHARTS), ("Layers", _LAYERS), ("Pointer", _MOUSE))
-    close = html.Button("Close", id="keys-close", type="button", className="button", title="Close (Esc)")
-    head = html.Div([html.H2("Keyboard shortcuts", id="keys-title", className="card-title"), close], className="card-head")
-    body = [html.Section([html.H3(title), html.Dl([part for row in rows for part in _row(*row)])]) for title, rows in groups]
-    return html.Dialog(
-        [head, html.Div(body, className="keys-groups")], id="keys", className="keys", **aria(labelledby="keys-title")
-    )
-
-
-def _row(keys: str, words: str) -> tuple[html.Dt, html.Dd]:
-    return html.Dt([html.Kbd(part) for part in keys.split(" ")], **data(keys=keys)), html.Dd(words)
+    # As data, which the script draws when the sheet is first wanted: every component costs the browser with every live update.
+    return html.Dialog(id="keys", className="keys", **aria(labelledby="keys-title"), **data(groups=json.dumps(groups)))

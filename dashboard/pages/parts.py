@@ -37,7 +37,7 @@ def card(title: str, *children: Any, hint: str = "", actions: Any = None, wide: 
 
 
 def graph(name: str, label: str, height: int, *, table: bool = True) -> html.Div:
-    """Return an empty graph that a live section fills, with its tools: the scale of its axis, and the ways to take it along.
+    """Return an empty graph that a live section fills. ``assets/tools.js`` gives it its tools: scale, and ways to take it along.
 
     Args:
         label: What it is, to those who cannot see it.
@@ -47,30 +47,7 @@ def graph(name: str, label: str, height: int, *, table: bool = True) -> html.Div
     plot = dcc.Graph(id=name, figure=figure, config=GRAPH_CONFIG, className="graph", style={"minHeight": height})
     # The frame keeps the place from the first paint on: what draws comes a moment later.
     frame = html.Div(plot, className="graph-frame", style={"minHeight": height}, role="group", **aria(label=label))
-    return html.Div([html.Div(_tools(name, label, table), className="graph-tools"), frame], **data(chart=name))
-
-
-def _tools(name: str, label: str, table: bool) -> list[Component]:
-    scale = html.Button(
-        "log",
-        type="button",
-        hidden=True,  # shown where the figure has an axis that can be either
-        className="tool",
-        title="Logarithmic axis (l)",
-        **aria(label=f"Logarithmic axis: {label}", pressed="false"),
-        **data(tool="scale"),
-    )
-    kinds = (("png", "PNG", "a picture"), ("svg", "SVG", "a drawing"), ("csv", "CSV", "every point of these steps"))
-    choices = [
-        html.Button(
-            short, type="button", className="tool", title=f"Save {what}", **aria(label=f"{short}: {label}"), **data(tool=kind)
-        )
-        for kind, short, what in kinds
-        if table or kind != "csv"
-    ]
-    menu = html.Div(choices, className="export-choices")
-    summary = html.Summary("Export", className="tool", **aria(label=f"Export: {label}"))
-    return [scale, html.Details([summary, menu], className="export")]
+    return html.Div([html.Div(className="graph-tools"), frame], **data(chart=name, table="yes" if table else "no"))
 
 
 _BLANK: dict[str, Any] = {

@@ -107,6 +107,9 @@ class Overview:
         """Ids of the runs on the table, from the top."""
         return self._shown or ()
 
+    def look(self, graph: str, looks: Sequence[Any]) -> None:
+        """Do nothing: no picture in it is over steps that a reader could zoom."""
+
     def paint(self) -> Updates:
         """Return the whole table."""
         self._shown = None

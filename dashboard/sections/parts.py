@@ -1,6 +1,7 @@
 """Several sections that stand together and are painted in one go: one loop for all charts of a panel."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from ..live import Updates
 from .following import RunSection
@@ -15,6 +16,11 @@ class Parts:
 
     def __init__(self, parts: Mapping[str, RunSection]) -> None:
         self.parts = parts
+
+    def look(self, graph: str, looks: Sequence[Any]) -> None:
+        """Look at all parts so, each on its own scale."""
+        for name, part in self.parts.items():
+            part.look(name, looks)
 
     @property
     def subject(self) -> str:

@@ -139,7 +139,7 @@ def test_a_failing_run_in_words_and_pictures(tab: Page, site: Site) -> None:
     first.get_by_text("Why, and what to do").click()
     expect(first).to_contain_text("82 %")
     expect(first).to_contain_text("The key-shift residual is 12 times")
-    tab.locator("#loss-scale").get_by_text("log", exact=True).click()
+    tab.get_by_role("button", name=re.compile("^Logarithmic axis: Chart of the loss")).click()
     tab.wait_for_function("() => document.querySelector('#loss .js-plotly-plot').layout.yaxis.type === 'log'")
     assert no_sideways_scrolling(tab)
 
