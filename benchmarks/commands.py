@@ -146,3 +146,30 @@ def query(
     with explained():
         status = measure(**wanted, stores=store or DEFAULT_STORES, json=as_json)
     raise typer.Exit(status)
+
+
+@app.command(epilog="Example: foreshock bench page --store sqlite:///bench.db --keep --json")
+def page(
+    series: Annotated[int, typer.Option(min=5, help="Series of the long run; two in five are layers of one signal.")] = 500,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the long run: ten million points with 500 series.")] = 20_000,
+    updates: Annotated[int, typer.Option(min=1, help="Steps whose way to the pixels is timed.")] = 60,
+    zooms: Annotated[int, typer.Option(min=1, help="How often a part of the long run is zoomed into.")] = 20,
+    paints: Annotated[int, typer.Option(min=1, help="How often its page is opened.")] = 5,
+    tabs: Annotated[int, typer.Option(min=1, help="Tabs that are open at once in the last part.")] = 20,
+    pause: Annotated[float, typer.Option(min=0.01, help="Seconds from one step of the training to the next, about.")] = 0.5,
+    store: Annotated[str, typer.Option("--store", metavar="URL", help="Where to make a database for it.")] = DEFAULT_STORES[0],
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the long run that was built, and use it when it is there.")] = False,
+    part: Annotated[list[str] | None, typer.Option(help="live, paint, zoom or many; all if left out.")] = None,
+    browser: Annotated[str | None, typer.Option(metavar="PATH", help="Chromium or Chrome; looked for if left out.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure what a reader of the page waits for, in a real browser: live steps, the first paint, zooms; alone and among many."""
+    from .page import PARTS
+    from .page import main as measure
+    from .query_data import Sizes
+
+    times = {"updates": updates, "zooms": zooms, "paints": paints, "tabs": tabs, "pause": pause}
+    with explained():
+        sizes = Sizes(series, steps, 1)
+        status = measure(store=store, sizes=sizes, **times, keep=keep, parts=part or PARTS, browser=browser, json=as_json)
+    raise typer.Exit(status)

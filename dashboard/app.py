@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import dash
-from dash import ALL, ClientsideFunction, Input, Output, State
 from dash.backends._fastapi import FastAPIDashServer
 from fastapi import FastAPI
 from starlette.responses import JSONResponse
@@ -12,6 +11,7 @@ from starlette.responses import JSONResponse
 from .. import __version__
 from ..storage.base import Store
 from .asked import take_requests
+from .clientside import in_the_browser
 from .decisions import decide
 from .desk import NewsDesk
 from .live import Showings, attend
@@ -22,7 +22,8 @@ from .router import route
 from .rule_changes import change_rules
 from .security import Guard, content_security_policy
 from .source import StoreSource
-from .wiring import LIVE_PAGES, live_sections
+from .table_files import serve_tables
+from .wiring import live_sections
 
 _INDEX = """<!DOCTYPE html>
 <html lang="en">
@@ -82,12 +83,12 @@ def build_app(store: Store | StoreSource) -> dash.Dash:
     route(app, source)
     decide(app, source)
     take_requests(app, source)
-    _in_the_browser(app)
+    in_the_browser(app)
     showings = Showings()
     attend(app, showings)
     desk = NewsDesk(source)
     source.beside(desk.close)
-    live_sections(app, source, showings, desk)
+    serve_tables(app.server, source, live_sections(app, source, showings, desk))
     change_rules(app, source)
     replays(app, source, showings)
     app.server.add_middleware(Guard, policy=lambda: content_security_policy(list(app.csp_hashes())))
@@ -101,77 +102,3 @@ def _health(server: FastAPI) -> None:
         return JSONResponse({"status": "ok", "version": __version__})
 
     server.add_api_route("/healthz", health, methods=["GET"])
-
-
-def _in_the_browser(app: dash.Dash) -> None:
-    """Register what the browser does by itself: count a tab's requests, say what it has drawn, permalink, clicked layer, title."""
-
-    def clientside(name: str, *dependencies: Any, space: str = "foreshock", **more: Any) -> None:
-        app.clientside_callback(  # type: ignore[no-untyped-call]
-            ClientsideFunction(space, name), *dependencies, **more
-        )
-
-    would = {"kind": "rule-would", "rule": ALL}
-    clientside("search", Input("rules-search", "value"), Input("rules-list", "children"), space="foreshock_rules")
-    clientside("would", Output(would, "children"), Input("rules-replayed", "data"), State(would, "id"), space="foreshock_rules")
-    clientside(
-        "choose",
-        Output("url", "search"),
-        Input("rules-run-choice", "value"),
-        State("rules-run", "data"),
-        prevent_initial_call=True,
-        space="foreshock_rules",
-    )
-
-    clientside("ticket", Output("left", "data"), Input("url", "pathname"))
-    clientside("place", Input("url", "pathname"))
-    for page, subject in LIVE_PAGES:
-        clientside("ticket", Output(f"{page}-ticket", "data"), Input(subject, "data"))
-    clientside("again", Input("bell", "data"), prevent_initial_call=True)
-    clientside("title", Input("page-title", "data"))
-    app.clientside_callback(  # type: ignore[no-untyped-call]
-        ClientsideFunction("foreshock_alerts", "answered"), Input("answered", "data"), prevent_initial_call=True
-    )
-    clientside("drawn", Input("beat", "data"), prevent_initial_call=True)
-    clientside(
-        "clicked",
-        Output("module", "value"),
-        Input("heat-a", "clickData"),
-        Input("heat-b", "clickData"),
-        State("heat-a", "figure"),
-        State("heat-b", "figure"),
-        prevent_initial_call=True,
-    )
-    clientside(
-        "view",
-        Output("runs-search", "data"),
-        Input("run-search-text", "data"),
-        Input("filter-state", "value"),
-        Input("filter-alerts", "value"),
-        Input("filter-project", "value"),
-        Input("filter-tag", "value"),
-        Input("group-runs", "value"),
-        prevent_initial_call=True,
-        space="foreshock_runs",
-    )
-    # With an output, or Dash would not call it for a page that comes later.
-    clientside("table", Output("runs-drawn", "data"), Input("runs-table", "data"), space="foreshock_runs")
-    clientside("changed", Input("runs-changed", "data"), space="foreshock_runs", prevent_initial_call=True)
-    clientside(
-        "permalink",
-        Input("compare-signal", "value"),
-        Input("compare-module", "value"),
-        Input("compare-axis", "value"),
-        Input("compare-scale", "value"),
-        Input("compare-base", "value"),
-        space="foreshock_compare",
-        prevent_initial_call=True,
-    )
-    clientside(
-        "permalink",
-        Input("module", "value"),
-        Input("signal", "value"),
-        Input("compare", "value"),
-        Input("detail", "value"),
-        prevent_initial_call=True,
-    )

@@ -1,6 +1,6 @@
 """Read several runs so that they can be laid over each other: one x axis for all, and what their configurations differ in."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,13 +114,15 @@ def read_signal(store: Store, run_id: str, info: SignalInfo, module: str, max_po
 def _worst_of(store: Store, heads: Sequence[Series], info: SignalInfo, max_points: int) -> SeriesData:
     """Heads are measured at the same steps, so that their stretches are the same ones."""
     worst: dict[tuple[int, int], float] = {}
-    better: Callable[[float, float], float] = max if info.high_is_trouble else min
+    worry = info.trouble.order
     for found in store.envelopes(heads, max_points=max(1, max_points // 10)):
-        extremes = found.maximum if info.high_is_trouble else found.minimum
-        for segment, step, value, odd in zip(found.segment, found.start_step, extremes, found.nonfinite, strict=True):
-            place, shown = (int(segment), int(step)), float("nan") if odd else float(value)
+        stretches = zip(found.segment, found.start_step, found.minimum, found.maximum, found.nonfinite, strict=True)
+        for segment, step, low, high, odd in stretches:
+            place, shown = (int(segment), int(step)), float("nan") if odd else max(float(low), float(high), key=worry)
             before = worst.get(place)
-            worst[place] = shown if before is None or shown != shown else better(before, shown) if before == before else before
+            worst[place] = (
+                shown if before is None or shown != shown else max(before, shown, key=worry) if before == before else before
+            )
     places = sorted(worst)
     key = SeriesKey(info.name, heads[0].key.module)
     return SeriesData(key, [place[0] for place in places], [place[1] for place in places], [worst[place] for place in places])

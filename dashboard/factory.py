@@ -17,24 +17,32 @@ from .figures.overhead import overhead_figure
 from .figures.risk import risk_figure
 from .figures.style import Figure, empty, text
 from .layers import measured, usual_signal
-from .paths import runs_view_of
+from .paths import runs_view_of, whole
+from .pictures import PICTURES, Panel, pictures
 from .reading import run_wide
 from .roster import roster_of
 from .sections.around import Around
 from .sections.bell import Belled
 from .sections.chart import Chart
 from .sections.compare import CompareChoices, CompareTable, Overlay
+from .sections.delta_bias import DeltaBias
 from .sections.distribution import Distribution
 from .sections.dossier import Dossier
-from .sections.following import Marks
+from .sections.following import Marks, RunSection
 from .sections.head import Head
+from .sections.heads import Heads
 from .sections.heat import Heat
 from .sections.inbox import Inbox
 from .sections.layer import Choices, LayerFacts
+from .sections.numbers import LayerNumbers
 from .sections.offers import Offers
+from .sections.outlook import OutlookWords
 from .sections.overview import Overview
+from .sections.parts import Parts
+from .sections.picture import PictureChart
 from .sections.rule import RuleState
 from .sections.rules import RulesList
+from .sections.spectrum import Spectrum
 from .sieve import sieve_of
 from .signals import FIRST_SIGNAL, SECOND_SIGNAL, describe
 
@@ -48,8 +56,6 @@ def overview(store: Store, search: str | None, heard: Callable[[], News] | None 
     if heard is not None:
         roster_of(store).follow(heard)
     return Belled(store, Overview(store, runs_view_of(search)))
-
-
 
 
 def inbox(store: Store, sieve: Mapping[str, Any] | None) -> Belled:
@@ -82,12 +88,12 @@ def choices(store: Store, run_id: str, module: str | None, signal: str | None, c
     return Choices(store, store.run(run_id), module, signal, compare)
 
 
-def loss(store: Store, run_id: str, scale: str) -> Chart:
-    """Return the loss chart on a linear or logarithmic axis."""
+def loss(store: Store, run_id: str) -> Chart:
+    """Return the loss chart."""
     run = store.run(run_id)
 
     def draw(data: Sequence[SeriesData], alerts: Sequence[Alert], events: Sequence[Event]) -> Figure:
-        return loss_figure(data[0] if data else None, alerts, events, log=scale == "log")
+        return loss_figure(data[0] if data else None, alerts, events)
 
     return Chart(store, run, "loss", partial(run_wide, store, run_id, "loss"), draw, Marks(store, run))
 
@@ -97,9 +103,13 @@ def gradient(store: Store, run_id: str) -> Chart:
     run = store.run(run_id)
 
     def draw(data: Sequence[SeriesData], alerts: Sequence[Alert], events: Sequence[Event]) -> Figure:
-        return gradient_figure(data[0] if data else None, alerts, events)
+        named = {one.key.signal: one for one in data}
+        return gradient_figure(named.get("gradient.norm"), alerts, events, clipped=named.get("gradient.norm_clipped"))
 
-    return Chart(store, run, "gradient", partial(run_wide, store, run_id, "gradient.norm"), draw, Marks(store, run))
+    def find() -> list[Series]:
+        return run_wide(store, run_id, "gradient.norm") + run_wide(store, run_id, "gradient.norm_clipped")
+
+    return Chart(store, run, "gradient", find, draw, Marks(store, run))
 
 
 def overhead(store: Store, run_id: str) -> Chart:
@@ -117,7 +127,8 @@ def risk(store: Store, run_id: str) -> Chart:
     def draw(data: Sequence[SeriesData], alerts: Sequence[Alert], events: Sequence[Event]) -> Figure:
         return risk_figure(data[0] if data else None)
 
-    return Chart(store, store.run(run_id), "risk", partial(run_wide, store, run_id, SIGNAL), draw, None)
+    # Told where it changes: smoothed it would say what nobody judged.
+    return Chart(store, store.run(run_id), "risk", partial(run_wide, store, run_id, SIGNAL), draw, None, plain=False)
 
 
 def heat_a(store: Store, run_id: str, signal: str | None, module: str | None) -> Heat:
@@ -213,3 +224,58 @@ def compare_overlay(store: Store, run_ids: Sequence[str], signal: str | None, mo
 
 def _loss_of(store: Store, run: Run, points: int) -> SeriesData | None:
     return read_signal(store, run.id, describe("loss"), "", points)
+
+
+def outlook(store: Store, run_id: str) -> OutlookWords:
+    """Return the sentences of the run's outlook."""
+    return OutlookWords(store, store.run(run_id))
+
+
+def picture(store: Store, name: str, run_id: str, module: str | None, head: str | None) -> PictureChart:
+    """Return one picture of a panel. ``name`` is its graph's."""
+    which = next(one for one in PICTURES if one.name == name)
+    return PictureChart(store, store.run(run_id), which, module or "", whole(head))
+
+
+def spectrum(store: Store, run_id: str, module: str | None, step: str | None) -> Spectrum:
+    """Return the spectrum of the chosen layer's weight, over time and at the chosen step."""
+    return Spectrum(store, store.run(run_id), module or "", whole(step))
+
+
+def layer_panel(store: Store, run_id: str, module: str | None, head: str | None, step: str | None) -> Parts:
+    """Return the chosen layer in numbers, and the pictures of its panel."""
+    run = store.run(run_id)
+    numbers = LayerNumbers(store, run, module or "", whole(step))
+    return Parts({"layer-numbers": numbers, **_pictures(store, run, Panel.LAYER, module, head)})
+
+
+def heads(
+    store: Store, run_id: str, module: str | None, head: str | None, step: str | None, sort: Mapping[str, Any] | None
+) -> Heads:
+    """Return the table of the chosen layer's heads."""
+    order = (str(sort["column"]), bool(sort["descending"])) if sort else None
+    return Heads(store, store.run(run_id), module or "", whole(step), order, whole(head))
+
+
+def delta_bias(store: Store, run_id: str, module: str | None, head: str | None) -> DeltaBias:
+    """Return the bias of attention's correction term with its band."""
+    return DeltaBias(store, store.run(run_id), module or "", whole(head))
+
+
+def rounding_panel(store: Store, run_id: str, module: str | None, head: str | None) -> Parts:
+    """Return the charts of the rounding-bias panel, but for the bias of delta."""
+    return Parts(_pictures(store, store.run(run_id), Panel.ROUNDING, module, head))
+
+
+def attention_panel(store: Store, run_id: str, module: str | None, head: str | None) -> Parts:
+    """Return the charts of the low-rank attention panel."""
+    return Parts(_pictures(store, store.run(run_id), Panel.ATTENTION, module, head))
+
+
+def optimizer_panel(store: Store, run_id: str, module: str | None, head: str | None) -> Parts:
+    """Return the charts of the panel of optimizer and numerics, but for the gradient norm."""
+    return Parts(_pictures(store, store.run(run_id), Panel.OPTIMIZER, module, head))
+
+
+def _pictures(store: Store, run: Run, panel: Panel, module: str | None, head: str | None) -> dict[str, RunSection]:
+    return {one.name: PictureChart(store, run, one, module or "", whole(head)) for one in pictures(panel)}

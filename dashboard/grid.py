@@ -5,16 +5,21 @@ last one, because a layer that is sampled every 50 steps has not vanished in bet
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from .signals import Trouble
+
 MAX_COLUMNS = 400
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+
+
+WORRY: Mapping[Trouble, Callable[[Floats], Floats]] = {Trouble.HIGH: np.positive, Trouble.LOW: np.negative, Trouble.AWAY: np.abs}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,24 +73,27 @@ def spacing(steps: Ints | Sequence[int], max_columns: int = MAX_COLUMNS) -> tupl
     return int(distinct[0]), max(usual, math.ceil(span / max_columns), 1)
 
 
-def fill(rows: Sequence[Points], start: int, width: int, *, high_is_trouble: bool, before: Floats | None = None) -> Grid:
+def fill(
+    rows: Sequence[Points], start: int, width: int, *, trouble: Trouble, before: Floats | None = None, columns: int = 0
+) -> Grid:
     """Lay rows of points on a grid.
 
     Args:
         rows: One entry per row of the picture; points before ``start`` are left out.
-        high_is_trouble: Keep the largest value of a cell, else the smallest.
+        trouble: Of several values of a cell the most worrying is kept: the largest, the smallest, or that farthest from 0.
         before: Last known value per row, shape (rows,), that cells without a measurement take until the first one comes.
+        columns: How many there are at least.
     """
     steps = np.concatenate([np.empty(0, np.int64), *(np.asarray(row.steps, dtype=np.int64) for row in rows)])
     values = np.concatenate([np.empty(0), *(np.asarray(row.values, dtype=np.float64) for row in rows)])
     which = np.repeat(np.arange(len(rows)), [len(row.steps) for row in rows])
     inside = steps >= start
     which, at, values = which[inside], (steps[inside] - start) // width, values[inside]
-    cells = np.full((len(rows), int(at.max()) + 1 if len(at) else 0), np.nan)
+    cells = np.full((len(rows), max(int(at.max()) + 1 if len(at) else 0, columns)), np.nan)
     finite = np.isfinite(values)
     odd = zip(which[~finite].tolist(), at[~finite].tolist(), values[~finite].tolist(), strict=True)
     # A stable sort by trouble lets the last assignment, the worst value, win without a Python loop.
-    order = np.argsort(values[finite] if high_is_trouble else -values[finite], kind="stable")
+    order = np.argsort(WORRY[trouble](values[finite]), kind="stable")
     cells[which[finite][order], at[finite][order]] = values[finite][order]
     return Grid(start, width, _hold(cells, before), tuple(OddCell(*cell) for cell in odd))
 

@@ -14,7 +14,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,6 +26,7 @@ from plotly.utils import PlotlyJSONEncoder  # type: ignore[import-untyped]
 from ..storage.errors import StoreError
 from .desk import NewsDesk, Subscription
 from .pace import Pace
+from .turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,9 @@ class Section(Protocol):
     def subject(self) -> str:
         """Id of the run that it follows; ``''`` where it follows all of them."""
 
+    def look(self, graph: str, looks: Sequence[Any]) -> None:
+        """Look at it as the values of ``Lens.of`` say; ``graph`` is the one that it fills."""
+
     def paint(self) -> Updates:
         """Return everything the section shows, and remember how far it has read."""
 
@@ -69,6 +73,23 @@ class Showings:
     def __init__(self) -> None:
         self._newest: dict[tuple[str, str], tuple[int, object]] = {}
         self._paces: dict[str, Pace] = {}
+        self._steering: dict[tuple[str, str], Steering] = {}
+        self.turns = Turns()
+
+    def steering(self, tab: str, section: str) -> "Steering":
+        """Return what tells a section of a tab, from now on, that the reader looks at it in another way."""
+        self._steering[tab, section] = Steering(self.pace(tab))
+        return self._steering[tab, section]
+
+    def steer(self, tab: str, values: Sequence[Any], first: str = "") -> None:
+        """Tell all sections of a tab how the reader looks at them now.
+
+        Args:
+            first: the graph that the reader is about: it is drawn before the others.
+        """
+        for (there, _), steering in self._steering.items():
+            if there == tab:
+                steering.turn_to(values, first)
 
     def pace(self, tab: str) -> Pace:
         """Return the pace that all sections of a tab keep to."""
@@ -105,6 +126,7 @@ class Showings:
             del self._newest[tab, section]
         if not any(key[0] == tab for key in self._newest):
             self._paces.pop(tab, None)
+            self._steering = {key: one for key, one in self._steering.items() if key[0] != tab}
 
     def retire(self, tab: str, number: int) -> None:
         """End every showing of a tab that began before its request ``number``: the reader went to another page, or away."""
@@ -113,6 +135,33 @@ class Showings:
 
     def __len__(self) -> int:
         return len(self._newest)
+
+
+class Steering:
+    """How one section's reader wants to look at it, until the section has taken note. Used on the event loop's thread."""
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+        self._wanted: Sequence[Any] | None = None
+        self.first = ""
+        self.wake: Callable[[], None] = lambda: None
+        """Ends the wait of the section's loop."""
+
+    @property
+    def due(self) -> bool:
+        """Whether there is something to take note of."""
+        return self._wanted is not None
+
+    def turn_to(self, values: Sequence[Any], first: str) -> None:
+        """Want this; a reader who waits is answered before the tab has rested."""
+        self._wanted, self.first = values, first
+        self._pace.hurry()
+        self.wake()
+
+    def take(self) -> Sequence[Any]:
+        """Return what is wanted, and forget it."""
+        wanted, self._wanted = self._wanted or (), None
+        return wanted
 
 
 def digests(updates: Updates) -> dict[str, str]:
@@ -166,6 +215,9 @@ def follow(
     page: str,
     place: str,
     painted: str = "",
+    lens: Sequence[State] = (),
+    heavy: bool = False,
+    shown: Callable[..., bool] | None = None,
 ) -> None:
     """Register a live section.
 
@@ -179,10 +231,15 @@ def follow(
         make: Called on a worker thread with the values of ``inputs``, returns the section.
         painted: Id of a store with the ``digests`` of what the server painted into the page itself. It holds for the first
             showing only, which empties it.
+        lens: How its reader looks at it, as the page says. A change does not begin a new showing: ``Showings.steer`` tells of it.
+        heavy: Whether it takes long to paint: it then lets others go first.
+        shown: Told the values of ``inputs``, says whether the section can be seen just now. What cannot costs nothing.
     """
     already = [State(painted, "data")] if painted else []
 
-    @app.callback(Input(f"{page}-ticket", "data"), Input(place, "id"), *already, *inputs, websocket=True, persistent=True)
+    dependencies = (Input(f"{page}-ticket", "data"), Input(place, "id"), *already, *inputs, *lens)
+
+    @app.callback(*dependencies, websocket=True, persistent=True)
     async def run_section(ticket: dict[str, Any] | None, _place: str, *values: Any) -> None:
         sender = Sender(values[0] if painted else None)
         values = values[len(already) :]
@@ -191,27 +248,46 @@ def follow(
         tab, number = str(ticket["tab"]), int(ticket["number"])
         token = showings.begin(tab, name, number)
         try:
-            if ticket["visible"]:
+            plain, looks = values[: len(values) - len(lens)], values[len(values) - len(lens) :]
+            if ticket["visible"] and (shown is None or shown(*plain)):
                 sender.send({painted: {"data": None}} if painted else {})
-                view = View(lambda: showings.current(tab, name, token), page, sender, showings.pace(tab))
-                await _show(view, lambda: make(*values), desk)
+                steering, pace, turns = showings.steering(tab, name), showings.pace(tab), showings.turns
+                view = View(lambda: showings.current(tab, name, token), page, place, sender, pace, steering, turns, heavy)
+                await _show(view, lambda: lensed(make(*plain), place, looks), desk)
         finally:
             showings.end(tab, name, token)
 
 
+def lensed(section: Section, place: str, looks: Sequence[Any]) -> Section:
+    """Return a section, looked at as the values of ``Lens.of`` say; where there are none, as it is."""
+    if looks:
+        section.look(place, looks)
+    return section
+
+
 @dataclass(frozen=True, slots=True)
 class View:
-    """One showing of a section in a tab: whether it is still the current one, its page, and the ways to the tab."""
+    """One showing of a section in a tab: whether it is still the current one, its page and place, and the ways to the tab."""
 
     current: Callable[[], bool]
     page: str
+    place: str
     sender: Sender
     pace: Pace
+    steering: Steering
+    turns: Turns
+    heavy: bool
+
+    async def work(self, do: Callable[[], Updates]) -> Updates:
+        """Do some work of the section on a worker thread, when it is its turn."""
+        async with self.turns.mine(heavy=self.heavy, first=self.steering.first == self.place):
+            return await asyncio.to_thread(do)
 
     def send(self, updates: Updates) -> None:
         """Send updates, and ask the tab to say when it has drawn them."""
         if self.sender.send(updates):
-            dash.set_props("beat", {"data": self.pace.sent()})
+            # An attribute, which the page's script watches: a callback would cost the browser more than many a chart.
+            dash.set_props("beat", {"title": str(self.pace.sent())})
 
 
 async def _show(view: View, make: Callable[[], Section], desk: NewsDesk) -> None:
@@ -222,7 +298,8 @@ async def _show(view: View, make: Callable[[], Section], desk: NewsDesk) -> None
         try:
             section = await asyncio.to_thread(make)
             with desk.subscribed(section.subject) as news:
-                updates = await asyncio.to_thread(section.paint)
+                view.steering.wake = news.tell
+                updates = await view.work(section.paint)
                 if not view.current():
                     return
                 view.send({"store-trouble": {"children": desk.notice}, **updates})
@@ -254,12 +331,16 @@ async def _follow(section: Section, view: View, desk: NewsDesk, news: Subscripti
         heard = await news.wait(min(TICK, liveness.due))
         if not heard and time.monotonic() - said < TICK:
             continue
-        if not await view.pace.turn(liveness.due):
+        if not await view.pace.turn(liveness.due, unless=lambda: view.steering.due):
             continue
         news.clear()
         said = time.monotonic()
-        updates = await asyncio.to_thread(section.advance if heard else section.tick)
-        if view.current():
+        if view.steering.due:
+            lensed(section, view.place, view.steering.take())
+            updates = await view.work(section.paint)
+        else:
+            updates = await view.work(section.advance if heard else section.tick)
+        if view.current() and not view.steering.due:  # or what was painted is no longer what the reader looks at
             view.send({"store-trouble": {"children": desk.notice}, **updates})
 
 
@@ -308,6 +389,11 @@ def attend(app: dash.Dash, showings: Showings) -> None:
     async def retire(left: dict[str, Any] | None) -> None:
         if left:
             showings.retire(str(left["tab"]), int(left["number"]))
+
+    @app.callback(Input("looking", "data"), websocket=True)
+    async def steer(looking: dict[str, Any] | None) -> None:
+        if looking:
+            showings.steer(str(looking["tab"]), tuple(looking["looks"]), str(looking["first"]))
 
     @app.callback(Input("drawn", "data"), websocket=True)
     async def note_drawn(drawn: dict[str, Any] | None) -> None:

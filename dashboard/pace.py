@@ -35,10 +35,14 @@ class Pace:
         """Seconds since the tab was first sent what it has not yet drawn; 0 where there is no such thing."""
         return self._clock() - self._began if self.owed else 0.0
 
-    async def turn(self, timeout: float) -> bool:
-        """Return True once the tab may be sent to, False if that takes longer than ``timeout`` seconds."""
+    async def turn(self, timeout: float, unless: Callable[[], bool] = lambda: False) -> bool:
+        """Return True once the tab may be sent to, False if that takes longer than ``timeout`` seconds.
+
+        Args:
+            unless: looked at again after ``hurry``: whether this is for what nobody should wait for.
+        """
         deadline = self._clock() + timeout
-        while self.owed or self._clock() < self._rests_until:
+        while (self.owed or self._clock() < self._rests_until) and not unless():
             remaining = deadline - self._clock()
             if remaining <= 0:
                 return False
@@ -64,6 +68,11 @@ class Pace:
             now = self._clock()
             took = now - self._began
             self._rests_until = max(self._began + PERIOD, now + min(MOST_REST, REST * took))
+        self._answered.set()
+
+    def hurry(self) -> None:
+        """End the tab's rest: its reader waits for an answer."""
+        self._rests_until = float("-inf")
         self._answered.set()
 
     def forgive(self) -> None:

@@ -1,10 +1,12 @@
-"""The addresses of the pages. A permalink holds what the reader looks at: run, layer and signals, or which runs."""
+"""The addresses of the pages. A permalink holds the whole view: which runs, or the run, layer, signals, zoom, smoothing and scales."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlencode
 
 from ..analyzer.notify import alert_path as told_path
+from .pictures import Panel
 from .signals import FIRST_SIGNAL, SECOND_SIGNAL
 
 _RUN = "/run/"
@@ -12,6 +14,7 @@ _CAUSE = "/cause/"
 _RULES = "/rules"
 _REPORT = "/report/"
 _ALERTS = "/alerts"
+_TABLE = "/table/"
 
 
 def place_of(path: str | None) -> tuple[str, str]:
@@ -20,14 +23,33 @@ def place_of(path: str | None) -> tuple[str, str]:
     return place, unquote(rest).rstrip("/")
 
 
+def _kept(usual: str | None, prop: str) -> Any:
+    """Return a field of the view: the component of its name keeps it in that property, and so does the address."""
+    return field(default=usual, metadata={"property": prop})
+
+
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a run's page shows, as its address says it: the signals of the two heatmaps, the chosen layer, and its signal."""
+    """What a run's page shows, as its address says it. Another part of it is another line here: links and Back follow.
 
-    module: str | None = None
-    signal: str = FIRST_SIGNAL
-    compare: str = SECOND_SIGNAL
-    detail: str | None = None
+    The signals of the two heatmaps, the chosen layer and its signal; and of all charts over steps the window, the smoothing and the
+    scales, as ``Lens.of`` reads them; the open panel, and the head and step that the panels are about.
+    """
+
+    module: str | None = _kept(None, "value")
+    signal: str = _kept(FIRST_SIGNAL, "value")
+    compare: str = _kept(SECOND_SIGNAL, "value")
+    detail: str | None = _kept(None, "value")
+    window: str | None = _kept(None, "data")
+    smoothing: str = _kept("0", "value")
+    scales: str | None = _kept(None, "data")
+    panel: str = _kept(Panel.LAYER.value, "data")
+    head: str | None = _kept(None, "value")
+    step: str | None = _kept(None, "value")
+
+
+KEPT: Mapping[str, str] = {part.name: part.metadata["property"] for part in fields(View)}
+"""Component id -> the property in which it keeps its part of the view."""
 
 
 def run_path(run_id: str) -> str:
@@ -74,13 +96,18 @@ def layer_path(run_id: str, module: str, steps: tuple[int, int], signal: str = "
 def view_of(search: str | None) -> View:
     """Return the view that a query string describes; what it leaves out takes its default."""
     given = parse_qs((search or "").lstrip("?"))
-    usual = View()
-    return View(
-        module=given.get("module", [None])[0],
-        signal=given.get("signal", [usual.signal])[0],
-        compare=given.get("compare", [usual.compare])[0],
-        detail=given.get("detail", [None])[0],
-    )
+    return View(**{name: given[name][0] for name in KEPT if name in given})
+
+
+def whole(written: object) -> int | None:
+    """Return a whole number of 15 digits or fewer as the address or a control gives it; None where it is none."""
+    text = str(written)
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 15 else None
+
+
+def table_path(run_id: str) -> str:
+    """Return the path under which what a run's charts draw stands as CSV, a file a chart: ``PATH/GRAPH.csv``."""
+    return f"{_TABLE}{quote(run_id, safe='')}"
 
 
 OPEN_GROUPS, CLOSED_GROUPS = "open", "closed"

@@ -212,11 +212,15 @@ class Store(ABC):
         stop: int | None = None,
         segment: int | None = None,
         max_points: int = 400,
+        means: bool = False,
     ) -> list[Envelope]:
         """Return the extremes of each series, in the order given, over at least ``max_points`` stretches, or over every point.
 
         What a heatmap of many layers reads: at most about ten times as many rows a series, however long the run. A stretch at
         the edge may reach beyond ``start`` and ``stop``.
+
+        Args:
+            means: also each stretch's mean and number of points, which a smoothed line is made of.
         """
 
     @abstractmethod

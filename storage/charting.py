@@ -15,7 +15,7 @@ from .records import Series
 from .results import Envelope, SeriesData
 from .rollups.buckets import Array
 from .rollups.reading import Span, Stretch, spans, stretches
-from .rollups.rows import ALL, EXTREMES
+from .rollups.rows import ALL, EXTREMES, MEANS
 from .runs import key_of
 from .tables import samples
 
@@ -51,9 +51,19 @@ def decimated(
 
 
 def envelopes(
-    connection: Connection, wanted: Sequence[Series], *, start: int | None, stop: int | None, segment: int | None, max_points: int
+    connection: Connection,
+    wanted: Sequence[Series],
+    *,
+    start: int | None,
+    stop: int | None,
+    segment: int | None,
+    max_points: int,
+    means: bool,
 ) -> Iterator[Envelope]:
     """Yield the extremes of each series over at least ``max_points`` stretches of it, or over every point where it has fewer.
+
+    Args:
+        means: also each stretch's mean and number of points.
 
     Raises:
         ValueError: ``max_points`` is below 1.
@@ -61,11 +71,12 @@ def envelopes(
     if max_points < 1:
         raise ValueError(f"max_points is {max_points}; it must be at least 1")
     parts: dict[int, list[tuple[Array, ...]]] = {series.id: [] for series in wanted}
-    for span, drawn in _of_runs(connection, wanted, start, stop, segment, max_points, EXTREMES):
+    for span, drawn in _of_runs(connection, wanted, start, stop, segment, max_points, MEANS if means else EXTREMES):
         for number, stretch in drawn.items():
-            parts[number].append(_extremes(span, stretch))
+            parts[number].append(_extremes(span, stretch, means))
     for series in wanted:
-        columns = [np.concatenate(column) for column in zip(*parts[series.id], strict=True)] or [np.empty(0)] * 6
+        columns = [np.concatenate(column) for column in zip(*parts[series.id], strict=True)]
+        columns = columns or [np.empty(0)] * (8 if means else 6)
         yield Envelope(series.key, *columns)
 
 
@@ -128,18 +139,20 @@ def _odd_points(connection: Connection, number: int, span: Span, stretch: Stretc
     return np.array([(row[0], row[1], NON_FINITE[row[2]]) for row in rows], _FOUND)
 
 
-def _extremes(span: Span, stretch: Stretch) -> tuple[Array, ...]:
+def _extremes(span: Span, stretch: Stretch, means: bool) -> tuple[Array, ...]:
     """Return the columns of an Envelope, a point being a stretch of one."""
     buckets, points = stretch.buckets, stretch.points
     finite = np.isfinite(points["value"])
     value = np.where(finite, points["value"], np.nan)
     start = np.concatenate([buckets["start_step"], points["step"]])
-    columns = (
+    columns = [
         start,
         np.concatenate([buckets["end_step"], points["step"]]),
         np.concatenate([buckets["minimum"], value]),
         np.concatenate([buckets["maximum"], value]),
         np.concatenate([buckets["nonfinite"], (~finite).astype(np.int64)]),
-    )
+    ]
+    if means:
+        columns += [np.concatenate([buckets["mean"], value]), np.append(buckets["count"], np.ones(len(points), np.int64))]
     order = np.argsort(start, kind="stable")
     return np.full(len(start), span.segment), *(column[order] for column in columns)

@@ -26,7 +26,8 @@ class Envelope:
     """A series as consecutive stretches of points, in order of (segment, start_step): arrays of shape (n,).
 
     ``minimum`` and ``maximum`` are over a stretch's finite values, nan where there are none; ``nonfinite`` counts the others.
-    All but these two hold integers.
+    All but these two and ``mean`` hold integers. ``mean`` of the finite values and ``count`` of all points are there where they
+    were asked for.
     """
 
     key: SeriesKey
@@ -36,6 +37,8 @@ class Envelope:
     minimum: Any
     maximum: Any
     nonfinite: Any
+    mean: Any = None
+    count: Any = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -207,9 +207,11 @@ class SQLAlchemyStore(Store):
         stop: int | None = None,
         segment: int | None = None,
         max_points: int = 400,
+        means: bool = False,
     ) -> list[Envelope]:
         place = {"start": start, "stop": stop, "segment": segment}
-        return self._ask(lambda connection: list(charting.envelopes(connection, series, **place, max_points=max_points)))
+        size = {"max_points": max_points, "means": means}
+        return self._ask(lambda connection: list(charting.envelopes(connection, series, **place, **size)))
 
     @override
     def newest(self, run_ids: Sequence[str], keys: Sequence[SeriesKey]) -> dict[str, dict[SeriesKey, float]]:

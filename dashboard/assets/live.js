@@ -1,4 +1,4 @@
-/* What the page does without the server: count its requests, notice that it is hidden or cut off, keep the permalink. */
+/* What the page does without the server: count its requests, notice that it is hidden or cut off, go where a click leads. */
 (function () {
   "use strict";
   const TAB = Math.random().toString(36).slice(2) + Date.now().toString(36);
@@ -18,6 +18,8 @@
   }
 
   document.addEventListener("visibilitychange", again);
+  window.foreshock.tab = TAB;
+  window.foreshock.again = again;
 
   /* Without a SharedWorker Dash has no WebSocket: ask again over HTTP. */
   if (typeof SharedWorker === "undefined") {
@@ -39,7 +41,18 @@
       window.dash_clientside.set_props("drawn", { data: { tab: TAB, number: beat } });
     };
     requestAnimationFrame(() => requestAnimationFrame(() => idle(answer, { timeout: 3000 })));
+    document.dispatchEvent(new Event("foreshock-sent"));
   }
+
+  /* The beat is an attribute: a callback of Dash's would cost more than drawing a small chart. */
+  new MutationObserver((_, waiting) => {
+    const beating = document.getElementById("beat");
+    if (!beating) return;
+    waiting.disconnect();
+    const told = () => beating.title && drawn(Number(beating.title));
+    new MutationObserver(told).observe(beating, { attributes: true, attributeFilter: ["title"] });
+    told();
+  }).observe(document.documentElement, { childList: true, subtree: true });
 
   /* -- the connection ------------------------------------------------------------------------------------------------- */
   /* The socket's worker gives up after ten tries; a server that comes back later is met by loading the page again. */
@@ -64,16 +77,6 @@
   }
   setInterval(look, 5000);
 
-  /* -- the address ---------------------------------------------------------------------------------------------------- */
-  function permalink(module, signal, compare, detail) {
-    const query = new URLSearchParams();
-    if (module) query.set("module", module);
-    if (signal) query.set("signal", signal);
-    if (compare) query.set("compare", compare);
-    if (detail) query.set("detail", detail);
-    history.replaceState(history.state, "", location.pathname + "?" + query.toString());
-  }
-
   /* -- a clicked layer ------------------------------------------------------------------------------------------------ */
   function clicked(first, second, firstFigure, secondFigure) {
     const source = window.dash_clientside.callback_context.triggered_id;
@@ -84,57 +87,6 @@
     const row = figure.data[0].y.indexOf(point.y); // labels are escaped names, in the order of the names themselves
     return modules[row] === undefined ? nothing() : modules[row];
   }
-
-  /* -- the step under the pointer, marked in every chart over steps ---------------------------------------------------- */
-  const charts = () => [...document.querySelectorAll(".graph-frame .js-plotly-plot")].filter(overSteps);
-
-  function overSteps(plot) {
-    const axis = plot._fullLayout && plot._fullLayout.xaxis;
-    return Boolean(axis && axis.visible && axis._length && plot.data && plot.data.length);
-  }
-
-  function mark(plot, step) {
-    const frame = plot.closest(".graph-frame");
-    let cursor = frame.querySelector(":scope > .step-cursor");
-    const { xaxis, yaxis } = plot._fullLayout;
-    const along = step === null ? -1 : xaxis.d2p(step);
-    if (!(along >= 0 && along <= xaxis._length)) {
-      if (cursor) cursor.hidden = true;
-      return;
-    }
-    if (!cursor) {
-      cursor = document.createElement("div");
-      cursor.className = "step-cursor";
-      cursor.setAttribute("aria-hidden", "true");
-      frame.append(cursor);
-    }
-    const inside = plot.getBoundingClientRect();
-    const outside = frame.getBoundingClientRect();
-    cursor.hidden = false;
-    cursor.dataset.step = Math.round(step).toLocaleString("en");
-    cursor.classList.toggle("flipped", along > xaxis._length - 70);
-    cursor.style.left = inside.left - outside.left + xaxis._offset + along + "px";
-    cursor.style.top = inside.top - outside.top + yaxis._offset + "px";
-    cursor.style.height = yaxis._length + "px";
-  }
-
-  let pointed = null;
-  function point() {
-    const plot = pointed && pointed.target.closest && pointed.target.closest(".graph-frame .js-plotly-plot");
-    let step = null;
-    if (plot && overSteps(plot)) {
-      const axis = plot._fullLayout.xaxis;
-      const along = pointed.clientX - plot.getBoundingClientRect().left - axis._offset;
-      if (along >= 0 && along <= axis._length) step = axis.p2d(along);
-    }
-    charts().forEach((other) => mark(other, step));
-    pointed = null;
-  }
-
-  document.addEventListener("mousemove", (event) => {
-    if (!pointed) requestAnimationFrame(point);
-    pointed = event;
-  });
 
   /* -- where the reader is, among the places of the header -------------------------------------------------------------- */
   /* The page of a run belongs to the runs, that of an alert to the alerts. */
@@ -156,6 +108,6 @@
   }
 
   window.dash_clientside = Object.assign({}, window.dash_clientside, {
-    foreshock: { ticket, again, permalink, clicked, title, drawn, place },
+    foreshock: { ticket, again, clicked, title, place },
   });
 })();

@@ -14,6 +14,8 @@ from .style import ACTED, MUTED, SERIES, SEVERITY_COLOURS, SEVERITY_SYMBOLS, pla
 
 NONFINITE, ALERTS, EVENTS, FIRST_LINE = 0, 1, 2, 3
 
+BELOW = 0.02
+"""Height of the marks for what a logarithmic axis has no place for."""
 _EDGE = 0.97
 _ALERT_HEIGHT = 0.86
 _EVENT_HEIGHT = 0.03
@@ -99,6 +101,13 @@ def nonfinite_trace(series: Iterable[SeriesData]) -> dict[str, Any]:
     texts = [f"step {step:,}: {kind_name(value)}" for step, value in zip(steps, values, strict=True)]
     colour = SEVERITY_COLOURS[Severity.CRITICAL]
     return marks(steps, _EDGE, [kind_symbol(value) for value in values], [colour] * len(steps), texts, 9)
+
+
+def below_zero(points: Sequence[tuple[int, float]]) -> dict[str, Any]:
+    """Return the marks at the bottom edge for (step, value) that are zero or negative, on a logarithmic axis."""
+    texts = [f"step {step:,}: {value:.5g}, which has no place on a log axis" for step, value in points]
+    symbols = ["triangle-down-open"] * len(points)
+    return marks([step for step, _ in points], BELOW, symbols, [MUTED] * len(points), texts, 9)
 
 
 def alert_trace(alerts: Sequence[Alert]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from dash import dcc, html
 
 from ..paths import alerts_path, rules_path, runs_path
 from .attributes import aria, data
+from .keys import keys_button, keys_sheet
 
 PLACES = (("Runs", runs_path()), ("Alerts", alerts_path()), ("Rules", rules_path()))
 """What the header leads to: (label, path)."""
@@ -17,7 +18,8 @@ def frame() -> html.Div:
             dcc.Location(id="url", refresh="callback-nav"),
             dcc.Store(id="left"),
             dcc.Store(id="bell"),
-            dcc.Store(id="beat"),
+            html.Span(id="beat", hidden=True),
+            dcc.Store(id="looking"),
             dcc.Store(id="drawn"),
             dcc.Store(id="page-title"),
             html.Header(
@@ -31,11 +33,13 @@ def frame() -> html.Div:
                     html.Nav([_place(label, path) for label, path in PLACES], className="places", **aria(label="Pages")),
                     html.Div(id="store-trouble", className="store-trouble", role="alert"),
                     html.Div("Reconnecting to the dashboard …", id="connection", className="connection", role="status"),
+                    keys_button(),
                     theme_switch(),
                 ],
                 className="top",
             ),
             html.Div(id="page", tabIndex="-1"),
+            keys_sheet([label for label, _ in PLACES]),
         ],
         id="frame",
     )

@@ -7,15 +7,13 @@ from dash.development.base_component import Component
 
 from ...storage.records import Severity
 from ..vitals import Vitals
-from .attributes import aria
+from .attributes import aria, data
 
 GRAPH_CONFIG: Any = {
-    "displaylogo": False,
-    "showSendToCloud": False,  # plotly would offer to upload the chart
+    "displayModeBar": False,  # what it offers stands in the chart's own menu, where a keyboard reaches it
     "responsive": True,
     "scrollZoom": False,
-    "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
-    "toImageButtonOptions": {"scale": 2},
+    "doubleClick": False,  # resets all charts together (assets/view.js)
 }
 
 SEVERITY_ICONS = {Severity.INFO: "●", Severity.WARNING: "▲", Severity.CRITICAL: "◆"}
@@ -38,12 +36,18 @@ def card(title: str, *children: Any, hint: str = "", actions: Any = None, wide: 
     return html.Section([heading, *notes, *children], className=f"card {wide}".strip(), **aria(labelledby=f"{name}-title"))
 
 
-def graph(name: str, label: str, height: int) -> html.Div:
-    """Return an empty graph that a live section fills; ``label`` says what it is to those who cannot see it."""
+def graph(name: str, label: str, height: int, *, table: bool = True) -> html.Div:
+    """Return an empty graph that a live section fills. ``assets/tools.js`` gives it its tools: scale, and ways to take it along.
+
+    Args:
+        label: What it is, to those who cannot see it.
+        table: Whether what it draws can be had as CSV: it is among the charts of ``wiring``.
+    """
     figure = {"data": [], "layout": {"height": height, **_BLANK}}
     plot = dcc.Graph(id=name, figure=figure, config=GRAPH_CONFIG, className="graph", style={"minHeight": height})
     # The frame keeps the place from the first paint on: what draws comes a moment later.
-    return html.Div(plot, className="graph-frame", style={"minHeight": height}, role="group", **aria(label=label))
+    frame = html.Div(plot, className="graph-frame", style={"minHeight": height}, role="group", **aria(label=label))
+    return html.Div([html.Div(className="graph-tools"), frame], **data(chart=name, table="yes" if table else "no"))
 
 
 _BLANK: dict[str, Any] = {

@@ -1,10 +1,12 @@
 """What is common to sections that follow one run."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from ...storage.base import Store
 from ...storage.records import Alert, Event, Run
+from ..lens import Lens
 from ..live import Updates
 from ..reading import shown_alerts
 
@@ -18,6 +20,11 @@ class RunSection(ABC):
         self._cursor = 0
         self._segment = 0
         self._changed_from = 0
+        self.lens = Lens()
+
+    def look(self, graph: str, looks: Sequence[Any]) -> None:
+        """Look at it as the values of ``Lens.of`` say; ``graph`` is the one that it fills."""
+        self.lens = Lens.of(graph, *looks)
 
     @property
     def subject(self) -> str:
@@ -47,6 +54,14 @@ class RunSection(ABC):
     @abstractmethod
     def advance(self) -> Updates:
         """Return what changed."""
+
+    def table(self) -> Iterator[str]:
+        """Yield what it draws, in full, as pieces of a CSV file.
+
+        Raises:
+            NotImplementedError: it draws no points.
+        """
+        raise NotImplementedError(f"{type(self).__name__} draws no points")
 
 
 class Marks:

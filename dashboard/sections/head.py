@@ -59,6 +59,7 @@ class Head(RunSection):
             "alerts": {"children": alert_list(self._alerts, self.run.last_step, self._silences)},
             "events": {"children": event_list(self._events)},
             "monitor-facts": {"children": self._monitor()},
+            "monitor-mark": {"children": self._monitor_mark()},
             "page-title": {"data": f"{said.word} · {self.run.name}"},
         }
 
@@ -95,6 +96,16 @@ class Head(RunSection):
             className="facts",
         )
         return html.Div([html.Div(words, className="verdict-words"), facts], className=f"card verdict level-{said.level}")
+
+    def _monitor_mark(self) -> list[Component]:
+        """Return a mark for the tab of the monitor's panel where it has something to say that nobody should miss."""
+        lost = any((self._values[name] or 0.0) > 0 for name in ("monitor.dropped", "monitor.errors"))
+        if not (lost or self._letters or troubles_of_run(self.run)):
+            return []
+        return [
+            html.Span("▲", className="icon", **aria(hidden="true")),
+            html.Span("has something to say", className="visually-hidden"),
+        ]
 
     def _monitor(self) -> list[Component]:
         values = self._values

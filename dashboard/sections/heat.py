@@ -1,16 +1,20 @@
 """The layer-by-step heatmap that grows column by column."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from dash import Patch
 
 from ...storage.base import Store
 from ...storage.records import Run
+from ..figures.adjust import in_window
 from ..figures.layer_heatmap import CELLS, ODD, cell_rows, colour_range, layer_heatmap_figure, odd_trace, scale_bar
 from ..figures.style import text
 from ..grid import MAX_COLUMNS, Grid, OddCell, fill
 from ..live import Updates
-from ..reading import layer_grid, layer_points
+from ..reading import layer_grid, layer_points, layer_series
 from ..signals import describe
+from ..tables import points_table
 from .following import RunSection
 
 
@@ -28,29 +32,31 @@ class Heat(RunSection):
     def paint(self) -> Updates:
         """Draw the whole picture."""
         self.catch_up()
-        points = layer_points(self.store, self.run.id, self._info)
+        window = self.lens.window
+        points = layer_points(self.store, self.run.id, self._info, window=window)
         self._modules, self._drawn_segment = points.modules, self._segment
-        self._grid = layer_grid(points, self._info)
+        self._grid = layer_grid(points, self._info, window)
         self._most_columns = most_columns(self._grid, MAX_COLUMNS)
+        figure = layer_heatmap_figure(self._grid, self._modules, self._info, self._chosen)
         return {
-            self._graph: {"figure": layer_heatmap_figure(self._grid, self._modules, self._info, self._chosen)},
+            self._graph: {"figure": in_window(figure, window, bool(points.modules))},
             f"{self._graph}-title": {"children": self._info.title},
             f"{self._graph}-hint": {"children": self._info.recognise},
         }
 
     def advance(self) -> Updates:
         """Append columns."""
-        if not self.news():
+        if not self.news() or self.lens.is_past(self._changed_from):
             return {}
         grid = self._grid
         if grid is None or grid.columns > self._most_columns or self._segment != self._drawn_segment:
             return self.paint()
         last = grid.columns - 1
-        points = layer_points(self.store, self.run.id, self._info, start=grid.step_of(last))
+        points = layer_points(self.store, self.run.id, self._info, start=grid.step_of(last), stop=self.lens.stop)
         if points.modules != self._modules:
             return self.paint()
         before = grid.cells[:, last - 1] if last else None
-        tail = fill(points.rows, grid.step_of(last), grid.width, high_is_trouble=self._info.high_is_trouble, before=before)
+        tail = fill(points.rows, grid.step_of(last), grid.width, trouble=self._info.trouble, before=before)
         if not tail.columns or (tail.columns == 1 and np.array_equal(tail.cells[:, 0], grid.cells[:, last], equal_nan=True)):
             return {}
         moved = [OddCell(cell.row, cell.column + last, cell.value) for cell in tail.odd]
@@ -63,6 +69,10 @@ class Heat(RunSection):
         if odd:
             patch["data"][ODD] = odd_trace(self._grid, [text(name or "(whole model)") for name in self._modules])
         return {self._graph: {"figure": patch}}
+
+    def table(self) -> Iterator[str]:
+        """Yield the points of all layers, all of them, as CSV."""
+        return points_table(self.store, self.run, layer_series(self.store, self.run.id, self._info.name), self.lens.window)
 
 
 def most_columns(grid: Grid | None, usual: int) -> int:

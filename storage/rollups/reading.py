@@ -16,6 +16,7 @@ from .buckets import BUCKET, POINT, WHOLE, Array
 from .rows import ALL, read_rows
 
 _UNBOUNDED = 2**63 - 1
+_PART = 0.5  # of a segment: a smaller one is looked for from further above
 _HIGHEST = 12  # level looked at: a series of more points than that would fill disks
 
 
@@ -30,11 +31,15 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A segment of a run and the steps in it that are wanted, ``first <= step <= last``; both are there."""
+    """A segment of a run and the steps in it that are wanted, ``first <= step <= last``; both are there.
+
+    ``reach`` is the largest step of the segment, wanted or not (of steps below zero the distance from it).
+    """
 
     segment: int
     first: int
     last: int
+    reach: int
 
 
 def spans(connection: Connection, run_key: int, start: int | None, stop: int | None, segment: int | None) -> list[Span]:
@@ -42,13 +47,16 @@ def spans(connection: Connection, run_key: int, start: int | None, stop: int | N
     found: list[Span] = []
     low, high = -_UNBOUNDED if start is None else start, _UNBOUNDED if stop is None else stop - 1
     for number in _segments(connection, run_key) if segment is None else [segment]:
-        first, last = connection.execute(
-            select(func.min(steps.c.step), func.max(steps.c.step)).where(
-                steps.c.run_key == run_key, steps.c.segment == number, steps.c.step.between(low, high)
-            )
-        ).one()
+        whole = (steps.c.run_key == run_key, steps.c.segment == number)
+        wanted = (*whole, steps.c.step.between(low, high))
+        # Each a query of its own: asked for two ends in one, SQLite counts through all that lies between them.
+        ends = [(func.min, wanted), (func.max, wanted)]
+        if start is not None or stop is not None:
+            ends += [(func.min, whole), (func.max, whole)]
+        looks = [select(end(steps.c.step)).where(*where).scalar_subquery() for end, where in ends]
+        first, last, *extent = connection.execute(select(*looks)).one()
         if first is not None:
-            found.append(Span(number, first, last))
+            found.append(Span(number, first, last, max(map(abs, extent or (first, last)))))
     return found
 
 
@@ -119,9 +127,14 @@ class _Descent:
         return {number: self._stretch(number) for number in numbers.tolist()}
 
     def _coarsest(self) -> int:
-        """Return the level to begin with: the finest that still has few buckets when every step of the segment has its point."""
-        steps, level = max(abs(self._span.first), abs(self._span.last)) + 1, 1
-        while level < _HIGHEST and steps > WHOLE**level * WHOLE * self._least:
+        """Return the level to begin with: the finest that still has few buckets when every step of the segment has its point.
+
+        For a small part of a segment those are few wherever it lies, lest more be read to find it than it holds.
+        """
+        steps, level = self._span.reach + 1, 1
+        part = (self._span.last - self._span.first + 1) / steps
+        most = WHOLE * self._least if part > _PART else min(WHOLE * self._least, 2 * WHOLE)
+        while level < _HIGHEST and steps > WHOLE**level * most:
             level += 1
         return level
 

@@ -13,6 +13,7 @@ from .buckets import BUCKET, WHOLE, Array
 ALL = tuple(name for name in BUCKET.names or () if name not in ("series", "count"))
 EXTREMES = ("start_step", "end_step", "nonfinite", "minimum", "maximum")
 """What a heatmap needs of a bucket: half of it, and reading is what takes the time."""
+MEANS = (*EXTREMES, "mean")
 
 _EMPTY = ("minimum", "maximum", "mean")  # NULL in a bucket with nothing finite, as the steps of extremes are
 _ENDS = ("first", "last")  # may be NULL where others are not

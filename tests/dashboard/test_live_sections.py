@@ -5,7 +5,7 @@ import copy
 import math
 import queue
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from types import ModuleType, SimpleNamespace
@@ -18,6 +18,7 @@ from foreshock.dashboard.desk import NewsDesk
 from foreshock.dashboard.live import Section, Sender, Showings, Updates
 from foreshock.dashboard.pace import Pace
 from foreshock.dashboard.source import StoreSource
+from foreshock.dashboard.turns import Turns
 from foreshock.storage.base import Listener, Store
 from foreshock.storage.records import (
     AlertState,
@@ -34,7 +35,7 @@ from foreshock.storage.results import News
 
 LAYER = "blocks.1.attn.q"
 SECTIONS: dict[str, tuple[Any, ...]] = {
-    "loss": ("linear",),
+    "loss": (),
     "gradient": (),
     "overhead": (),
     "risk": (),
@@ -423,14 +424,18 @@ class Desk:
             await asyncio.sleep(0.001 if self.busy else timeout)
             return self.busy
 
-        yield SimpleNamespace(wait=wait, clear=lambda: None)
+        yield SimpleNamespace(wait=wait, clear=lambda: None, tell=lambda: None)
 
 
 class Willing(Pace):
     """The pace of a tab that draws in no time."""
 
-    async def turn(self, timeout: float) -> bool:
+    async def turn(self, timeout: float, unless: Callable[[], bool] = lambda: False) -> bool:
         return True
+
+
+def view_of(pace: Pace) -> live.View:
+    return live.View(lambda: True, "run-page", "chart", Sender(), pace, live.Steering(pace), Turns(), heavy=False)
 
 
 @pytest.fixture
@@ -459,8 +464,7 @@ def test_a_loop_ends_with_its_tab_and_not_before(
     Fragile.made = 0
 
     async def show() -> None:
-        view = live.View(lambda: True, "run-page", Sender(), Willing())
-        await live._show(view, Fragile, Desk(busy=True))  # type: ignore[arg-type]
+        await live._show(view_of(Willing()), Fragile, Desk(busy=True))  # type: ignore[arg-type]
 
     asyncio.run(show())
     assert tab.asked == asked
@@ -480,16 +484,15 @@ def test_a_tab_that_has_not_drawn_is_sent_no_more_until_it_answers(
     async def show() -> list[int]:
         pace = Pace()
         monkeypatch.setattr("foreshock.dashboard.pace.PERIOD", 0.05)
-        view = live.View(lambda: True, "run-page", Sender(), pace)
-        loop = asyncio.create_task(live._show(view, Fragile, Desk(busy=True)))  # type: ignore[arg-type]
+        loop = asyncio.create_task(live._show(view_of(pace), Fragile, Desk(busy=True)))  # type: ignore[arg-type]
         counts = []
         for _ in range(3):
             while not pace.owed:
                 await asyncio.sleep(0.005)
             await asyncio.sleep(0.2)
             counts.append(len([each for each in sent if each[0] == "chart"]))
-            (*_, beat) = [properties["data"] for component, properties in sent if component == "beat"]
-            pace.drawn(beat)
+            (*_, beat) = [properties["title"] for component, properties in sent if component == "beat"]
+            pace.drawn(int(beat))
         loop.cancel()
         return counts
 
