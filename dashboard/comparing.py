@@ -119,10 +119,8 @@ def _worst_of(store: Store, heads: Sequence[Series], info: SignalInfo, max_point
         stretches = zip(found.segment, found.start_step, found.minimum, found.maximum, found.nonfinite, strict=True)
         for segment, step, low, high, odd in stretches:
             place, shown = (int(segment), int(step)), float("nan") if odd else max(float(low), float(high), key=worry)
-            before = worst.get(place)
-            worst[place] = (
-                shown if before is None or shown != shown else max(before, shown, key=worry) if before == before else before
-            )
+            before = worst.get(place, shown)
+            worst[place] = before if before != before else shown if shown != shown else max(before, shown, key=worry)
     places = sorted(worst)
     key = SeriesKey(info.name, heads[0].key.module)
     return SeriesData(key, [place[0] for place in places], [place[1] for place in places], [worst[place] for place in places])

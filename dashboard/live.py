@@ -16,7 +16,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import dash
 from dash import Input, State
@@ -54,9 +54,6 @@ class Section(Protocol):
     def subject(self) -> str:
         """Id of the run that it follows; ``''`` where it follows all of them."""
 
-    def look(self, graph: str, looks: Sequence[Any]) -> None:
-        """Look at it as the values of ``Lens.of`` say; ``graph`` is the one that it fills."""
-
     def paint(self) -> Updates:
         """Return everything the section shows, and remember how far it has read."""
 
@@ -65,6 +62,13 @@ class Section(Protocol):
 
     def tick(self) -> Updates:
         """Return what changes with time alone. Does not ask the store."""
+
+
+class Lensed(Section, Protocol):
+    """A section that draws over steps, which the reader may zoom, smooth and scale."""
+
+    def look(self, graph: str, looks: Sequence[Any]) -> None:
+        """Look at it as the values of ``Lens.of`` say; ``graph`` is the one that it fills."""
 
 
 class Showings:
@@ -261,7 +265,7 @@ def follow(
 def lensed(section: Section, place: str, looks: Sequence[Any]) -> Section:
     """Return a section, looked at as the values of ``Lens.of`` say; where there are none, as it is."""
     if looks:
-        section.look(place, looks)
+        cast(Lensed, section).look(place, looks)
     return section
 
 

@@ -172,7 +172,9 @@ async def _attended(
     """
     tab, number = str(ticket["tab"]), int(ticket["number"])
     token = showings.begin(tab, place.name, number)
-    view = View(lambda: showings.current(tab, place.name, token), place.page, Sender(), showings.pace(tab))
+    steering, pace, turns = showings.steering(tab, place.name), showings.pace(tab), showings.turns
+    current = partial(showings.current, tab, place.name, token)
+    view = View(current, place.page, place.name, Sender(), pace, steering, turns, heavy=False)
     socket = dash.ctx.websocket
     job: Replaying | None = None
     try:

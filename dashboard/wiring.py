@@ -89,8 +89,8 @@ def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk:
         in_panel(panel, name, place, *inputs, looks=lens, heavy=True)
 
     overview = _maker("overview", source, desk.backlog)
-    of = {"page": "overview", "place": "runs", "painted": "overview-painted"}
-    follow(app, showings, desk, "overview", Input("runs-search", "data"), make=overview, **of)
+    view, painted = Input("runs-search", "data"), "overview-painted"
+    follow(app, showings, desk, "overview", view, make=overview, page="overview", place="runs", painted=painted)
     section("head", "verdict", run, painted="run-page-painted")
     section("outlook", "outlook", run)
     section("choices", "module", run, State("module", "value"), State("signal", "value"), State("compare", "value"))

@@ -44,9 +44,6 @@ class Overview:
         """Ids of the runs on the table, from the top."""
         return tuple(line["run"] for line in self._lines.values() if "run" in line)
 
-    def look(self, graph: str, looks: Sequence[Any]) -> None:
-        """Do nothing: no picture in it is over steps that a reader could zoom."""
-
     def paint(self) -> Updates:
         """Return the whole list."""
         self._frame = None
