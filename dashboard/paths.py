@@ -1,4 +1,4 @@
-"""The addresses of the pages. A permalink holds the whole view: which runs; or a run, its layer, signals, zoom, smoothing, scales."""
+"""The addresses of the pages. A permalink holds the whole view: which runs; or a run, layer, signals, zoom, smoothing, scales."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
