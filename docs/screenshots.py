@@ -246,7 +246,7 @@ def _hold(tab: Page) -> None:
         if re.search(r'"output":\s*"page\.children"', route.request.post_data or ""):
             route.continue_()
 
-    tab.route("**/_dash-update-component", answer)
+    tab.route("**/_dash-update-component*", answer)
 
 
 def _shrink(file: Path) -> int:
