@@ -49,7 +49,9 @@ def run(
     target: Annotated[str, typer.Argument(metavar="SCRIPT", help="The script, or with -m the module, that trains.")],
     arguments: Annotated[list[str] | None, typer.Argument(metavar="ARGUMENTS", help="The script's own.")] = None,
     module: Annotated[bool, typer.Option("-m", help="Run a module, as `python -m` does.")] = False,
-    name: Annotated[str | None, typer.Option("--run", metavar="NAME", help="Name of the run; else the script's, and the time.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--run", metavar="NAME", help="Name of the run; else the script's, and the time.")
+    ] = None,
     project: Annotated[str | None, typer.Option(metavar="NAME", help="Project it belongs to.")] = None,
     store: StoreOption = None,
     probes: Annotated[str | None, typer.Option(metavar="PRESET", help="light, default, full, or names: spectral,adam.")] = None,
@@ -57,7 +59,9 @@ def run(
     budget: Annotated[float | None, typer.Option(help="Share of the training time that measuring may cost.")] = None,
     compiled: Annotated[str | None, typer.Option(metavar="HOW", help="How compiled models are seen: taps, eager, weights.")] = None,
     rules: Annotated[Path | None, typer.Option(metavar="FILE", help="Rules that override the built-in ones.")] = None,
-    notify: Annotated[list[str] | None, typer.Option(metavar="URL", help="Where alerts are sent (Apprise); may be repeated.")] = None,
+    notify: Annotated[
+        list[str] | None, typer.Option(metavar="URL", help="Where alerts are sent (Apprise); may be repeated.")
+    ] = None,
     intervene: Annotated[list[str] | None, typer.Option(metavar="NAME", help="What may be done to it; may be repeated.")] = None,
     mirror: Annotated[list[str] | None, typer.Option(metavar="TRACKER", help="Who is told too; may be repeated.")] = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with this run in a new segment.")] = None,

@@ -1,1 +1,1 @@
-"""Where users already are: a file a framework. Each takes model, optimizer, steps and checkpoints from it; see docs/integrations.md."""
+"""Where users already are, a file a framework: model, optimizer, steps and checkpoints are taken from it (docs/integrations.md)."""

@@ -6,9 +6,10 @@
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     tracker.watch(model, optimizer)
 
-A step is one in which the prepared optimizer steps, not the micro-batches that it accumulates; one that a GradScaler skips counts. The
-loss is what ``accelerator.backward`` propagates back, over the micro-batches as it averages them. Metrics given to ``accelerator.log``
-are kept under the same names. ``accelerator.register_for_checkpointing(tracker)`` has ``load_state`` go on with the run.
+A step is one in which the prepared optimizer steps, not the micro-batches that it accumulates; one that a GradScaler skips counts.
+The loss is what ``accelerator.backward`` propagates back, over the micro-batches as it averages them. Metrics given to
+``accelerator.log`` are kept under the same names. ``accelerator.register_for_checkpointing(tracker)`` has ``load_state`` go on with
+the run.
 """
 
 import logging

@@ -1,8 +1,9 @@
 """Attaches to a script that knows nothing of us, and loads nothing before it does: neither torch nor what we stand on.
 
-A script may set what torch and its libraries read when they are imported (``OMP_NUM_THREADS``), or not train at all. So we wait until
-it imports ``torch.optim.optimizer``, and for the first optimizer that it makes. What is wrapped then is ``profile_hook_step``, by which
-every class of optimizers gets its step wrapped with torch's own hooks: ours goes around these, so that hooks may come and go in it.
+A script may set what torch and its libraries read when they are imported (``OMP_NUM_THREADS``), or not train at all. So we wait
+until it imports ``torch.optim.optimizer``, and for the first optimizer that it makes. What is wrapped then is
+``profile_hook_step``, by which every class of optimizers gets its step wrapped with torch's own hooks: ours goes around these, so
+that hooks may come and go within it.
 """
 
 import importlib.util

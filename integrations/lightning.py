@@ -1,9 +1,9 @@
 """Lightning: ``Trainer(..., callbacks=[ForeshockCallback()])``, with the package ``lightning`` or ``pytorch_lightning``.
 
-Model, optimizers, accumulation, precision, clipping and rank are the Trainer's, under automatic and manual optimization alike. A step
-is a batch in which an optimizer stepped; the loss is what was propagated back in it, over its micro-batches as Lightning averages
-them: of several losses, under manual optimization, their sum. What the module logs is kept under the same names. The run's state goes
-into Lightning's checkpoints, so that ``fit(ckpt_path=...)`` goes on with the run in a new segment.
+Model, optimizers, accumulation, precision, clipping and rank are the Trainer's, under automatic and manual optimization alike. A
+step is a batch in which an optimizer stepped; the loss is what was propagated back in it, over its micro-batches as Lightning
+averages them: of several losses, under manual optimization, their sum. What the module logs is kept under the same names. The run's
+state goes into Lightning's checkpoints, so that ``fit(ckpt_path=...)`` goes on with the run in a new segment.
 """
 
 import importlib
@@ -74,7 +74,9 @@ class ForeshockCallback(Callback):
     @override
     def on_before_optimizer_step(self, trainer: "Trainer", pl_module: "LightningModule", optimizer: Optimizer) -> None:
         if pl_module.automatic_optimization:
-            self._loop.allow_losses(0)  # LBFGS computes the loss several times in a step, and comes here each time: the first counts
+            self._loop.allow_losses(
+                0
+            )  # LBFGS computes the loss several times in a step, and comes here each time: the first counts
 
     @override
     def on_validation_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:

@@ -1,9 +1,9 @@
 """Hugging Face Transformers: ``Trainer(..., callbacks=[ForeshockCallback()])``; also in TRL's trainers, which are Trainers.
 
-Model, optimizer, accumulation, precision and rank are the Trainer's. A step is one of its optimizer steps, so that step 0 of the run
-is its global step 1; the loss is what it propagates back, over the step's micro-batches as it averages them, at every step whatever
-``logging_steps`` says. What it logs besides (evaluations, a TRL trainer's rewards) is kept under the same names. The run's state goes
-into ``trainer_state.json``, so that ``resume_from_checkpoint`` goes on with the run in a new segment.
+Model, optimizer, accumulation, precision and rank are the Trainer's. A step is one of its optimizer steps, so that step 0 of the
+run is its global step 1; the loss is what it propagates back, over the step's micro-batches as it averages them, at every step
+whatever ``logging_steps`` says. What it logs besides (evaluations, a TRL trainer's rewards) is kept under the same names. The run's
+state goes into ``trainer_state.json``, so that ``resume_from_checkpoint`` goes on with the run in a new segment.
 """
 
 import base64
@@ -56,6 +56,8 @@ class ForeshockCallback(TrainerCallback, ExportableState):  # type: ignore[misc,
 
     @override
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        # The Trainer takes for granted, when it saves, that a checkpoint it went on from had every callback that it has now.
+        state.stateful_callbacks = {type(self).__name__: {}, **(state.stateful_callbacks or {})}
         optimizer = kwargs.get("optimizer")
         self._loop.begin(
             kwargs["model"],

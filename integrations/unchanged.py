@@ -1,10 +1,10 @@
 """Watches what a script trains that knows nothing of foreshock: ``foreshock run``.
 
-It is told of every optimizer's steps (attaching.py). When one first steps, the optimizer of the most parameters is the one
-that counts, and the modules that own its parameters are the model. A step of the run is one in which that model's optimizers have
+It is told of every optimizer's steps (attaching.py). When one first steps, the optimizer of the most parameters is the one that
+counts, and the modules that own its parameters are the model. A step of the run is one in which that model's optimizers have
 stepped, each once; accumulated micro-batches belong to it, and what a GradScaler skips counts as a step too. The loss is what was
-propagated back in between. The first step's forward pass is over by then: of it loss, learning rate and gradient norm are known, and
-the third is the first that is sampled whole.
+propagated back in between. The first step's forward pass is over by then: of it loss, learning rate and gradient norm are known,
+and the third is the first that is sampled whole.
 """
 
 import gc

@@ -10,7 +10,6 @@ backward pass. A loss that was changed after a GradScaler had scaled it cannot b
 
 import threading
 import weakref
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -44,7 +43,7 @@ class BackwardLoss:
         self._sum = loss
 
     def allow(self, count: int | None) -> None:
-        """Take so many losses from now on, None: all. An optimizer that calls a closure computes the loss several times in a step."""
+        """Take so many losses from now on, None: all. One step of an optimizer with a closure may compute several."""
         self._still = count
 
     def remove(self) -> None:
@@ -108,5 +107,3 @@ def _shown_scale(self: GradScaler, outputs: Any) -> Any:
     if isinstance(outputs, Tensor) and scaled is not outputs and not torch.compiler.is_compiling():
         _unscaled[scaled] = outputs.detach()
     return scaled
-
-
