@@ -234,7 +234,7 @@ class Monitor:
         self._closed = True
         try:
             if self._logged and self._step > self._began:
-                self.faults.run("last metrics", lambda: self._writer.put(self.collector.alone(self._step - 1, self._logged)))
+                self.faults.run("last metrics", self._put_last_metrics)
             self.collector.stop()
             if self.collector.exchange is not None:
                 self.collector.exchange.close()
@@ -248,6 +248,9 @@ class Monitor:
             if self._owns_store and self._writer.store is not None:
                 self._writer.store.close()
             lifecycle.release(self)
+
+    def _put_last_metrics(self) -> None:
+        self._writer.put(self.collector.alone(self._step - 1, self._logged))
 
     def _settle_alerts(self) -> None:
         """Save what open alerts have not reported yet, once everything put was judged."""

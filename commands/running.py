@@ -95,5 +95,5 @@ def run(
     }
     settings = ("project", "store", "every", "budget", "compiled", "rules", "notify")
     load_settings(config, **{key: given[key] for key in settings})
-    options: WatchOptions = {key: value for key, value in given.items() if value not in (None, ())}  # type: ignore[assignment, misc]
+    options: WatchOptions = {key: value for key, value in given.items() if value not in (None, ())}  # type: ignore[assignment]
     raise LeaveFor(target, arguments or [], module=module, options=options)

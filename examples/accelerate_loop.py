@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     model = nn.Sequential(nn.Linear(16, 64), nn.GELU(), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 1))
     optimizer = torch.optim.AdamW(model.parameters(), lr=given.learning_rate)
     x = torch.randn(512, 16)
-    loader = DataLoader(TensorDataset(x, x[:, :4].prod(1, keepdim=True)), batch_size=16, shuffle=True)
+    loader = DataLoader(TensorDataset(x, x[:, :4].sum(1, keepdim=True)), batch_size=16, shuffle=True)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     tracker.watch(model, optimizer)  # line two
     for epoch in range(given.epochs):

@@ -82,7 +82,7 @@ class ForeshockTracker(GeneralTracker):  # type: ignore[misc, unused-ignore]
             TypeError: these are not what ``prepare`` returned.
             ConfigurationError: a setting is wrong.
         """
-        optimizers = list(optimizer) if isinstance(optimizer, (list, tuple)) else [optimizer]
+        optimizers: list[Any] = list(optimizer) if isinstance(optimizer, (list, tuple)) else [optimizer]
         for one in optimizers:
             if not isinstance(one, AcceleratedOptimizer):
                 raise TypeError(f"tracker.watch() takes what accelerator.prepare() returned; got {type(one).__name__}")

@@ -138,7 +138,7 @@ class UnchangedTraining:
         def step(scaler: GradScaler, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
             return self.around(optimizer, lambda: scaled(scaler, optimizer, *args, **kwargs))
 
-        GradScaler.step = step  # type: ignore[method-assign]
+        GradScaler.step = step  # type: ignore[method-assign, assignment]
 
     def _allow_losses(self, count: int | None) -> None:
         if self._first_loss is not None:

@@ -76,7 +76,7 @@ def _listen(listener: BackwardLoss) -> None:
         _listeners.add(listener)
         # Somebody else's wrapper is left alone: it calls ours, or what ours would.
         if torch.autograd.backward is _backward:
-            torch.autograd.backward = _shown_backward  # type: ignore[assignment]
+            torch.autograd.backward = _shown_backward
         if GradScaler.scale is _scale:
             GradScaler.scale = _shown_scale  # type: ignore[method-assign]
 

@@ -178,7 +178,7 @@ class RunningModules:
                 if not (module.training and torch.is_grad_enabled()) or module in self._followed:
                     return
                 recomputing = not is_root and bool(self._followed) and torch._C._current_graph_task_id() != -1
-                if not is_root and not recomputing and module in self._ran:
+                if not recomputing and any(part in self._ran for part in (module.modules() if is_root else (module,))):
                     return
                 self.recomputing = recomputing
                 self._followed.add(module)

@@ -44,7 +44,7 @@ def test_the_example_trains_and_is_watched(
     assert (run.status, run.last_step) == ("finished", steps - 1)
     losses = frame[frame["signal"] == "loss"]["value"].tolist()
     assert len(losses) == steps
-    assert losses[-1] < losses[0]
+    assert sum(losses[-4:]) < sum(losses[:4])
     assert frame["signal"].str.startswith("spectral_alignment.").any()
     assert not frame[frame["signal"] == "monitor.errors"]["value"].any()
 
