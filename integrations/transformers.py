@@ -57,7 +57,9 @@ class ForeshockCallback(TrainerCallback, ExportableState):  # type: ignore[misc,
     @override
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         # The Trainer takes for granted, when it saves, that a checkpoint it went on from had every callback that it has now.
-        state.stateful_callbacks = {type(self).__name__: {}, **(state.stateful_callbacks or {})}
+        saved: Any = state.stateful_callbacks or {}
+        state.stateful_callbacks = saved
+        saved.setdefault(type(self).__name__, {})
         optimizer = kwargs.get("optimizer")
         self._loop.begin(
             kwargs["model"],
@@ -96,14 +98,16 @@ class ForeshockCallback(TrainerCallback, ExportableState):  # type: ignore[misc,
         return {"args": options, "attributes": {"checkpointed": packed}}
 
     def _checkpointed_in(self, state: TrainerState) -> dict[str, Any] | None:
-        kept = (state.stateful_callbacks or {}).get(type(self).__name__)
+        saved: Any = state.stateful_callbacks or {}
+        kept = saved.get(type(self).__name__)
         first = kept[0] if isinstance(kept, list) and kept else kept
         packed = (first or {}).get("attributes", {}).get("checkpointed") or self.checkpointed
         try:
-            return json.loads(zlib.decompress(base64.b64decode(packed))) if packed else None
+            found: dict[str, Any] | None = json.loads(zlib.decompress(base64.b64decode(packed))) if packed else None
         except (ValueError, zlib.error) as error:
             log.warning("the checkpoint's state of foreshock cannot be read, a new run begins: %s", error)
             return None
+        return found
 
 
 def _found(args: TrainingArguments, model: Any) -> WatchOptions:
