@@ -10,7 +10,7 @@ import typer
 
 from ._version import __version__
 from .benchmarks.commands import app as bench
-from .commands import alerts, dashboard, db, doctor, exporting, importing, inspection, listing, reporting, rules, training
+from .commands import alerts, dashboard, db, doctor, exporting, importing, inspection, listing, reporting, rules, running, training
 from .commands.backtest import backtest
 from .commands.output import note
 from .zoo.commands import app as zoo
@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (training, dashboard, listing, reporting, doctor, inspection, alerts, rules, importing, exporting, db):
+for commands in (running, training, dashboard, listing, reporting, doctor, inspection, alerts, rules, importing, exporting, db):
     commands.add_commands(app)
 app.command(epilog="Example: foreshock backtest gpt2-bf16 --rules mine.toml")(backtest)
 app.add_typer(bench, name="bench")
@@ -45,9 +45,13 @@ def main() -> int:
     """Run the command line; expected errors become one line on stderr."""
     try:
         app(prog_name="foreshock")
+    except running.LeaveFor as leaving:
+        script = leaving
     except Exception as error:  # noqa: BLE001 - the outermost boundary: known errors are told in a line, others raised again
         return _tell(error)
-    return 0
+    else:
+        return 0
+    return script.run()  # not in the handler, which would be told of as the context of what the script raises
 
 
 def _tell(error: Exception) -> int:
