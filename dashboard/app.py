@@ -143,7 +143,7 @@ def _in_the_browser(app: dash.Dash) -> None:
     clientside(
         "view",
         Output("runs-search", "data"),
-        Input("run-search", "value"),
+        Input("run-search-text", "data"),
         Input("filter-state", "value"),
         Input("filter-alerts", "value"),
         Input("filter-project", "value"),
