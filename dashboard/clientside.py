@@ -15,6 +15,7 @@ def in_the_browser(app: dash.Dash) -> None:
     _list_of_runs(app)
     _run_page(app)
     _compare_page(app)
+    _alerts(app)
     _rules_page(app)
 
 
@@ -23,14 +24,13 @@ def _clientside(app: dash.Dash, name: str, *dependencies: Any, space: str = "for
 
 
 def _every_page(app: dash.Dash) -> None:
-    """Count a tab's requests, mark where it is, say that a decision was answered, set the title."""
+    """Count a tab's requests, mark where it is, set the title."""
     _clientside(app, "ticket", Output("left", "data"), Input("url", "pathname"))
     _clientside(app, "place", Input("url", "pathname"))
     for page, subject in LIVE_PAGES:
         _clientside(app, "ticket", Output(f"{page}-ticket", "data"), Input(subject, "data"))
     _clientside(app, "again", Input("bell", "data"), prevent_initial_call=True)
     _clientside(app, "title", Input("page-title", "data"))
-    _clientside(app, "answered", Input("answered", "data"), space="foreshock_alerts", prevent_initial_call=True)
 
 
 def _list_of_runs(app: dash.Dash) -> None:
@@ -76,6 +76,15 @@ def _compare_page(app: dash.Dash) -> None:
     """Keep the comparison in the address."""
     kept = [Input(f"compare-{name}", "value") for name in ("signal", "module", "axis", "scale", "base")]
     _clientside(app, "permalink", *kept, space="foreshock_compare", prevent_initial_call=True)
+
+
+def _alerts(app: dash.Dash) -> None:
+    """Keep what the inbox is narrowed to; say that a decision was answered."""
+    parts = ("state", "severity", "run", "project", "rule", "cause", "text", "by")
+    chosen = [Input(f"inbox-{part}", "value") for part in parts]
+    more: dict[str, Any] = {"space": "foreshock_alerts", "prevent_initial_call": True}
+    _clientside(app, "sift", Output("sieve", "data"), *chosen, Input("inbox-place", "data"), **more)
+    _clientside(app, "answered", Input("answered", "data"), **more)
 
 
 def _rules_page(app: dash.Dash) -> None:

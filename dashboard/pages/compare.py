@@ -165,7 +165,7 @@ def _row(place: int, one: Facts, state: Vitals, headings: Sequence[str], baselin
         percent(one.cost),
     )
     cells = [
-        html.Td(value, className="col-name" if heading == "Run" else "", **data(label=heading))
+        html.Td(value, className={"Run": "col-name", "State": "col-state"}.get(heading, ""), **data(label=heading))
         for heading, value in zip(headings, values, strict=True)
     ]
     remove = html.A(
