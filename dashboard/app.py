@@ -129,7 +129,9 @@ def _in_the_browser(app: dash.Dash) -> None:
         clientside("ticket", Output(f"{page}-ticket", "data"), Input(subject, "data"))
     clientside("again", Input("bell", "data"), prevent_initial_call=True)
     clientside("title", Input("page-title", "data"))
-    _of_alerts(app)
+    app.clientside_callback(  # type: ignore[no-untyped-call]
+        ClientsideFunction("foreshock_alerts", "answered"), Input("answered", "data"), prevent_initial_call=True
+    )
     clientside("drawn", Input("beat", "data"), prevent_initial_call=True)
     clientside(
         "clicked",
@@ -173,16 +175,3 @@ def _in_the_browser(app: dash.Dash) -> None:
         Input("detail", "value"),
         prevent_initial_call=True,
     )
-
-
-def _of_alerts(app: dash.Dash) -> None:
-    """Register what the inbox and the page of an alert do in the browser (``assets/alerts.js``)."""
-
-    def clientside(name: str, *dependencies: Any, **more: Any) -> None:
-        app.clientside_callback(  # type: ignore[no-untyped-call]
-            ClientsideFunction("foreshock_alerts", name), *dependencies, **more
-        )
-
-    chosen = (Input(f"inbox-{part}", "value") for part in ("state", "severity", "run", "project", "rule", "cause", "text", "by"))
-    clientside("sift", Output("sieve", "data"), *chosen, Input("inbox-place", "data"), prevent_initial_call=True)
-    clientside("answered", Input("answered", "data"), prevent_initial_call=True)

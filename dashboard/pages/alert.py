@@ -147,7 +147,7 @@ def decisions(alert: Alert, silences: Sequence[Silence], run_names: Mapping[str,
 
 def charts(alert: Alert) -> list[Component]:
     """Return a card for each series of the evidence."""
-    cards = []
+    cards: list[Component] = []
     for count, piece in enumerate(alert.evidence):
         points = SeriesData(piece.key, [alert.segment] * len(piece.steps), piece.steps, piece.values)
         figure = evidence_figure(points, describe(piece.key.signal), piece, alert)
@@ -179,7 +179,7 @@ def why(alert: Alert, rule: Rule | None) -> list[Component]:
     if alert.threshold is not None:
         measured.append(f"threshold {number(alert.threshold)}")
     title = f": {rule.title}" if rule is not None else ""
-    said = [html.Span("Rule ", className="quiet"), html.Code(alert.rule), title, html.Span(f" ({', '.join(measured)})")]
+    said: list[Any] = [html.Span("Rule ", className="quiet"), html.Code(alert.rule), title, html.Span(f" ({', '.join(measured)})")]
     parts.append(html.P(said if measured else said[:-1], className="rule-line"))
     return parts
 
@@ -235,7 +235,7 @@ def related_list(lines: Sequence[AlertLine], alert: Alert) -> list[Component]:
         other = line.alert
         apart = other.first_step - alert.first_step
         when = "at the same step" if not apart else f"{abs(apart):,} steps {'later' if apart > 0 else 'earlier'}"
-        head = [
+        head: list[Any] = [
             severity_badge(other.severity),
             html.Span(STATE_WORDS[other.state], className=f"state state-{other.state.value}"),
             html.Span(when, className="quiet"),
