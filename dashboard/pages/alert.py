@@ -251,7 +251,7 @@ def history_list(entries: Sequence[Entry]) -> list[Component]:
 
 def _entry(entry: Entry) -> list[Component]:
     when = moment(entry.time) if entry.time < float("inf") else "soon"
-    who = [html.Strong(entry.who, dir="auto"), " "] if entry.who else []
+    who: list[Any] = [html.Strong(entry.who, dir="auto"), " "] if entry.who else []
     parts: list[Component] = [html.Span(when, className="quiet when"), html.Span([*who, entry.what], className="what")]
     if entry.words:
         parts.append(html.P(entry.words, className="said-by-people", dir="auto"))

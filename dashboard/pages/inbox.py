@@ -125,10 +125,14 @@ def row_id(alert_id: str) -> str:
     return f"alert-{derived_id(alert_id)}"
 
 
-def rows_of(lines: Sequence[AlertLine], now: float, groups: Mapping[str, Mapping[Severity, int]] | None) -> Component:
+def rows_of(
+    lines: Sequence[AlertLine], now: float, groups: Mapping[str, Mapping[Severity, int]] | None, version: int = 0
+) -> Component:
     """Return the list of alerts.
 
     Args:
+        version: How often the list was made anew. It stands in it and in its rows, so that neither is taken for what was sent
+            already, when the other was sent since.
         groups: Run id -> severity -> number of alerts that match; where given, a heading goes before each run's alerts.
     """
     items: list[Component] = []
@@ -143,7 +147,7 @@ def rows_of(lines: Sequence[AlertLine], now: float, groups: Mapping[str, Mapping
             **data(pick=line.alert.id),
             **aria(checked="false", label=f"Select: {line.alert.message[:80]}"),
         )
-        body = html.Div(row_of(line, now, with_run=groups is None), id=row_id(line.alert.id), className="inbox-body")
+        body = html.Div(row_of(line, now, version, with_run=groups is None), id=row_id(line.alert.id), className="inbox-body")
         items.append(html.Li([picker, body], className="inbox-row"))
     everything = html.Button(
         [html.Span("", className="box", **aria(hidden="true")), "Select all on this page"],
@@ -153,7 +157,7 @@ def rows_of(lines: Sequence[AlertLine], now: float, groups: Mapping[str, Mapping
         **data(pick_all="yes"),
         **aria(checked="false"),
     )
-    return html.Div([everything, html.Ul(items, className="inbox-rows")], className="card flush")
+    return html.Div([everything, html.Ul(items, className="inbox-rows")], className="card flush", **data(version=str(version)))
 
 
 def _group(line: AlertLine, counts: Mapping[Severity, int]) -> html.Li:
@@ -163,7 +167,7 @@ def _group(line: AlertLine, counts: Mapping[Severity, int]) -> html.Li:
     return html.Li([html.H2([name, *project]), html.Span(badges)], className="inbox-group")
 
 
-def row_of(line: AlertLine, now: float, *, with_run: bool = True) -> Component:
+def row_of(line: AlertLine, now: float, version: int = 0, *, with_run: bool = True) -> Component:
     """Return what one row says, and what can be done there."""
     alert = line.alert
     head = [
@@ -194,7 +198,7 @@ def row_of(line: AlertLine, now: float, *, with_run: bool = True) -> Component:
     return html.Div(
         [html.Div(words, className="inbox-words"), buttons],
         className=f"inbox-alert severity-{alert.severity.value}" + (" closed" if alert.state is AlertState.RESOLVED else ""),
-        **data(state=alert.state.value, severity=alert.severity.value),
+        **data(state=alert.state.value, severity=alert.severity.value, version=str(version)),
     )
 
 
