@@ -56,9 +56,14 @@ def _updates(incoming: Any) -> Mapping[str, Any]:
 
 
 def list_alerts(
-    connection: Connection, run_id: str | None, *, states: Sequence[AlertState] | None, limit: int | None
+    connection: Connection,
+    run_id: str | None,
+    *,
+    states: Sequence[AlertState] | None,
+    limit: int | None,
+    before: tuple[float, str] | None = None,
 ) -> list[Alert]:
-    """Return alerts of a run by first step, or of all runs by time of creation, newest first."""
+    """Return alerts of a run by first step, or of all runs by time of creation, newest first, those after ``before``."""
     query = select(alerts, runs.c.id.label("run_id")).join(runs, runs.c.key == alerts.c.run_key).limit(limit)
     if run_id is None:
         query = query.order_by(alerts.c.created_at.desc(), alerts.c.id)
@@ -66,7 +71,23 @@ def list_alerts(
         query = query.where(runs.c.id == run_id).order_by(alerts.c.segment, alerts.c.first_step, alerts.c.created_at, alerts.c.id)
     if states is not None:
         query = query.where(alerts.c.state.in_([state.value for state in states]))
+    if before is not None:
+        at, alert_id = before
+        query = query.where((alerts.c.created_at < at) | ((alerts.c.created_at == at) & (alerts.c.id > alert_id)))
     return [_alert(row) for row in connection.execute(query)]
+
+
+def find_alert(connection: Connection, alert_id: str) -> Alert:
+    """Return one alert.
+
+    Raises:
+        KeyError: no such alert.
+    """
+    query = select(alerts, runs.c.id.label("run_id")).join(runs, runs.c.key == alerts.c.run_key)
+    row = connection.execute(query.where(alerts.c.id == clean(alert_id))).one_or_none()
+    if row is None:
+        raise _no_alert(alert_id)
+    return _alert(row)
 
 
 def decide(
@@ -134,8 +155,12 @@ def _state(connection: Connection, alert_id: str) -> AlertState:
     query = select(alerts.c.state).where(alerts.c.id == alert_id).with_for_update()
     state: str | None = connection.execute(query).scalar_one_or_none()
     if state is None:
-        raise KeyError(f"No alert {alert_id!r}; `foreshock alerts` lists them.")
+        raise _no_alert(alert_id)
     return AlertState(state)
+
+
+def _no_alert(alert_id: str) -> KeyError:
+    return KeyError(f"No alert {alert_id!r}; `foreshock alerts` lists them.")
 
 
 def _move(

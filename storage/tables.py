@@ -1,4 +1,4 @@
-"""The schema: fifteen tables, as SQLAlchemy Core sees them. ``migrations/`` builds the same; a test holds the two together.
+"""The schema: seventeen tables, as SQLAlchemy Core sees them. ``migrations/`` builds the same; a test holds the two together.
 
 Why it looks like this:
 
@@ -273,5 +273,27 @@ deliveries = Table(
     Column("sent_at", Double, nullable=False),
     Column("digest", SmallInteger, nullable=False),
     Index("deliveries_of_channel", "channel", "sent_at"),
+    **_OPTIONS,
+)
+
+access_tokens = Table(
+    "access_tokens",
+    metadata,
+    Column("digest", String(64), primary_key=True),  # SHA-256 of a random token: nothing that is stored lets anybody in
+    Column("name", _ID, nullable=False, unique=True),
+    Column("may_write", SmallInteger, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("created_by", _TEXT, nullable=False),
+    Column("expires_at", Double),
+    **_OPTIONS,
+)
+
+access_sessions = Table(
+    "access_sessions",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("token_digest", String(64), nullable=False),  # no foreign key: a session whose token is gone is over by itself
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
     **_OPTIONS,
 )
