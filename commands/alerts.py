@@ -3,7 +3,6 @@
 import dataclasses
 import getpass
 import json
-import re
 import signal
 import threading
 import time
@@ -11,6 +10,8 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from .output import seconds_of
 
 if TYPE_CHECKING:
     from ..storage import Store
@@ -23,7 +24,6 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print data as JSON, an
 AlertArgument = Annotated[str, typer.Argument(help="An alert's id, or its first letters: `foreshock alerts --json` shows them.")]
 CommentOption = Annotated[str, typer.Option("--comment", metavar="TEXT", help="Why; kept with the decision.")]
 
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PREFIX = 4
 
 notify = typer.Typer(help="Where alerts are sent: try a channel, see what could not be delivered.", no_args_is_help=True)
@@ -93,7 +93,7 @@ def silence(
             module=module,
             run_id=opened.run(run).id if run else "",
             project=project,
-            until=now + _seconds(for_) if for_ else None,
+            until=now + seconds_of(for_, "--for") if for_ else None,
             created_at=now,
             created_by=_user(),
             comment=comment,
@@ -185,13 +185,6 @@ def _find(store: "Store", reference: str) -> "Alert":
             param_hint="ALERT",
         )
     return found[0]
-
-
-def _seconds(given: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", given.strip())
-    if match is None:
-        raise typer.BadParameter(f"{given!r} is no time such as 90s, 30m, 2h or 1d", param_hint="--for")
-    return float(match[1]) * _UNITS[match[2]]
 
 
 def _silence_line(silence: Any) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 StoreOption = Annotated[
     str | None, typer.Option("--store", metavar="URL", help="SQLAlchemy URL; else FORESHOCK_STORE, else foreshock.toml.")
 ]
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 JsonOption = Annotated[bool, typer.Option("--json", help="Print data as JSON, and nothing else.")]
 
 
@@ -51,6 +53,18 @@ def note(message: str) -> None:
 def show_json(data: object) -> None:
     """Print data as JSON."""
     typer.echo(json.dumps(data, indent=2, allow_nan=False))
+
+
+def seconds_of(given: str, option: str) -> float:
+    """Read a length of time, ``30m``, for an option.
+
+    Raises:
+        BadParameter: it is none.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", given.strip())
+    if match is None:
+        raise typer.BadParameter(f"{given!r} is no time such as 90s, 30m, 2h or 1d", param_hint=option)
+    return float(match[1]) * _UNITS[match[2]]
 
 
 def bytes_text(count: int) -> str:

@@ -15,7 +15,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import dash
@@ -69,6 +69,8 @@ class Showings:
     def __init__(self) -> None:
         self._newest: dict[tuple[str, str], tuple[int, object]] = {}
         self._paces: dict[str, Pace] = {}
+        self.pushes = self.faults = 0
+        """How often something was sent to a tab, and how often a section failed, since the start."""
 
     def pace(self, tab: str) -> Pace:
         """Return the pace that all sections of a tab keep to."""
@@ -109,6 +111,11 @@ class Showings:
 
     def __len__(self) -> int:
         return len(self._newest)
+
+    @property
+    def tabs(self) -> int:
+        """Number of tabs that are being sent to."""
+        return len({tab for tab, _ in self._newest})
 
 
 def digests(updates: Updates) -> dict[str, str]:
@@ -189,7 +196,7 @@ def follow(
         try:
             if ticket["visible"]:
                 sender.send({painted: {"data": None}} if painted else {})
-                view = View(lambda: showings.current(tab, name, token), page, sender, showings.pace(tab))
+                view = View(lambda: showings.current(tab, name, token), page, sender, showings.pace(tab), showings)
                 await _show(view, lambda: make(*values), desk)
         finally:
             showings.end(tab, name, token)
@@ -203,10 +210,12 @@ class View:
     page: str
     sender: Sender
     pace: Pace
+    counts: Showings = field(default_factory=Showings)
 
     def send(self, updates: Updates) -> None:
         """Send updates, and ask the tab to say when it has drawn them."""
         if self.sender.send(updates):
+            self.counts.pushes += 1
             dash.set_props("beat", {"data": self.pace.sent()})
 
 
@@ -228,10 +237,12 @@ async def _show(view: View, make: Callable[[], Section], desk: NewsDesk) -> None
                 await _follow(section, view, desk, news, liveness)
                 return
         except StoreError as error:
+            view.counts.faults += 1
             note = f"The store cannot be read just now: {error}"
         except Exception as error:  # a section that ended here would leave a page that looks live and is not
+            view.counts.faults += 1
             logger.exception("a section of the page failed; it is drawn anew")
-            note = f"A part of this page failed and is tried again: {type(error).__name__}: {error}"
+            note = f"A part of this page failed and is tried again ({type(error).__name__}); the dashboard's log says why."
         if not view.current():
             return
         view.send({"store-trouble": {"children": note}})

@@ -1,5 +1,9 @@
-"""The addresses of the pages. A permalink holds what the reader looks at: run, layer and signals."""
+"""The addresses of the pages. A permalink holds what the reader looks at: run, layer and signals.
 
+Every link is made by a function here, called while a request is answered: it begins with the prefix of the reverse proxy before us.
+"""
+
+from contextvars import ContextVar
 from dataclasses import dataclass
 from urllib.parse import parse_qs, quote, unquote, urlencode
 
@@ -9,9 +13,28 @@ _RUN = "/run/"
 _CAUSE = "/cause/"
 
 
+_PREFIX: ContextVar[str] = ContextVar("foreshock_prefix", default="")
+
+
+def serve_below(prefix: str) -> None:
+    """Say below which path the pages stand, for the rest of this request: ``/foreshock``, or ``''``."""
+    _PREFIX.set(prefix)
+
+
+def under(path: str) -> str:
+    """Return the address of a path of ours, as a browser must write it."""
+    return _PREFIX.get() + path
+
+
+def inner(path: str) -> str:
+    """Return a path without the prefix; as it is where it does not begin so."""
+    prefix = _PREFIX.get()
+    return path[len(prefix) :] or "/" if prefix and (path + "/").startswith(prefix + "/") else path
+
+
 def place_of(path: str | None) -> tuple[str, str]:
     """Return (first part, the rest, unquoted) of a path: ``/run/a%2Fb`` -> ``("run", "a/b")``; what is only ``/`` has neither."""
-    place, _, rest = (path or "").lstrip("/").partition("/")
+    place, _, rest = inner(path or "").lstrip("/").partition("/")
     return place, unquote(rest).rstrip("/")
 
 
@@ -27,12 +50,12 @@ class View:
 
 def run_path(run_id: str) -> str:
     """Return the path of a run's page."""
-    return _RUN + quote(run_id, safe="")
+    return under(_RUN + quote(run_id, safe=""))
 
 
 def cause_path(doc: str) -> str:
     """Return the path of a cause's page. ``doc`` is the page's name, as ``Cause.doc`` has it."""
-    return _CAUSE + quote(doc, safe="")
+    return under(_CAUSE + quote(doc, safe=""))
 
 
 def view_of(search: str | None) -> View:
@@ -63,4 +86,4 @@ def runs_path(order: Order = ("", False, 1)) -> str:
     column, descending, page = order
     query = {"sort": column, "order": "desc" if descending else "asc"} if column else {}
     query |= {"page": str(page)} if page > 1 else {}
-    return "/" + ("?" + urlencode(query) if query else "")
+    return under("/" + ("?" + urlencode(query) if query else ""))

@@ -53,7 +53,9 @@
     if (pause > 20000) again();
     let reachable = false;
     try {
-      reachable = (await fetch("/healthz", { cache: "no-store" })).ok;
+      const answer = await fetch(window.foreshock.under("/healthz"), { cache: "no-store" });
+      reachable = answer.ok;
+      if (reachable && (await answer.json()).signed_in === false) signIn();
     } catch (_) {
       reachable = false;
     }
@@ -63,6 +65,12 @@
     if (reachable) misses = 0;
   }
   setInterval(look, 5000);
+
+  /* The session is over: to the form, and back to what the reader looked at. */
+  function signIn() {
+    const here = window.foreshock.inner(location.pathname) + location.search;
+    location.assign(window.foreshock.under("/login") + "?next=" + encodeURIComponent(here));
+  }
 
   /* -- the address ---------------------------------------------------------------------------------------------------- */
   function permalink(module, signal, compare, detail) {
@@ -137,7 +145,7 @@
   });
 
   /* -- where the reader is, among the places of the header -------------------------------------------------------------- */
-  const first = (path) => path.split("/")[1] || "run";
+  const first = (path) => window.foreshock.inner(path).split("/")[1] || "run";
 
   function place(path) {
     document.querySelectorAll(".places a").forEach((link) => {

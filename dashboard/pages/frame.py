@@ -1,16 +1,18 @@
 """What surrounds every page: header, theme switch, notices, and the stores that the live push rides on."""
 
 from dash import dcc, html
+from dash.development.base_component import Component
 
-from ..paths import runs_path
+from .. import who
+from ..paths import runs_path, under
 from .attributes import aria, data
 
-PLACES = (("Runs", runs_path()),)
-"""What the header leads to: (label, path)."""
+PLACES = (("Runs", runs_path),)
+"""What the header leads to: (label, function that makes the path)."""
 
 
 def frame() -> html.Div:
-    """Return the layout of the whole application; ``page`` is filled by the router."""
+    """Return the layout of the whole application, for the visitor at hand; ``page`` is filled by the router."""
     return html.Div(
         [
             html.A("Skip to content", href="#page", className="skip"),
@@ -24,13 +26,14 @@ def frame() -> html.Div:
                 [
                     dcc.Link(
                         [html.Span(className="mark", **aria(hidden="true")), html.Span("foreshock")],
-                        href="/",
+                        href=runs_path(),
                         className="brand",
                         title="All runs",
                     ),
-                    html.Nav([dcc.Link(label, href=path) for label, path in PLACES], className="places", **aria(label="Pages")),
+                    html.Nav([dcc.Link(label, href=path()) for label, path in PLACES], className="places", **aria(label="Pages")),
                     html.Div(id="store-trouble", className="store-trouble", role="alert"),
                     html.Div("Reconnecting to the dashboard …", id="connection", className="connection", role="status"),
+                    *account(),
                     theme_switch(),
                 ],
                 className="top",
@@ -39,6 +42,20 @@ def frame() -> html.Div:
         ],
         id="frame",
     )
+
+
+def account() -> list[Component]:
+    """Return who is signed in, what they may do, and the way out; nothing where nobody has to sign in."""
+    visitor = who.visitor()
+    if visitor is None:
+        return []
+    rights = "may decide" if visitor.may_write else "may only read"
+    said = [html.Span(visitor.name, className="account-name"), html.Span(rights, className="account-rights")]
+    leave = html.Button("Sign out", type="submit", className="button")
+    form = html.Form(leave, method="POST", action=under("/logout"))
+    return [
+        html.Div([html.Span(said, title=f"Signed in as {visitor.name}, who {rights}"), form], className="account", id="account")
+    ]
 
 
 def theme_switch() -> html.Div:

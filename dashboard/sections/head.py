@@ -16,6 +16,7 @@ from ..live import Updates
 from ..pages.alerts import alert_list
 from ..pages.attributes import aria
 from ..pages.parts import fact, number, percent, pill, risk_of, severity_badge
+from ..paths import runs_path
 from ..reading import is_open, newest_of, shown_alerts
 from ..trouble import trouble_list, troubles_of_run
 from ..verdict import Verdict, verdict
@@ -116,7 +117,7 @@ def run_head(run: Run, state: Vitals) -> list[Component]:
     facts: list[Any] = [f"started {clock(run.created_at)}"] if run.created_at else []
     facts += [f"{name} {run.meta[key]}" for key, name in (("host", "on"), ("model", "model")) if isinstance(run.meta.get(key), str)]
     return [
-        html.Nav(dcc.Link("← All runs", href="/"), **aria(label="Breadcrumb")),
+        html.Nav(dcc.Link("← All runs", href=runs_path()), **aria(label="Breadcrumb")),
         html.Div([html.H1(run.name or run.id, className="page-title"), html.Span(pill(state), id="state")], className="title-line"),
         html.P(" · ".join([run.project, *facts] if run.project else facts), className="quiet"),
     ]
