@@ -51,13 +51,17 @@ def main() -> int:
 
 
 def _tell(error: Exception) -> int:
+    from .commands.remote import RemoteError
     from .config import ConfigurationError
     from .storage import StoreError, StoreUnavailableError
 
     if isinstance(error, ModuleNotFoundError) and error.name in ("torch", "triton"):
         note(f"This command needs {error.name}: pip install 'foreshock[train]'")
         return 2
-    if not isinstance(error, ConfigurationError | StoreError):
+    if not isinstance(error, ConfigurationError | StoreError | RemoteError):
         raise error
     note(f"Error: {error}")
-    return 1 if isinstance(error, StoreUnavailableError) else 2
+    passing = isinstance(error, StoreUnavailableError) or (
+        isinstance(error, RemoteError) and (error.status == 0 or error.status >= 500)
+    )
+    return 1 if passing else 2

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .output import seconds_of
+from .remote import Remote, TokenOption, UrlOption, remote
 
 if TYPE_CHECKING:
     from ..storage import Store
@@ -38,18 +39,22 @@ def add_commands(app: typer.Typer) -> None:
     app.add_typer(notify, name="notify")
 
 
-def ack(alert: AlertArgument, comment: CommentOption = "", store: StoreOption = None) -> None:
+def ack(
+    alert: AlertArgument, comment: CommentOption = "", store: StoreOption = None, url: UrlOption = None, token: TokenOption = None
+) -> None:
     """Acknowledge an alert: it stays open, and nothing more is sent about it."""
     from ..storage.records import AlertState
 
-    _decide(alert, AlertState.ACKNOWLEDGED, comment, store)
+    _decide(alert, AlertState.ACKNOWLEDGED, comment, store, remote(url, token, store))
 
 
-def resolve(alert: AlertArgument, comment: CommentOption = "", store: StoreOption = None) -> None:
+def resolve(
+    alert: AlertArgument, comment: CommentOption = "", store: StoreOption = None, url: UrlOption = None, token: TokenOption = None
+) -> None:
     """Resolve an alert: it is over. What comes after is a new alert."""
     from ..storage.records import AlertState
 
-    _decide(alert, AlertState.RESOLVED, comment, store)
+    _decide(alert, AlertState.RESOLVED, comment, store, remote(url, token, store))
 
 
 def silence(
@@ -168,7 +173,14 @@ def failed(
     raise typer.Exit(1 if found and not retry else 0)
 
 
-def _decide(reference: str, state: "AlertState", comment: str, store: str | None) -> None:
+def _decide(reference: str, state: "AlertState", comment: str, store: str | None, elsewhere: Remote | None) -> None:
+    if elsewhere is not None:
+        from .far import far_alert
+
+        alert = far_alert(elsewhere, reference)
+        elsewhere.post("alerts", alert.id, {"acknowledged": "acknowledge", "resolved": "resolve"}[state], comment=comment)
+        typer.echo(f"{alert.rule} at step {alert.first_step}: {state}")
+        return
     with closing(_open(store)) as opened:
         alert = _find(opened, reference)
         opened.set_alert_state(alert.id, state, at=time.time(), by=_user(), comment=comment)

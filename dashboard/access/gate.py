@@ -136,11 +136,11 @@ def _from_our_page(scope: Scope, *, bearer: bool) -> bool:
     if scope["type"] == "http" and scope["method"] in _SAFE:
         return True
     site, origin = header(scope, b"sec-fetch-site"), header(scope, b"origin")
-    if site and site not in ("same-origin", "none"):
-        return False
+    if site:
+        return site in ("same-origin", "none")
     if origin:
         return _same_host(origin, header(scope, b"host"))
-    return bool(site) or bearer or (scope["type"] == "http" and not header(scope, b"cookie"))
+    return bearer or (scope["type"] == "http" and not header(scope, b"cookie"))
 
 
 def _same_host(origin: str, host: str) -> bool:

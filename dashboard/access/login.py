@@ -34,6 +34,7 @@ _PAGE = """<!DOCTYPE html>
       {trouble}
       <form method="post" action="{prefix}/login">
         <input type="hidden" name="next" value="{next}">
+        <input type="text" name="username" value="foreshock" autocomplete="username" readonly hidden>
         <label for="token">Access token</label>
         <input id="token" name="token" type="password" required autofocus autocomplete="current-password" spellcheck="false"
           autocapitalize="none" maxlength="256" aria-describedby="token-help{described}"{invalid}>

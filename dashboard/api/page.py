@@ -101,7 +101,8 @@ def _shape(name: str, shape: Mapping[str, Any]) -> str:
         inside = f'<dl class="api-fields">{rows}</dl>'
     words = f'<p class="quiet">{escape(shape["description"])}</p>' if shape.get("description") else ""
     head = f"<summary><code>{escape(name)}</code></summary>"
-    return f'<details class="operation" id="shape-{escape(name)}">{head}{words}{inside}</details>'
+    # The id is inside, because a browser opens what a link leads into.
+    return f'<details class="operation">{head}<div id="shape-{escape(name)}">{words}{inside}</div></details>'
 
 
 def _field(name: str, of: Mapping[str, Any]) -> str:
