@@ -30,7 +30,10 @@ TokenOption = Annotated[
 
 
 class RemoteError(Exception):
-    """The dashboard said no, or cannot be reached; the message says why, and ``status`` is HTTP's (0: no answer)."""
+    """The dashboard said no, cannot be reached, or what was given is no way to ask it; the message says which.
+
+    ``status`` is HTTP's: 400 also for what was not even sent, 0 where nobody answered.
+    """
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -52,10 +55,12 @@ class Remote:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
             raise RemoteError(
-                0, f"{url!r} is no address of a dashboard. Write one such as http://127.0.0.1:8050 or https://host/foreshock"
+                400, f"{url!r} is no address of a dashboard. Write one such as http://127.0.0.1:8050 or https://host/foreshock"
             )
         if not (token.isascii() and token.isprintable() and " " not in token):
-            raise RemoteError(0, f"The token holds what no token holds (blanks, newlines, odd letters); look at --token or {TOKEN}")
+            raise RemoteError(
+                400, f"The token holds what no token holds (blanks, newlines, odd letters); look at --token or {TOKEN}"
+            )
         self.url = url.rstrip("/")
         self._headers = {"accept": "application/json", **({"authorization": f"Bearer {token}"} if token else {})}
         self._opener = build_opener(_NoRedirects)

@@ -1,6 +1,7 @@
 """What holds for every answer: headers that keep the page safe, host names we answer to, and how much and how long one may send."""
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Callable, MutableMapping
@@ -63,6 +64,7 @@ class Guard:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
+        bounded = _Bounded(receive)
 
         async def send_with_headers(event: MutableMapping[str, Any]) -> None:
             nonlocal started
@@ -73,20 +75,26 @@ class Guard:
                     event["headers"].append((b"cache-control", b"no-store"))
             await send(event)
 
+        async def send_unless_refused(event: MutableMapping[str, Any]) -> None:
+            # Who reads the body may take its end for bad manners of its own kind; what is said is the reason.
+            if bounded.refusal is None or started:
+                await send_with_headers(event)
+
         if not self._options.answers_to(header(scope, b"host")):
-            await _say(send_with_headers, 421, _FOREIGN)
+            await _say(scope, send_with_headers, 421, "unknown_host", _FOREIGN)
         elif (declared := header(scope, b"content-length")).isdecimal() and int(declared) > MOST_BYTES:
-            await _say(send_with_headers, 413, _TOO_LARGE)
+            await _say(scope, send_with_headers, 413, "too_large", _TOO_LARGE)
         else:
             try:
-                await self._app(scope, _bounded(receive), send_with_headers)
-            except _Unbearable as error:
-                if not started:
-                    await _say(send_with_headers, error.status, error.words)
+                await self._app(scope, bounded.receive, send_unless_refused)
+            except _Unbearable:
+                pass
             except Exception:
                 logger.exception("a request could not be answered")
-                if not started:
-                    await _say(send_with_headers, 500, _BROKEN)
+                if not started and bounded.refusal is None:
+                    await _say(scope, send_with_headers, 500, "internal_error", _BROKEN)
+            if bounded.refusal is not None and not started:
+                await _say(scope, send_with_headers, *bounded.refusal)
 
     def _security_headers(self) -> list[tuple[bytes, bytes]]:
         if self._headers is None:
@@ -114,31 +122,39 @@ _TOO_SLOW = f"A request must arrive within {BODY_WITHIN:.0f} seconds."
 class _Unbearable(Exception):
     """The request is too large, or takes too long to arrive."""
 
-    def __init__(self, status: int, words: str) -> None:
-        super().__init__(words)
-        self.status, self.words = status, words
 
+class _Bounded:
+    """A request's body, which ends in an exception once it is too long, or late; ``refusal`` then says what to answer."""
 
-def _bounded(receive: Receive) -> Receive:
-    """Return a way to receive a request's body that raises once it is too long, or late."""
-    deadline, size, complete = time.monotonic() + BODY_WITHIN, 0, False
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._deadline, self._size, self._complete = time.monotonic() + BODY_WITHIN, 0, False
+        self.refusal: tuple[int, str, str] | None = None
 
-    async def receive_bounded() -> MutableMapping[str, Any]:
-        nonlocal size, complete
-        if complete:
-            return await receive()
+    async def receive(self) -> MutableMapping[str, Any]:
+        """Return the next part.
+
+        Raises:
+            _Unbearable: see the class.
+        """
+        if self._complete:
+            return await self._receive()
         try:
-            event = await asyncio.wait_for(receive(), max(0.0, deadline - time.monotonic()))
+            event = await asyncio.wait_for(self._receive(), max(0.0, self._deadline - time.monotonic()))
         except TimeoutError:
-            raise _Unbearable(408, _TOO_SLOW) from None
-        size += len(event.get("body", b""))
-        complete = event["type"] != "http.request" or not event.get("more_body", False)
-        if size > MOST_BYTES:
-            raise _Unbearable(413, _TOO_LARGE)
+            self.refusal = (408, "too_slow", _TOO_SLOW)
+            raise _Unbearable from None
+        self._size += len(event.get("body", b""))
+        self._complete = event["type"] != "http.request" or not event.get("more_body", False)
+        if self._size > MOST_BYTES:
+            self.refusal = (413, "too_large", _TOO_LARGE)
+            raise _Unbearable
         return event
 
-    return receive_bounded
 
-
-async def _say(send: Send, status: int, words: str) -> None:
-    await answer(send, status, words.encode(), {"content-type": "text/plain; charset=utf-8", "connection": "close"})
+async def _say(scope: Scope, send: Send, status: int, code: str, words: str) -> None:
+    """Answer with a sentence; to a program in the API's shape of errors."""
+    body, kind = words.encode(), "text/plain; charset=utf-8"
+    if scope["path"].startswith("/api/"):
+        body, kind = json.dumps({"error": {"code": code, "message": words, "details": []}}).encode(), "application/json"
+    await answer(send, status, body, {"content-type": kind, "connection": "close"})

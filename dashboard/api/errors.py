@@ -23,7 +23,6 @@ logger = logging.getLogger(__name__)
 
 _CODES = {404: "not_found", 405: "method_not_allowed", 422: "invalid_request"}
 _MEANINGS = {
-    400: "The request is no HTTP that can be understood.",
     401: "Not signed in: no token, or one that is not known here.",
     403: "Not allowed: the token may only read, or the request comes from a page elsewhere.",
     404: "There is no such thing.",
@@ -96,6 +95,9 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    if error.status_code == 400:  # FastAPI's word for a body that is not even text
+        message = "body: it cannot be read; write JSON in UTF-8"
+        return shaped(422, "invalid_request", message, [{"where": "body", "message": "it cannot be read; write JSON in UTF-8"}])
     message = {
         404: f"There is nothing at {request.url.path}; /api shows what there is.",
         405: f"{request.method} is not allowed here; /api shows what is.",

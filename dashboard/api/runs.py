@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
+from pydantic import Field
 
 from ...analyzer.risk import SIGNAL as RISK
 from ...storage.base import Store
@@ -35,14 +36,16 @@ MOST_POINTS, MOST_POINTS_TOGETHER = 10_000, 100_000
 """Points of one series, and of all together, that decimated samples hold at most, about."""
 RAW_STEPS = 20_000
 """Steps that one answer with raw samples spans, of all series together."""
+LONGEST = 1000
+"""Letters of a text in an address: in a URL one takes up to twelve bytes, and the server takes no URL of more than 64 KiB."""
 USUAL = ("loss", "gradient.norm", RISK, "monitor.overhead")
 
-Text = Annotated[str | None, Query(max_length=10_000)]
+Text = Annotated[str | None, Query(max_length=LONGEST)]
 Limit = Annotated[int, Query(ge=1, le=200, description="At most this many.")]
 Cursor = Annotated[str | None, Query(max_length=600, description="next_cursor of the page before.")]
 Step = Annotated[int | None, Query(ge=-(2**63), le=2**63 - 1)]
 Place = Annotated[int | None, Query(ge=-1, le=2**31 - 1)]
-RunName = Annotated[str, Path(max_length=10_000, description="A run's id, or its first 8 letters or more, or its name.")]
+RunName = Annotated[str, Path(max_length=LONGEST, description="A run's id, or its first 8 letters or more, or its name.")]
 
 
 def runs_router(source: Callable[[], Store]) -> APIRouter:
@@ -93,7 +96,7 @@ def runs_router(source: Callable[[], Store]) -> APIRouter:
     @router.get("/runs/{run}/samples", responses=documented(404), summary="Samples of a signal")
     def read_samples(
         run: RunName,
-        signal: Annotated[str, Query(max_length=10_000, description="A signal's name, such as loss.")],
+        signal: Annotated[str, Query(max_length=LONGEST, description="A signal's name, such as loss.")],
         module: Annotated[Text, Query(description="Of this module; empty: of the whole model; left out: of all.")] = None,
         head: Annotated[Place, Query(description="Of this attention head; -1: of none.")] = None,
         rank: Annotated[Place, Query(description="Of this rank; -1: of none.")] = None,
@@ -124,8 +127,11 @@ def runs_router(source: Callable[[], Store]) -> APIRouter:
     @router.get("/runs/{run}/newest", responses=documented(404), summary="The newest values of a run")
     def newest_values(
         run: RunName,
-        signal: Annotated[list[str] | None, Query(max_length=50, description="These signals; by default the usual ones.")] = None,
-        module: Annotated[str, Query(max_length=10_000, description="Of this module; empty: of the whole model.")] = "",
+        signal: Annotated[
+            list[Annotated[str, Field(max_length=200)]] | None,
+            Query(max_length=20, description="These signals; by default the usual ones."),
+        ] = None,
+        module: Annotated[str, Query(max_length=LONGEST, description="Of this module; empty: of the whole model.")] = "",
         head: Annotated[int, Query(ge=-1, le=2**31 - 1)] = -1,
         rank: Annotated[int, Query(ge=-1, le=2**31 - 1)] = -1,
     ) -> NewestValues:

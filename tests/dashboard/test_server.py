@@ -11,7 +11,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from foreshock.dashboard.security import is_local
+from foreshock.dashboard.options import OptionError, Options
 from foreshock.dashboard.server import AddressError, serve
 from foreshock.storage import open_store
 from foreshock.storage.base import Store
@@ -79,9 +79,28 @@ def test_ctrl_c_ends_it_well(url: str, serve_store) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "gpu-7", ""])
-def test_other_addresses_are_refused_with_the_way_out(host: str, store: Store) -> None:
-    with pytest.raises(AddressError, match="ssh -L"):
-        serve(store, host=host, port=0)
+def test_other_addresses_are_refused_with_the_ways_out(host: str) -> None:
+    with pytest.raises(OptionError, match=r"token create(.|\n)*--auth(.|\n)*ssh -L"):
+        Options(host)
+    assert Options(host, auth=True).local is False
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"prefix": "foreshock"}, "would be '/foreshock'"),
+        ({"prefix": "/a/../b"}, "--prefix"),
+        ({"prefix": "/<b>"}, "--prefix"),
+        ({"prefix": "//evil.example"}, "would be '/evil.example'"),
+        ({"trusted_proxies": ("proxy.local",)}, "names are not looked up"),
+        ({"allowed_hosts": ("*",)}, "--allow-host"),
+        ({"allowed_hosts": ("https://a/",)}, "--allow-host"),
+    ],
+)
+def test_options_that_make_no_sense_say_what_would(options: dict[str, object], says: str) -> None:
+    with pytest.raises(OptionError) as error:
+        Options(**options)  # type: ignore[arg-type]
+    assert says in str(error.value)
 
 
 def test_a_taken_port_says_so(store: Store) -> None:
@@ -93,18 +112,24 @@ def test_a_taken_port_says_so(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "local"),
+    ("host", "here", "beyond"),
     [
-        ("127.0.0.1:8050", True),
-        ("localhost", True),
-        ("[::1]:8050", True),
-        ("evil.example:8050", False),
-        ("127.0.0.1.evil.example", False),
-        ("", False),
+        ("127.0.0.1:8050", True, True),
+        ("localhost", True, True),
+        ("[::1]:8050", True, True),
+        ("Train.Example:8050", True, True),
+        ("train.example.", True, True),
+        ("10.0.0.7:8050", False, True),
+        (socket.gethostname(), False, True),
+        ("evil.example:8050", False, False),
+        ("127.0.0.1.evil.example", False, False),
+        ("[bad", False, False),
+        ("", False, False),
     ],
 )
-def test_local_names(host: str, local: bool) -> None:
-    assert is_local(host) is local
+def test_the_names_it_answers_to(host: str, here: bool, beyond: bool) -> None:
+    assert Options(allowed_hosts=("train.example",)).answers_to(host) is here
+    assert Options("0.0.0.0", auth=True, allowed_hosts=("train.example",)).answers_to(host) is beyond
 
 
 def test_a_store_that_cannot_be_opened_ends_the_server_with_the_reason(tmp_path: Path) -> None:
