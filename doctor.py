@@ -36,6 +36,7 @@ REQUIRED = (
     "numpy",
     "pandas",
     "plotly",
+    "prometheus-client",
     "pydantic-settings",
     "rich",
     "scipy",
