@@ -95,27 +95,33 @@ def test_from_the_form_to_the_page_that_was_asked_for_and_out_again(
         context.close()
 
 
-def test_a_session_that_is_over_pushes_and_saves_nothing_more(
-    browser: Browser, filled: tuple[Store, str], serve_store: Any, simulated: ModuleType
+def test_a_session_that_is_over_pushes_nothing_more(
+    browser: Browser, filled: tuple[Store, str], serve_store: Any, simulated: ModuleType, until: Callable[..., Any]
 ) -> None:
     store, url = filled
-    token = make_token(store, "brief", write=True)
+    token, watcher = make_token(store, "brief", write=True), make_token(store, "prometheus", write=False)
     live = simulated.begin_run(store, "brief-run")
     simulated.write_steps(store, live.id, simulated.Simulation(failing=True, seed=2), 0, 200)
-    with serve_store(url, auth=True, session_length=12.0) as (base, _):
+
+    def tabs(base: str) -> float:
+        request = urllib.request.Request(base + "/metrics", headers={"authorization": f"Bearer {watcher}"})
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            found = re.search(r"^foreshock_dashboard_tabs (\S+)$", answer.read().decode(), re.MULTILINE)
+        assert found is not None
+        return float(found[1])
+
+    with serve_store(url, auth=True) as (base, _):
         context, page = a_tab(browser)
-        page.add_init_script("setInterval = () => 0;")  # the page does not look whether it is signed in
+        page.add_init_script("setInterval = () => 0;")  # this page does not look whether it is signed in
         page.goto(base + f"/run/{live.id}")
         sign_in(page, token)
         expect(page.locator("#verdict")).to_contain_text("199")
-        closed: list[str] = []
-        page.on("response", lambda response: closed.append(f"{response.status} {response.url}"))
-        cookies = context.cookies()
-        ends = next(cookie["expires"] for cookie in cookies if cookie["name"] == "foreshock_session")
-        page.wait_for_timeout(max(0.0, ends - time.time() + 3.0) * 1000)  # the session's own end, and a look at the socket
+        until(lambda: tabs(base) == 1.0)
+        (cookie,) = (cookie for cookie in context.cookies() if cookie["name"] == "foreshock_session")
+        store.end_session(digest(str(cookie["value"])))
+        until(lambda: tabs(base) == 0.0)
         simulated.write_steps(store, live.id, simulated.Simulation(failing=True, seed=2), 200, 300)
-        context.add_cookies([{**cookie, "expires": -1} for cookie in cookies])  # type: ignore[list-item, typeddict-item]
-        page.wait_for_timeout(2000)
+        page.wait_for_timeout(1500)  # twice what a push takes
         expect(page.locator("#verdict")).to_contain_text("199")
         page.reload()
         expect(page.get_by_label("Access token")).to_be_visible()
