@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 import os
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 StoreOption = Annotated[
     str | None, typer.Option("--store", metavar="URL", help="SQLAlchemy URL; else FORESHOCK_STORE, else foreshock.toml.")
 ]
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 JsonOption = Annotated[bool, typer.Option("--json", help="Print data as JSON, and nothing else.")]
 
 
@@ -61,10 +59,12 @@ def seconds_of(given: str, option: str) -> float:
     Raises:
         BadParameter: it is none.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", given.strip())
-    if match is None:
-        raise typer.BadParameter(f"{given!r} is no time such as 90s, 30m, 2h or 1d", param_hint=option)
-    return float(match[1]) * _UNITS[match[2]]
+    from ..analyzer.handling import HandlingError, seconds
+
+    try:
+        return seconds(given)
+    except HandlingError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
 
 
 def bytes_text(count: int) -> str:

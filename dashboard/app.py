@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import dash
-from dash import ClientsideFunction, Input, Output, State
+from dash import ALL, ClientsideFunction, Input, Output, State
 from dash.backends._fastapi import FastAPIDashServer
 from fastapi import FastAPI
 
@@ -14,6 +14,7 @@ from .access.door import Door
 from .access.gate import Gate
 from .access.throttle import Throttle
 from .api.entry import ApiEntry
+from .asked import take_requests
 from .decisions import decide
 from .desk import NewsDesk
 from .live import Showings, attend
@@ -21,7 +22,10 @@ from .operations import Workings, operate
 from .options import Options
 from .pages.frame import frame
 from .proxy import Forwarded
+from .replaying import replays
+from .report.route import serve_reports
 from .router import route
+from .rule_changes import change_rules
 from .security import Guard, content_security_policy
 from .source import StoreSource
 from .wiring import LIVE_PAGES, live_sections
@@ -92,13 +96,17 @@ def build_app(store: Store | StoreSource, options: Options | None = None) -> das
     showings, throttle = Showings(), Throttle()
     app.server.state.workings = workings = Workings(showings, throttle)
     operate(app.server, source, options, workings)
+    serve_reports(app.server, source)
     route(app, source)
     decide(app, source)
+    take_requests(app, source)
     _in_the_browser(app)
     attend(app, showings)
     desk = NewsDesk(source)
     source.beside(desk.close)
     live_sections(app, source, showings, desk)
+    change_rules(app, source)
+    replays(app, source, showings)
     # The last one is the first that a request meets.
     app.server.add_middleware(ApiEntry, source=source, options=options)
     door = Door(source, options.session_length) if options.auth else None
@@ -113,10 +121,22 @@ def build_app(store: Store | StoreSource, options: Options | None = None) -> das
 def _in_the_browser(app: dash.Dash) -> None:
     """Register what the browser does by itself: count a tab's requests, say what it has drawn, permalink, clicked layer, title."""
 
-    def clientside(name: str, *dependencies: Any, **more: Any) -> None:
+    def clientside(name: str, *dependencies: Any, space: str = "foreshock", **more: Any) -> None:
         app.clientside_callback(  # type: ignore[no-untyped-call]
-            ClientsideFunction("foreshock", name), *dependencies, **more
+            ClientsideFunction(space, name), *dependencies, **more
         )
+
+    would = {"kind": "rule-would", "rule": ALL}
+    clientside("search", Input("rules-search", "value"), Input("rules-list", "children"), space="foreshock_rules")
+    clientside("would", Output(would, "children"), Input("rules-replayed", "data"), State(would, "id"), space="foreshock_rules")
+    clientside(
+        "choose",
+        Output("url", "search"),
+        Input("rules-run-choice", "value"),
+        State("rules-run", "data"),
+        prevent_initial_call=True,
+        space="foreshock_rules",
+    )
 
     clientside("ticket", Output("left", "data"), Input("url", "pathname"))
     clientside("place", Input("url", "pathname"))
@@ -124,6 +144,7 @@ def _in_the_browser(app: dash.Dash) -> None:
         clientside("ticket", Output(f"{page}-ticket", "data"), Input(subject, "data"))
     clientside("again", Input("bell", "data"), prevent_initial_call=True)
     clientside("title", Input("page-title", "data"))
+    _of_alerts(app)
     clientside("drawn", Input("beat", "data"), prevent_initial_call=True)
     clientside(
         "clicked",
@@ -135,6 +156,31 @@ def _in_the_browser(app: dash.Dash) -> None:
         prevent_initial_call=True,
     )
     clientside(
+        "view",
+        Output("runs-search", "data"),
+        Input("run-search", "value"),
+        Input("filter-state", "value"),
+        Input("filter-alerts", "value"),
+        Input("filter-project", "value"),
+        Input("filter-tag", "value"),
+        Input("group-runs", "value"),
+        prevent_initial_call=True,
+        space="foreshock_runs",
+    )
+    # With an output, or Dash would not call it for a page that comes later.
+    clientside("table", Output("runs-drawn", "data"), Input("runs-table", "data"), space="foreshock_runs")
+    clientside("changed", Input("runs-changed", "data"), space="foreshock_runs", prevent_initial_call=True)
+    clientside(
+        "permalink",
+        Input("compare-signal", "value"),
+        Input("compare-module", "value"),
+        Input("compare-axis", "value"),
+        Input("compare-scale", "value"),
+        Input("compare-base", "value"),
+        space="foreshock_compare",
+        prevent_initial_call=True,
+    )
+    clientside(
         "permalink",
         Input("module", "value"),
         Input("signal", "value"),
@@ -142,3 +188,16 @@ def _in_the_browser(app: dash.Dash) -> None:
         Input("detail", "value"),
         prevent_initial_call=True,
     )
+
+
+def _of_alerts(app: dash.Dash) -> None:
+    """Register what the inbox and the page of an alert do in the browser (``assets/alerts.js``)."""
+
+    def clientside(name: str, *dependencies: Any, **more: Any) -> None:
+        app.clientside_callback(  # type: ignore[no-untyped-call]
+            ClientsideFunction("foreshock_alerts", name), *dependencies, **more
+        )
+
+    chosen = (Input(f"inbox-{part}", "value") for part in ("state", "severity", "run", "project", "rule", "cause", "text", "by"))
+    clientside("sift", Output("sieve", "data"), *chosen, Input("inbox-place", "data"), prevent_initial_call=True)
+    clientside("answered", Input("answered", "data"), prevent_initial_call=True)

@@ -92,6 +92,10 @@ class Showings:
             self._newest[tab, section] = (number, token)
         return token
 
+    def running(self, tab: str, section: str) -> bool:
+        """Return whether there is a showing that has not ended."""
+        return (tab, section) in self._newest
+
     def current(self, tab: str, section: str, token: object) -> bool:
         """Return whether no newer showing has begun."""
         entry = self._newest.get((tab, section))
@@ -222,7 +226,7 @@ class View:
 async def _show(view: View, make: Callable[[], Section], desk: NewsDesk) -> None:
     """Paint, then keep sending what changed until this showing is over. No fault ends it: it says so and begins anew."""
     socket = dash.ctx.websocket
-    liveness, pause = _Liveness(socket, view), TRY_AGAIN
+    liveness, pause = Liveness(socket, view), TRY_AGAIN
     while view.current() and not (socket and socket.is_shutdown):
         try:
             section = await asyncio.to_thread(make)
@@ -254,7 +258,7 @@ async def _show(view: View, make: Callable[[], Section], desk: NewsDesk) -> None
         pause = min(2 * pause, MOST_TRY_AGAIN)
 
 
-async def _follow(section: Section, view: View, desk: NewsDesk, news: Subscription, liveness: "_Liveness") -> None:
+async def _follow(section: Section, view: View, desk: NewsDesk, news: Subscription, liveness: "Liveness") -> None:
     """Send what changed whenever there is news and the tab has drawn what it was sent last."""
     said = time.monotonic()
     while await liveness.holds():
@@ -270,7 +274,7 @@ async def _follow(section: Section, view: View, desk: NewsDesk, news: Subscripti
             view.send({"store-trouble": {"children": desk.notice}, **updates})
 
 
-class _Liveness:
+class Liveness:
     """Whether a showing goes on: it is the current one, and its tab, asked now and then, still shows the page.
 
     A closed tab cannot say goodbye: its socket may be shared with other tabs.

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from ..storage.base import Store
 from ..storage.records import Alert, AlertState, Run, Series, SeriesKey
 from ..storage.results import Envelope, SeriesData, StepHistogram
-from .grid import Floats, Grid, Ints, Points, fill, spacing
+from .grid import MAX_COLUMNS, Floats, Grid, Ints, Points, fill, spacing
 from .signals import HISTOGRAM, SignalInfo
 
 MAX_POINTS = 2000
@@ -93,18 +93,19 @@ class LayerPoints:
     rows: tuple[Points, ...]
 
 
-def layer_points(store: Store, run_id: str, info: SignalInfo, *, start: int | None = None) -> LayerPoints:
+def layer_points(store: Store, run_id: str, info: SignalInfo, *, start: int | None = None, stop: int | None = None) -> LayerPoints:
     """Return every layer's points of a signal; heads and ranks of a layer are laid together.
 
     Of a long series they are stretches of steps with the most troubling value of each.
 
     Args:
         start: from this step on, and then every point.
+        stop: up to this step, exclusive, and then stretches whatever ``start`` is.
     """
     series = [one for one in store.series(run_id, signal=info.name) if one.key.module]
-    if start is None:
+    if start is None or stop is not None:
         share = min(MOST_STRETCHES, max(LEAST_STRETCHES, STRETCHES // max(1, len(series))))
-        found = [_worst(envelope, info) for envelope in store.envelopes(series, max_points=share)]
+        found = [_worst(envelope, info) for envelope in store.envelopes(series, start=start, stop=stop, max_points=share)]
     else:
         found = [_points(data) for data in store.read(series, start=start)]
     parts: dict[str, list[Points]] = {}
@@ -151,12 +152,12 @@ def current(segments: Ints, steps: Ints) -> npt.NDArray[np.bool_]:
     return holds
 
 
-def layer_grid(points: LayerPoints, info: SignalInfo) -> Grid | None:
+def layer_grid(points: LayerPoints, info: SignalInfo, max_columns: int = MAX_COLUMNS) -> Grid | None:
     """Lay a signal's points on a grid of their own; None where there are none."""
     steps = np.concatenate([np.empty(0, np.int64), *(row.steps for row in points.rows)])
     if not len(steps):
         return None
-    start, width = spacing(steps)
+    start, width = spacing(steps, max_columns)
     return fill(points.rows, start, width, high_is_trouble=info.high_is_trouble)
 
 

@@ -70,8 +70,9 @@ class Guard:
             nonlocal started
             if event["type"] == "http.response.start":
                 started = True
-                event["headers"] = [*event.get("headers", []), *self._security_headers()]
-                if not scope["path"].startswith(_CACHED) and not any(name == b"cache-control" for name, _ in event["headers"]):
+                own = {name.lower() for name, _ in event.get("headers", [])}  # a report brings the policy that fits it
+                event["headers"] = [*event.get("headers", []), *(one for one in self._security_headers() if one[0] not in own)]
+                if not scope["path"].startswith(_CACHED) and b"cache-control" not in own:
                     event["headers"].append((b"cache-control", b"no-store"))
             await send(event)
 

@@ -24,6 +24,7 @@ def serve(
     options: Options | None = None,
     announce: Announce | None = None,
     channels: Callable[[], Sequence[str]] = tuple,
+    page: Callable[[], str] = str,
 ) -> None:
     """Serve the dashboard over a store until SIGINT or SIGTERM, a watchdog beside it; blocks.
 
@@ -34,6 +35,7 @@ def serve(
         options: Where and to whom; by default to this machine only, without a log-in.
         announce: Called with the page's URL once the page can be used; by default the URL is printed.
         channels: Called once the store is open; returns Apprise URLs that the watchdog's alerts go to, besides the run's own.
+        page: Called then too; returns the address under which people reach the page, for links in notifications.
 
     Raises:
         AddressError: the port is taken, or the address is not this machine's.
@@ -51,7 +53,7 @@ def serve(
             (announce or _print_url)(url)
             from ..analyzer.watchdog import Watchdog  # not before: the first page needs none
 
-            watchdog = Watchdog(source.whole(), channels=channels())
+            watchdog = Watchdog(source.whole(), channels=channels(), page=page())
             watchdog.start()
             app.server.state.workings.watchdog = lambda: (watchdog.on_duty, watchdog.error)
             ending.callback(watchdog.close)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from ...analyzer.handling import MOST_LETTERS, Scope
 from ...storage.records import Alert, AlertState, Cause, Evidence, Severity, Silence
 from .shapes import Kind, Number, Shape, number
 
@@ -147,7 +148,7 @@ class Silences(Shape):
     silences: list[SilenceShape]
 
 
-Comment = Annotated[str, Field(max_length=4000)]
+Comment = Annotated[str, Field(max_length=MOST_LETTERS)]
 
 
 class Decision(Shape):
@@ -162,5 +163,11 @@ class SilenceRequest(Decision):
 
     seconds: float | None = Field(default=3600.0, gt=0, le=366 * 86400.0, allow_inf_nan=False)
     """null: until the silence is ended."""
-    episodes: bool = False
-    """Whether it covers the next episodes too: all alerts of this rule, in this module of this run."""
+    scope: Scope = Scope.ALERT
+    """How far it reaches: this alert; layer: this rule in this module of this run, the next episodes too; rule; run; project."""
+
+
+class CommentRequest(Shape):
+    """What is said about an alert."""
+
+    comment: Annotated[str, Field(min_length=1, max_length=MOST_LETTERS)]

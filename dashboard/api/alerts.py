@@ -2,25 +2,26 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 
+from ...analyzer import handling
 from ...storage.base import Store
-from ...storage.records import Alert, AlertState, Severity, Silence, new_id
+from ...storage.records import Alert, AlertState, Severity
 from ..reading import OPEN_STATES
 from ..who import person
-from .alert_shapes import AlertPage, AlertShape, Decision, SilenceRequest, Silences, SilenceShape
-from .errors import documented
+from .alert_shapes import AlertPage, AlertShape, CommentRequest, Decision, SilenceRequest, Silences, SilenceShape
+from .errors import ApiError, documented
 from .paging import page, read, written
 from .runs import Cursor, Limit, Text
+from .shapes import EventPage, EventShape
 
 _CHUNK = 500
 _MOST_READ = 5000
 """Alerts that one request looks through for those that match."""
 
-AlertId = Annotated[str, Path(max_length=200, description="The alert's id.")]
+AlertId = Annotated[str, Path(max_length=200, description="The alert's id, or its first letters.")]
 
 
 def alerts_router(source: Callable[[], Store]) -> APIRouter:
@@ -57,27 +58,41 @@ def alerts_router(source: Callable[[], Store]) -> APIRouter:
     def get_alert(alert_id: AlertId) -> AlertShape:
         return AlertShape.of(source().alert(alert_id))
 
-    @router.post(
-        "/alerts/{alert_id}/acknowledge", responses=documented(404, 409), summary="Acknowledge: it stays open, and is told no more"
-    )
-    def acknowledge(alert_id: AlertId, decision: Decision | None = None) -> AlertShape:
-        return _decided(source(), alert_id, AlertState.ACKNOWLEDGED, decision)
+    def decided(path: str, state: AlertState, summary: str) -> None:
+        @router.post(f"/alerts/{{alert_id}}/{path}", responses=documented(404, 409), summary=summary, operation_id=path)
+        def decide(alert_id: AlertId, decision: Decision | None = None) -> AlertShape:
+            store = source()
+            alert = store.alert(alert_id)
+            said = decision.comment if decision else ""
+            store.set_alert_state(alert.id, state, at=time.time(), by=person(), comment=said)
+            return AlertShape.of(store.alert(alert.id))
 
-    @router.post("/alerts/{alert_id}/resolve", responses=documented(404, 409), summary="Resolve: it is over")
-    def resolve(alert_id: AlertId, decision: Decision | None = None) -> AlertShape:
-        return _decided(source(), alert_id, AlertState.RESOLVED, decision)
+    decided("acknowledge", AlertState.ACKNOWLEDGED, "Acknowledge: it stays open, and is told no more")
+    decided("resolve", AlertState.RESOLVED, "Resolve: it is over")
+    decided("reopen", AlertState.FIRING, "Reopen: acknowledged or silenced, it is told again")
 
     @router.post("/alerts/{alert_id}/silence", responses=documented(404, 409), summary="Silence: it is told no more, for a while")
     def silence(alert_id: AlertId, request: SilenceRequest | None = None) -> AlertShape:
         store, now, asked = source(), time.time(), request or SilenceRequest()
-        until = None if asked.seconds is None else now + asked.seconds
-        if not asked.episodes:
-            store.set_alert_state(alert_id, AlertState.SILENCED, at=now, by=person(), comment=asked.comment, until=until)
-            return AlertShape.of(store.alert(alert_id))
         alert = store.alert(alert_id)
-        scope = Silence(new_id(), rule=alert.rule, module=alert.module, run_id=alert.run_id)
-        store.add_silence(replace(scope, until=until, created_at=now, created_by=person(), comment=asked.comment))
-        return AlertShape.of(store.alert(alert_id))
+        until = None if asked.seconds is None else now + asked.seconds
+        outcome = handling.silence(store, {alert.id: None}, asked.scope, until=until, by=person(), comment=asked.comment, now=now)
+        for _, why in outcome.refused:
+            raise ApiError(409, "illegal_transition", why)
+        return AlertShape.of(store.alert(alert.id))
+
+    @router.post("/alerts/{alert_id}/comment", responses=documented(404), summary="Comment; it changes nothing else")
+    def comment(alert_id: AlertId, request: CommentRequest) -> EventPage:
+        store = source()
+        alert = store.alert(alert_id)
+        handling.comment_on(store, alert.id, request.comment, by=person())
+        return EventPage(events=[EventShape.of(event) for event in store.alert_events(alert.id)], next_cursor=None)
+
+    @router.get("/alerts/{alert_id}/events", responses=documented(404), summary="Who did what about an alert, in order of time")
+    def alert_events(alert_id: AlertId) -> EventPage:
+        store = source()
+        found = store.alert_events(store.alert(alert_id).id)
+        return EventPage(events=[EventShape.of(event) for event in found], next_cursor=None)
 
     @router.get("/silences", responses=documented(), summary="The silences that hold now")
     def list_silences() -> Silences:
@@ -90,11 +105,6 @@ def alerts_router(source: Callable[[], Store]) -> APIRouter:
         return Silences(silences=[SilenceShape.of(each) for each in store.silences(active_at=now)])
 
     return router
-
-
-def _decided(store: Store, alert_id: str, state: AlertState, decision: Decision | None) -> AlertShape:
-    store.set_alert_state(alert_id, state, at=time.time(), by=person(), comment=decision.comment if decision else "")
-    return AlertShape.of(store.alert(alert_id))
 
 
 def _place(alert: Alert) -> tuple[float, str]:

@@ -8,7 +8,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from ...analyzer.handling import HandlingError
 from ...storage.errors import (
+    AlertChangedError,
     IllegalTransitionError,
     InvalidRecordError,
     ReadOnlyStoreError,
@@ -68,8 +70,10 @@ def tell_errors(api: FastAPI) -> None:
     tell(UnknownRunError, 404, "not_found")
     tell(KeyError, 404, "not_found")
     tell(IllegalTransitionError, 409, "illegal_transition")
+    tell(AlertChangedError, 409, "illegal_transition")
     tell(Refused, 403, "may_only_read")
     tell(ReadOnlyStoreError, 403, "store_read_only")
+    tell(HandlingError, 422, "invalid_request")
     tell(InvalidRecordError, 422, "invalid_request")
     tell(StoreUnavailableError, 503, "store_unavailable")
     tell(StoreError, 503, "store_unavailable")

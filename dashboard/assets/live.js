@@ -145,7 +145,12 @@
   });
 
   /* -- where the reader is, among the places of the header -------------------------------------------------------------- */
-  const first = (path) => window.foreshock.inner(path).split("/")[1] || "run";
+  /* The page of a run belongs to the runs, that of an alert to the alerts. */
+  const HOMES = { "": "run", alert: "alerts" };
+  const first = (path) => {
+    const part = window.foreshock.inner(path).split("/")[1] || "";
+    return part in HOMES ? HOMES[part] : part;
+  };
 
   function place(path) {
     document.querySelectorAll(".places a").forEach((link) => {

@@ -4,10 +4,10 @@ from dash import dcc, html
 from dash.development.base_component import Component
 
 from .. import who
-from ..paths import runs_path, under
+from ..paths import alerts_path, rules_path, runs_path, under
 from .attributes import aria, data
 
-PLACES = (("Runs", runs_path),)
+PLACES = (("Runs", runs_path), ("Alerts", alerts_path), ("Rules", rules_path))
 """What the header leads to: (label, function that makes the path)."""
 
 
@@ -30,7 +30,7 @@ def frame() -> html.Div:
                         className="brand",
                         title="All runs",
                     ),
-                    html.Nav([dcc.Link(label, href=path()) for label, path in PLACES], className="places", **aria(label="Pages")),
+                    html.Nav([_place(label, path()) for label, path in PLACES], className="places", **aria(label="Pages")),
                     html.Div(id="store-trouble", className="store-trouble", role="alert"),
                     html.Div("Reconnecting to the dashboard …", id="connection", className="connection", role="status"),
                     *account(),
@@ -56,6 +56,12 @@ def account() -> list[Component]:
     return [
         html.Div([html.Span(said, title=f"Signed in as {visitor.name}, who {rights}"), form], className="account", id="account")
     ]
+
+
+def _place(label: str, path: str) -> dcc.Link:
+    """Return a link of the header; beside that to the alerts stands how many are open."""
+    count = [html.Span(id="alerts-count")] if path == alerts_path() else []
+    return dcc.Link([label, *count], href=path)
 
 
 def theme_switch() -> html.Div:

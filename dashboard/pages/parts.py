@@ -12,6 +12,7 @@ from .attributes import aria
 
 GRAPH_CONFIG: Any = {
     "displaylogo": False,
+    "showSendToCloud": False,  # plotly would offer to upload the chart
     "responsive": True,
     "scrollZoom": False,
     "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],

@@ -333,8 +333,8 @@ def test_every_method_of_a_store_is_known_to_read_or_to_write() -> None:
     writes = {
         "abandon", "add_event", "add_segment", "add_series", "add_session", "add_silence", "add_token", "claim_notifications",
         "close", "create_run", "delete_run", "end_session", "end_silence", "interrupt", "lift_silences", "note_delivery",
-        "open_segment", "release_lease", "remove_token", "retry_notification", "save_alerts", "session", "set_alert_state",
-        "set_channels",
+        "open_segment", "release_lease", "remove_token", "retry_notification", "save_alerts", "save_rule", "session",
+        "set_alert_state", "set_channels",
         "settle_notification", "take_lease", "token", "tokens", "update_run", "write", "write_together",
     }  # fmt: skip
     public = {name for name in dir(Store) if not name.startswith("_")} | {"url"}

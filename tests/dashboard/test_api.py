@@ -198,7 +198,11 @@ def test_alerts_are_listed_decided_and_told_by_whom(api: Api) -> None:
     assert 0 < silence["until"] - silence["created_at"] <= 60
     assert api.ask(f"/api/v1/silences/{silence['id']}", "DELETE")[2] == {"silences": []}
     assert api.get(one)["state"] == "firing"
-    assert api.ask(one + "/silence", "POST", {"episodes": True, "seconds": None})[2]["state"] == "silenced"
+    assert api.ask(one + "/silence", "POST", {"scope": "layer", "seconds": None})[2]["state"] == "silenced"
+    status, _, told = api.ask(one + "/comment", "POST", {"comment": "<i>seen</i>"})
+    assert (status, told["events"][-1]["data"]["comment"]) == (200, "<i>seen</i>")
+    assert api.get(one + "/events") == told
+    assert api.ask(one + "/reopen", "POST", {"comment": "again"})[2]["state"] == "firing"
     assert api.ask(one + "/resolve", "POST")[2]["state"] == "resolved"
     status, _, told = api.ask(one + "/acknowledge", "POST", {})
     assert (status, told["error"]["code"]) == (409, "illegal_transition")
@@ -218,7 +222,7 @@ def test_alerts_are_listed_decided_and_told_by_whom(api: Api) -> None:
         ("/api/v1/runs?cursor=" + "W" * 600, "GET", None, 422, "next_cursor"),
         ("/api/v1/runs?state=odd", "GET", None, 422, "query.state"),
         ("/api/v1/alerts/zzz/resolve", "POST", b"{", 422, "body"),
-        ("/api/v1/alerts/zzz/resolve", "POST", {"comment": "x" * 5000}, 422, "body.comment"),
+        ("/api/v1/alerts/zzz/resolve", "POST", {"comment": "x" * 10_001}, 422, "body.comment"),
         ("/api/v1/alerts/zzz/resolve", "POST", {"reason": "x"}, 422, "body.reason"),
     ],
 )

@@ -1,6 +1,6 @@
 """Who may open the dashboard: tokens and sessions, by their digests.
 
-Revision: 0004. New tables only.
+Revision: 0005. New tables only.
 """
 
 from typing import Any
@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.mysql import LONGTEXT
 
-revision = "0004"
-down_revision = "0003"
+revision = "0005"
+down_revision = "0004"
 branch_labels = None
 depends_on = None
 
