@@ -16,6 +16,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, cast
 
 import dash
@@ -79,6 +80,8 @@ class Showings:
         self._paces: dict[str, Pace] = {}
         self._steering: dict[tuple[str, str], Steering] = {}
         self.turns = Turns()
+        self.pushes = self.faults = 0
+        """How often something was sent to a tab, and how often a section failed, since the start."""
 
     def steering(self, tab: str, section: str) -> "Steering":
         """Return what tells a section of a tab, from now on, that the reader looks at it in another way."""
@@ -139,6 +142,11 @@ class Showings:
 
     def __len__(self) -> int:
         return len(self._newest)
+
+    @property
+    def tabs(self) -> int:
+        """Number of tabs that are being sent to."""
+        return len({tab for tab, _ in self._newest})
 
 
 class Steering:
@@ -255,8 +263,12 @@ def follow(
             plain, looks = values[: len(values) - len(lens)], values[len(values) - len(lens) :]
             if ticket["visible"] and (shown is None or shown(*plain)):
                 sender.send({painted: {"data": None}} if painted else {})
-                steering, pace, turns = showings.steering(tab, name), showings.pace(tab), showings.turns
-                view = View(lambda: showings.current(tab, name, token), page, place, sender, pace, steering, turns, heavy)
+                steering, pace, current = (
+                    showings.steering(tab, name),
+                    showings.pace(tab),
+                    partial(showings.current, tab, name, token),
+                )
+                view = View(current, page, place, sender, pace, steering, showings, heavy)
                 await _show(view, lambda: lensed(make(*plain), place, looks), desk)
         finally:
             showings.end(tab, name, token)
@@ -279,17 +291,18 @@ class View:
     sender: Sender
     pace: Pace
     steering: Steering
-    turns: Turns
+    showings: Showings
     heavy: bool
 
     async def work(self, do: Callable[[], Updates]) -> Updates:
         """Do some work of the section on a worker thread, when it is its turn."""
-        async with self.turns.mine(heavy=self.heavy, first=self.steering.first == self.place):
+        async with self.showings.turns.mine(heavy=self.heavy, first=self.steering.first == self.place):
             return await asyncio.to_thread(do)
 
     def send(self, updates: Updates) -> None:
         """Send updates, and ask the tab to say when it has drawn them."""
         if self.sender.send(updates):
+            self.showings.pushes += 1
             # An attribute, which the page's script watches: a callback would cost the browser more than many a chart.
             dash.set_props("beat", {"title": str(self.pace.sent())})
 
@@ -313,10 +326,12 @@ async def _show(view: View, make: Callable[[], Section], desk: NewsDesk) -> None
                 await _follow(section, view, desk, news, liveness)
                 return
         except StoreError as error:
+            view.showings.faults += 1
             note = f"The store cannot be read just now: {error}"
         except Exception as error:  # a section that ended here would leave a page that looks live and is not
+            view.showings.faults += 1
             logger.exception("a section of the page failed; it is drawn anew")
-            note = f"A part of this page failed and is tried again: {type(error).__name__}: {error}"
+            note = f"A part of this page failed and is tried again ({type(error).__name__}); the dashboard's log says why."
         if not view.current():
             return
         view.send({"store-trouble": {"children": note}})

@@ -25,7 +25,7 @@ from .alerts import STATE_WORDS, cause_parts
 from .asking import asking, choices
 from .attributes import aria, data
 from .inbox import end_button, silence_words
-from .parts import GRAPH_CONFIG, card, graph, number, severity_badge
+from .parts import GRAPH_CONFIG, card, graph, number, refused, severity_badge
 
 
 def alert_page(alert: Alert, words: Updates) -> html.Main:
@@ -78,7 +78,7 @@ def _comment(alert: Alert) -> html.Div:
         [
             html.Label("Add a comment; it changes nothing else", htmlFor="comment-text"),
             html.Textarea(id="comment-text", rows=3, maxLength=MOST_LETTERS, dir="auto"),
-            html.Button("Add comment", id="comment-add", type="button", className="button", **data(alert=alert.id)),
+            html.Button("Add comment", id="comment-add", type="button", className="button", **refused(), **data(alert=alert.id)),
         ],
         className="field comment-form",
     )
@@ -256,7 +256,7 @@ def _entry(entry: Entry) -> list[Component]:
     if entry.words:
         parts.append(html.P(entry.words, className="said-by-people", dir="auto"))
     if entry.letter:
-        retry = html.Button("Retry", id={"kind": "letter", "letter": entry.letter}, type="button", className="button")
+        retry = html.Button("Retry", id={"kind": "letter", "letter": entry.letter}, type="button", className="button", **refused())
         note = html.Span(id={"kind": "letter-note", "letter": entry.letter}, className="quiet", role="status")
         parts.append(html.Div([retry, note], className="decisions"))
     return parts

@@ -16,7 +16,7 @@ from ..vitals import ago, moment
 from .alerts import STATE_WORDS
 from .asking import ask, asking, choices
 from .attributes import aria, data
-from .parts import severity_badge
+from .parts import refused, severity_badge
 
 PICKERS = (("run", "Run"), ("project", "Project"), ("rule", "Rule"), ("cause", "Likeliest cause"))
 """Part of the sieve -> label of the list that chooses it."""
@@ -284,6 +284,7 @@ def end_button(silence: Silence, run_names: Mapping[str, str]) -> html.Button:
         "End …",
         type="button",
         className="button",
+        **refused(),
         **data(ask="end", silence=silence.id, about=scope[:200]),
         **aria(label=f"End the silence: {scope[:80]}"),
     )

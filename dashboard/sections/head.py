@@ -16,7 +16,7 @@ from ..live import Updates
 from ..pages.alerts import alert_list
 from ..pages.attributes import aria
 from ..pages.parts import fact, number, percent, pill, risk_of, severity_badge
-from ..paths import report_path
+from ..paths import report_path, runs_path
 from ..reading import is_open, newest_of, shown_alerts
 from ..report.writing import usual_name
 from ..trouble import trouble_list, troubles_of_run
@@ -129,7 +129,7 @@ def run_head(run: Run, state: Vitals) -> list[Component]:
     facts: list[Any] = [f"started {clock(run.created_at)}"] if run.created_at else []
     facts += [f"{name} {run.meta[key]}" for key, name in (("host", "on"), ("model", "model")) if isinstance(run.meta.get(key), str)]
     return [
-        html.Nav(dcc.Link("← All runs", href="/"), **aria(label="Breadcrumb")),
+        html.Nav(dcc.Link("← All runs", href=runs_path()), **aria(label="Breadcrumb")),
         html.Div(
             [html.H1(run.name or run.id, className="page-title"), html.Span(pill(state), id="state"), *_report_link(run)],
             className="title-line",
