@@ -20,7 +20,7 @@ from .router import route
 from .security import Guard, content_security_policy
 from .source import StoreSource
 from .table_files import serve_tables
-from .wiring import LENS, LIVE_PAGES, live_sections
+from .wiring import LENS, LIVE_PAGES, fill_panels, live_sections
 
 _INDEX = """<!DOCTYPE html>
 <html lang="en">
@@ -84,6 +84,7 @@ def build_app(store: Store | StoreSource) -> dash.Dash:
     desk = NewsDesk(source)
     source.beside(desk.close)
     serve_tables(app.server, source, live_sections(app, source, showings, desk))
+    fill_panels(app)
     app.server.add_middleware(Guard, policy=lambda: content_security_policy(list(app.csp_hashes())))
     # Dash collects the assets with the first request of "/": too late for a reader who comes by a run's address.
     app._setup_server()  # type: ignore[no-untyped-call]
