@@ -29,7 +29,7 @@ from .rule_changes import change_rules
 from .security import Guard, content_security_policy
 from .source import StoreSource
 from .table_files import serve_tables
-from .wiring import live_sections
+from .wiring import fill_panels, live_sections
 
 _INDEX = """<!DOCTYPE html>
 <html lang="en">
@@ -106,6 +106,7 @@ def build_app(store: Store | StoreSource, options: Options | None = None) -> das
     desk = NewsDesk(source)
     source.beside(desk.close)
     serve_tables(app.server, source, live_sections(app, source, showings, desk))
+    fill_panels(app)
     change_rules(app, source)
     replays(app, source, showings)
     # The last one is the first that a request meets.

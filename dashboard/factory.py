@@ -242,19 +242,21 @@ def spectrum(store: Store, run_id: str, module: str | None, step: str | None) ->
     return Spectrum(store, store.run(run_id), module or "", whole(step))
 
 
-def layer_panel(store: Store, run_id: str, module: str | None, head: str | None, step: str | None) -> Parts:
-    """Return the chosen layer in numbers, and the pictures of its panel."""
-    run = store.run(run_id)
-    numbers = LayerNumbers(store, run, module or "", whole(step))
-    return Parts({"layer-numbers": numbers, **_pictures(store, run, Panel.LAYER, module, head)})
-
-
-def heads(
+def layer_panel(
     store: Store, run_id: str, module: str | None, head: str | None, step: str | None, sort: Mapping[str, Any] | None
-) -> Heads:
-    """Return the table of the chosen layer's heads."""
+) -> Parts:
+    """Return what the panel of the chosen layer shows, but for the signal that is chosen there."""
+    run, layer, at = store.run(run_id), module or "", whole(step)
     order = (str(sort["column"]), bool(sort["descending"])) if sort else None
-    return Heads(store, store.run(run_id), module or "", whole(step), order, whole(head))
+    return Parts(
+        {
+            "distribution": Distribution(store, run, "distribution", layer),
+            "spectrum": Spectrum(store, run, layer, at),
+            **_pictures(store, run, Panel.LAYER, module, head),
+            "heads": Heads(store, run, layer, at, order, whole(head)),
+            "layer-numbers": LayerNumbers(store, run, layer, at),
+        }
+    )
 
 
 def delta_bias(store: Store, run_id: str, module: str | None, head: str | None) -> DeltaBias:
@@ -263,8 +265,9 @@ def delta_bias(store: Store, run_id: str, module: str | None, head: str | None) 
 
 
 def rounding_panel(store: Store, run_id: str, module: str | None, head: str | None) -> Parts:
-    """Return the charts of the rounding-bias panel, but for the bias of delta."""
-    return Parts(_pictures(store, store.run(run_id), Panel.ROUNDING, module, head))
+    """Return the charts of the rounding-bias panel."""
+    bias = delta_bias(store, run_id, module, head)
+    return Parts({"delta-bias": bias, **_pictures(store, bias.run, Panel.ROUNDING, module, head)})
 
 
 def attention_panel(store: Store, run_id: str, module: str | None, head: str | None) -> Parts:
@@ -273,8 +276,9 @@ def attention_panel(store: Store, run_id: str, module: str | None, head: str | N
 
 
 def optimizer_panel(store: Store, run_id: str, module: str | None, head: str | None) -> Parts:
-    """Return the charts of the panel of optimizer and numerics, but for the gradient norm."""
-    return Parts(_pictures(store, store.run(run_id), Panel.OPTIMIZER, module, head))
+    """Return the charts of the panel of optimizer and numerics."""
+    norm = gradient(store, run_id)
+    return Parts({"gradient": norm, **_pictures(store, norm.run, Panel.OPTIMIZER, module, head)})
 
 
 def _pictures(store: Store, run: Run, panel: Panel, module: str | None, head: str | None) -> dict[str, RunSection]:

@@ -249,13 +249,15 @@ def follow(
     """
     already = [State(painted, "data")] if painted else []
 
-    dependencies = (Input(f"{page}-ticket", "data"), Input(place, "id"), *already, *inputs, *lens)
+    # What stands in a panel may not be there yet.
+    where = Input(place, "id", allow_optional=shown is not None)
+    dependencies = (Input(f"{page}-ticket", "data"), where, *already, *inputs, *lens)
 
     @app.callback(*dependencies, websocket=True, persistent=True)
-    async def run_section(ticket: dict[str, Any] | None, _place: str, *values: Any) -> None:
+    async def run_section(ticket: dict[str, Any] | None, there: str | None, *values: Any) -> None:
         sender = Sender(values[0] if painted else None)
         values = values[len(already) :]
-        if not ticket:
+        if not ticket or not there:
             raise PreventUpdate
         tab, number = str(ticket["tab"]), int(ticket["number"])
         token = showings.begin(tab, name, number)

@@ -23,6 +23,10 @@ LABELS = {
 }
 
 
+LATER = (Panel.ROUNDING, Panel.ATTENTION, Panel.OPTIMIZER)
+"""Panels whose contents come when they are first opened: every chart costs the browser a little, drawn or not."""
+
+
 class Scope(StrEnum):
     """What a picture is about: the whole run, each rank of it, the chosen layer, or every layer that has the signal."""
 

@@ -6,12 +6,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dash
-from dash import Input, State
+from dash import Input, Output, State
+from dash.exceptions import PreventUpdate
 
 from .desk import NewsDesk
 from .live import Section, Showings, follow
 from .paths import KEPT
-from .pictures import Panel, pictures
+from .pictures import LATER, Panel, pictures
 from .source import StoreSource
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk:
 
     lens = [State(part, KEPT[part]) for part in LENS]
 
+    lens = [State(part, KEPT[part]) for part in LENS]
+
     def chart(name: str, graph: str, *inputs: Input | State, heavy: bool = False, panel: Panel | None = None) -> None:
         """Register a section of the run's page whose graph is over steps: it is zoomed, smoothed and scaled with all others.
 
@@ -67,26 +70,22 @@ def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk:
         """
         charts[graph] = Charted(name, [str(one.component_id) for one in inputs])
         if panel is not None:
-            in_panel(panel, name, graph, *inputs, looks=lens, heavy=heavy)
+            in_panel(panel, name, graph, *inputs, heavy=heavy)
             return
         make = _maker(name, source)
         follow(app, showings, desk, name, *inputs, make=make, page="run-page", place=graph, lens=lens, heavy=heavy)
 
-    def in_panel(
-        panel: Panel, name: str, place: str, *inputs: Input | State, looks: Sequence[State] = (), heavy: bool = False
-    ) -> None:
+    def in_panel(panel: Panel, name: str, place: str, *inputs: Input | State, heavy: bool = True) -> None:
         """Register a section that is live while its panel is open; its factory is not told of the panel."""
-        make, shown = _maker(name, source), partial(_is_open, panel)
-        within = partial(_without_last, make)
-        inputs = (*inputs, Input("panel", "data"))
-        where = {"page": "run-page", "place": place}
-        follow(app, showings, desk, name, *inputs, make=within, **where, lens=looks, heavy=heavy, shown=shown)
+        within, shown = partial(_without_last, _maker(name, source)), partial(_is_open, panel)
+        inputs, where = (*inputs, Input("opened", "data")), {"page": "run-page", "place": place}
+        follow(app, showings, desk, name, *inputs, make=within, **where, lens=lens, heavy=heavy, shown=shown)
 
-    def charts_of(panel: Panel, name: str, place: str, *inputs: Input | State) -> None:
-        """Register all pictures of a panel, and what else its factory makes, as one section."""
-        for picture in pictures(panel):
-            charts[picture.name] = Charted("picture", ["run", "module", "head"], told=[picture.name])
-        in_panel(panel, name, place, *inputs, looks=lens, heavy=True)
+    def charts_of(panel: Panel, place: str, *inputs: Input | State, also: Sequence[Charted] = ()) -> None:
+        """Register a panel as one section: all its pictures, and ``also`` those that have factories of their own, named as them."""
+        charts.update({one.name.replace("_", "-"): one for one in also})
+        charts.update({one.name: Charted("picture", ["run", "module", "head"], told=[one.name]) for one in pictures(panel)})
+        in_panel(panel, f"{panel.value}_panel", place, *inputs)
 
     overview = _maker("overview", source, desk.backlog)
     view, painted = Input("runs-search", "data"), "overview-painted"
@@ -99,16 +98,14 @@ def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk:
     chart("heat_a", "heat-a", run, signal, module, heavy=True)
     chart("heat_b", "heat-b", run, compare, module, heavy=True)
     section("layer_facts", "layer-facts", run, module, State("detail", "value"))
-    chart("distribution", "distribution", run, module, heavy=True, panel=Panel.LAYER)
+    # Dash's browser side lets twelve callbacks go on at a time, and a live section is one that does not end: those above and those of
+    # one panel must leave room for what the reader does.
     chart("layer_signal", "layer-signal", run, module, Input("detail", "value"), panel=Panel.LAYER)
-    chart("spectrum", "spectrum", run, module, step, heavy=True, panel=Panel.LAYER)
-    charts_of(Panel.LAYER, "layer_panel", "layer-numbers", run, module, head, step)
-    in_panel(Panel.LAYER, "heads", "heads", run, module, head, step, Input("heads-sort", "data"))
-    chart("delta_bias", "delta-bias", run, module, head, panel=Panel.ROUNDING)
-    charts_of(Panel.ROUNDING, "rounding_panel", "coherence", run, module, head)
-    charts_of(Panel.ATTENTION, "attention_panel", "logits", run, module, head)
-    chart("gradient", "gradient", run, panel=Panel.OPTIMIZER)
-    charts_of(Panel.OPTIMIZER, "optimizer_panel", "learning-rate", run, module, head)
+    of_layer = [Charted("distribution", ["run", "module"]), Charted("spectrum", ["run", "module", "step"])]
+    charts_of(Panel.LAYER, "distribution", run, module, head, step, Input("heads-sort", "data"), also=of_layer)
+    charts_of(Panel.ROUNDING, "delta-bias", run, module, head, also=[Charted("delta_bias", ["run", "module", "head"])])
+    charts_of(Panel.ATTENTION, "logits", run, module, head)
+    charts_of(Panel.OPTIMIZER, "gradient", run, module, head, also=[Charted("gradient", ["run"])])
     chart("overhead", "overhead", run, panel=Panel.MONITOR)
     _compare(section)
     _alerts(section)
@@ -141,6 +138,21 @@ def _rules(section: Callable[..., None]) -> None:
     """Register the live sections of the list of rules and of a rule's page."""
     section("rules_list", "rules-list", Input("rules-run", "data"), page="rules-page")
     section("rule_state", "rule-history", Input("rule-of", "data"), Input("rule-seen", "data"), page="rule-page")
+
+
+def fill_panels(app: dash.Dash) -> None:
+    """Register what fills a panel when it is first opened. ``assets/panels.js`` says when it is there, and its sections begin."""
+    lazy = [f"panel-{panel.value}" for panel in LATER]
+    outputs, states = ([kind(place, "children") for place in lazy] for kind in (Output, State))
+
+    @app.callback(*outputs, Input("panel", "data"), *states, prevent_initial_call=True)
+    def fill(chosen: str, *children: Any) -> list[Any]:
+        from .pages.panels import contents
+
+        wanted = [panel.value == chosen and not there for panel, there in zip(LATER, children, strict=True)]
+        if not any(wanted):
+            raise PreventUpdate
+        return [contents(panel) if now else dash.no_update for panel, now in zip(LATER, wanted, strict=True)]
 
 
 def _is_open(panel: Panel, *values: Any) -> bool:

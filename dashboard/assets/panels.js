@@ -12,6 +12,22 @@
       set(tab.id, { "aria-selected": String(chosen), tabIndex: chosen ? "0" : "-1" });
       set("panel-" + tab.dataset.panel, { hidden: !chosen });
     }
+    begin(panel);
+  }
+
+  /* The sections of a panel begin when its contents are there: the server sends them when it is first opened. */
+  let waiting = null;
+  function begin(panel) {
+    const place = document.getElementById("panel-" + panel);
+    const there = () => place && place.childElementCount > 0;
+    if (waiting) waiting.disconnect();
+    if (there()) return set("opened", { data: panel });
+    waiting = new MutationObserver(() => {
+      if (!there()) return;
+      waiting.disconnect();
+      set("opened", { data: panel });
+    });
+    if (place) waiting.observe(place, { childList: true });
   }
 
   document.addEventListener("keydown", (event) => {

@@ -6,7 +6,7 @@ from dash.development.base_component import Component
 from ..figures import alignment_distribution, delta_bias, gradient, layer_signal, overhead, signal_lines, spectrum
 from ..live import Updates
 from ..paths import View, whole
-from ..pictures import LABELS, Panel, Picture, pictures
+from ..pictures import LABELS, LATER, Panel, Picture, pictures
 from ..signals import describe
 from .attributes import aria, data
 from .parts import card, graph
@@ -20,19 +20,26 @@ def panels(view: View, words: Updates) -> list[Component]:
     """
     shown = view.panel if view.panel in list(Panel) else Panel.LAYER.value
     tabs = [_tab(panel, panel.value == shown, words) for panel in Panel]
-    contents: dict[Panel, list[Component]] = {
-        Panel.LAYER: _layer(view),
-        Panel.ROUNDING: _rounding(),
-        Panel.ATTENTION: [_grid(Panel.ATTENTION)],
-        Panel.OPTIMIZER: [_gradient(), _grid(Panel.OPTIMIZER)],
-        Panel.MONITOR: [_monitor(words)],
-    }
+    now = {panel: contents(panel) for panel in Panel if panel in LATER and panel.value == shown}
+    built: dict[Panel, list[Component]] = {Panel.LAYER: _layer(view), Panel.MONITOR: [_monitor(words)], **now}
     return [
         dcc.Store(id="panel", data=shown),
+        dcc.Store(id="opened", data=shown),
         dcc.Store(id="heads-sort"),
         html.Div(tabs, className="tabs", role="tablist", **aria(label="Panels")),
-        *(_panel(panel, contents[panel], panel.value == shown) for panel in Panel),
+        *(_panel(panel, built.get(panel, []), panel.value == shown) for panel in Panel),
     ]
+
+
+def contents(panel: Panel) -> list[Component]:
+    """Return what stands in one of these panels."""
+    match panel:
+        case Panel.ROUNDING:
+            return _rounding()
+        case Panel.OPTIMIZER:
+            return [_gradient(), _grid(panel)]
+        case _:
+            return [_grid(panel)]
 
 
 def _tab(panel: Panel, is_open: bool, words: Updates) -> html.Button:

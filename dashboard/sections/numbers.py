@@ -11,7 +11,7 @@ from ...storage.base import Store
 from ...storage.records import Run
 from ..layer_values import Course, Value, courses
 from ..live import Updates
-from ..pages.attributes import aria, data
+from ..pages.attributes import data
 from ..pages.parts import number
 from ..signals import DISTRIBUTIONS, Scale, SignalInfo, Trouble, describe, offered
 from .paced import PacedSection
@@ -59,9 +59,8 @@ def _row(info: SignalInfo, those: Sequence[Course], with_step: bool) -> Componen
         cells.append(_cell("At step", *_worst(info, at)) if at else html.Td("–", **data(label="At step")))
     cells.append(_cell("Newest", newest, head if len(those) > 1 else -1))
     words, worse = change(info, first.value, newest.value)
-    mark = [html.Span("▲ ", className="icon severity-warning", title="towards trouble", **aria(hidden="true"))] if worse else []
-    said = [html.Span(" (towards trouble)", className="visually-hidden")] if worse else []
-    cells.append(html.Td(html.Span([*mark, words, *said]), className="worse" if worse else "", **data(label="Change")))
+    towards = {"className": "worse", "title": "towards trouble"} if worse else {}
+    cells.append(html.Td(f"▲ {words}" if worse else words, **towards, **data(label="Change")))
     return html.Tr(cells)
 
 
@@ -71,8 +70,8 @@ def _worst(info: SignalInfo, those: Sequence[tuple[Value, int]]) -> tuple[Value,
 
 
 def _cell(label: str, value: Value, head: int) -> Component:
-    of = [html.Span(f"head {head}", className="unit")] if head >= 0 else []
-    return html.Td(html.Span([number(value.value), *of]), title=f"step {value.step:,}", **data(label=label))
+    of = f" (head {head})" if head >= 0 else ""
+    return html.Td(f"{number(value.value)}{of}", title=f"step {value.step:,}", **data(label=label))
 
 
 def change(info: SignalInfo, first: float, newest: float) -> tuple[str, bool]:
