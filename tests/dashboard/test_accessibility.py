@@ -12,11 +12,16 @@ import pytest
 from axe_playwright_python.base import AXE_SCRIPT
 from foreshock.dashboard.router import _PAGES
 from foreshock.storage import open_store
-from foreshock.storage.records import RunStatus
+from foreshock.storage.records import RunStatus, derived_id
 from playwright.sync_api import Page
 
 CHARTS = ".graph .scatterlayer .trace, .graph .heatmaplayer image"
 """What is there once a chart is drawn."""
+
+
+def alert_of(run_id: str) -> str:
+    """Return the id of the critical alert of a failing run."""
+    return derived_id(run_id, "logit_growth", "blocks.1.attn.q", 0)
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,10 @@ PAGES = {
     "healthy run": Look(lambda site: f"{site.base}/run/{site.healthy}", CHARTS, keyboard=False),
     "waiting run": Look(lambda site: f"{site.base}/run/{site.waiting}", "#verdict .level-empty", keyboard=False),
     "cause": Look(lambda site: f"{site.base}/cause/low-precision-attention", ".prose table"),
+    "inbox": Look(lambda site: f"{site.base}/alerts?state=all", ".inbox-row"),
+    "empty inbox": Look(lambda site: f"{site.empty}/alerts", "#inbox-empty", keyboard=False),
+    "alert": Look(lambda site: f"{site.base}/alert/{alert_of(site.failing)}", CHARTS),
+    "unknown alert": Look(lambda site: f"{site.base}/alert/none", ".message", keyboard=False),
     "unknown run": Look(lambda site: f"{site.base}/run/nobody", ".message"),
     "unknown page": Look(lambda site: f"{site.base}/nowhere", ".message", keyboard=False),
     "compare": Look(lambda site: f"{site.base}/compare?runs={site.failing},{site.healthy}", CHARTS),
