@@ -57,7 +57,9 @@ def _run_page(app: dash.Dash) -> None:
     clicks = [Input(name, "clickData") for name in heatmaps]
     figures = [State(name, "figure") for name in heatmaps]
     _clientside(app, "clicked", Output("module", "value"), *clicks, *figures, prevent_initial_call=True)
-    _clientside(app, "permalink", *(Input(part, kept) for part, kept in KEPT.items()), space="foreshock_view")
+    # With an output, or Dash would not call it for a page that comes later.
+    kept = [Input(part, of) for part, of in KEPT.items()]
+    _clientside(app, "permalink", Output("copied", "children"), *kept, space="foreshock_view")
     _clientside(
         app,
         "window",

@@ -162,12 +162,12 @@ def layer_points(
     series = layer_series(store, run_id, info.name)
     if start is None:
         share = min(MOST_STRETCHES, max(LEAST_STRETCHES, STRETCHES // max(1, len(series))))
-        between = {"start": window[0], "stop": window[1] + 1} if window is not None else {}
-        found = [_worst(envelope, info) for envelope in store.envelopes(series, max_points=share, **between)]
+        first, end = (None, None) if window is None else (window[0], window[1] + 1)
+        found = [_worst(envelope, info) for envelope in store.envelopes(series, start=first, stop=end, max_points=share)]
         if window is not None:
-            earlier = {"start": window[0] - max(_BEFORE, window[1] - window[0]), "stop": window[0]}
-            held = [_worst(envelope, info) for envelope in store.envelopes(series, max_points=4, **earlier)]
-            found = [_together(pair) for pair in zip(held, found, strict=True)]
+            earlier = window[0] - max(_BEFORE, window[1] - window[0])
+            held = store.envelopes(series, start=earlier, stop=window[0], max_points=4)
+            found = [_together([_worst(before, info), points]) for before, points in zip(held, found, strict=True)]
     else:
         found = [_points(data) for data in store.read(series, start=start, stop=stop)]
     parts: dict[str, list[Points]] = {}
@@ -221,7 +221,6 @@ def layer_grid(
     )
     start = begin - width * -(-(begin - window[0]) // width)
     before = np.array([_newest_before(row, window[0]) for row in points.rows])
-    # Up to the end of the window where that is past: a layer that is measured seldom has not vanished.
     columns = (max(int(inside.max()) if len(inside) else window[0], window[0]) - start) // width + 1
     return fill(points.rows, start, width, trouble=info.trouble, before=before, columns=columns)
 

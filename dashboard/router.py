@@ -11,6 +11,7 @@ from dash.development.base_component import Component
 from ..analyzer.diagnosis import page, patterns
 from ..storage.base import Store
 from ..storage.errors import StoreError, UnknownRunError
+from .lens import Lens
 from .paths import comparison_of, place_of, rules_path, run_of, runs_path, runs_view_of, view_of
 from .source import StoreSource
 
@@ -52,6 +53,7 @@ def _runs(store: Store, name: str, search: str) -> Component:
 
 
 def _run(store: Store, name: str, search: str) -> Component:
+    from .factory import loss
     from .layers import usual_layer
     from .pages.run import run_page
     from .sections.head import Head
@@ -59,7 +61,9 @@ def _run(store: Store, name: str, search: str) -> Component:
     run, view = store.run(name), view_of(search)
     if view.module is None:
         view = replace(view, module=usual_layer(store, run))
-    return run_page(run, view, Head(store, run).paint())
+    first = loss(store, run.id)
+    first.lens = Lens.of("loss", view.window, view.smoothing, view.scales)
+    return run_page(run, view, {**Head(store, run).paint(), **first.paint()})
 
 
 def _compare(store: Store, _name: str, search: str) -> Component:

@@ -60,9 +60,9 @@ def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk:
 
     lens = [State(part, KEPT[part]) for part in LENS]
 
-    lens = [State(part, KEPT[part]) for part in LENS]
-
-    def chart(name: str, graph: str, *inputs: Input | State, heavy: bool = False, panel: Panel | None = None) -> None:
+    def chart(
+        name: str, graph: str, *inputs: Input | State, heavy: bool = False, panel: Panel | None = None, painted: str = ""
+    ) -> None:
         """Register a section of the run's page whose graph is over steps: it is zoomed, smoothed and scaled with all others.
 
         Args:
@@ -72,8 +72,8 @@ def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk:
         if panel is not None:
             in_panel(panel, name, graph, *inputs, heavy=heavy)
             return
-        make = _maker(name, source)
-        follow(app, showings, desk, name, *inputs, make=make, page="run-page", place=graph, lens=lens, heavy=heavy)
+        about: dict[str, Any] = {"page": "run-page", "place": graph, "painted": painted, "lens": lens, "heavy": heavy}
+        follow(app, showings, desk, name, *inputs, make=_maker(name, source), **about)
 
     def in_panel(panel: Panel, name: str, place: str, *inputs: Input | State, heavy: bool = True) -> None:
         """Register a section that is live while its panel is open; its factory is not told of the panel."""
@@ -93,7 +93,7 @@ def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk:
     section("head", "verdict", run, painted="run-page-painted")
     section("outlook", "outlook", run)
     section("choices", "module", run, State("module", "value"), State("signal", "value"), State("compare", "value"))
-    chart("loss", "loss", run)
+    chart("loss", "loss", run, painted="loss-painted")
     chart("risk", "risk", run)
     chart("heat_a", "heat-a", run, signal, module, heavy=True)
     chart("heat_b", "heat-b", run, compare, module, heavy=True)

@@ -212,9 +212,8 @@ class SQLAlchemyStore(Store):
         max_points: int = 400,
         means: bool = False,
     ) -> list[Envelope]:
-        place = {"start": start, "stop": stop, "segment": segment}
-        size = {"max_points": max_points, "means": means}
-        return self._ask(lambda connection: list(charting.envelopes(connection, series, **place, **size)))
+        wanted: dict[str, Any] = {"start": start, "stop": stop, "segment": segment, "max_points": max_points, "means": means}
+        return self._ask(lambda connection: list(charting.envelopes(connection, series, **wanted)))
 
     @override
     def newest(self, run_ids: Sequence[str], keys: Sequence[SeriesKey]) -> dict[str, dict[SeriesKey, float]]:
