@@ -6,7 +6,9 @@
   function radios(list) {
     list.setAttribute("role", "radiogroup");
     const group = list.closest("[role=group][aria-label]");
-    if (group && !list.hasAttribute("aria-label")) list.setAttribute("aria-label", group.getAttribute("aria-label"));
+    const fields = list.closest("fieldset");
+    const said = group ? group.getAttribute("aria-label") : fields && fields.querySelector(":scope > legend").textContent;
+    if (said && !list.hasAttribute("aria-label")) list.setAttribute("aria-label", said);
     list.querySelectorAll("label[role], label[aria-selected]").forEach((label) => {
       label.removeAttribute("role");
       label.removeAttribute("aria-selected");
