@@ -66,7 +66,8 @@ class ForeshockCallback(Callback):
             return  # a micro-batch, whose gradients accumulate
         self._global_step = trainer.global_step
         self._loop.allow_losses(None)
-        if trainer.log_every_n_steps and trainer.global_step % trainer.log_every_n_steps == 0:
+        every = getattr(trainer, "log_every_n_steps", 0)
+        if every and trainer.global_step % every == 0:
             self._log(trainer.callback_metrics)
         if not self._loop.end_step():
             trainer.should_stop = True

@@ -113,10 +113,10 @@ class ForeshockCallback(TrainerCallback, ExportableState):  # type: ignore[misc,
 def _found(args: TrainingArguments, model: Any) -> WatchOptions:
     """Return what the training arguments say of the run."""
     config = getattr(model, "config", None)
-    kind = getattr(config, "model_type", None)
+    kind, differing = getattr(config, "model_type", None), getattr(config, "to_diff_dict", dict)
     found: WatchOptions = {
         "tags": ["transformers", *([str(kind)] if kind else [])],
-        "meta": {"config": _not_default(args), "model_config": config.to_diff_dict() if hasattr(config, "to_diff_dict") else {}},
+        "meta": {"config": _not_default(args), "model_config": differing()},
     }
     if args.run_name:
         found["run"] = args.run_name

@@ -2,7 +2,6 @@
 (function () {
   "use strict";
 
-<<<<<<< HEAD
   let named = 0;
 
   function name(list) {
@@ -21,15 +20,6 @@
   function choices(list) {
     list.setAttribute("role", list.classList.contains("dash-radioitems") ? "radiogroup" : "group");
     name(list);
-=======
-  /* A list of choices is a group of radio buttons, not a list box whose options hold controls of their own. */
-  function radios(list) {
-    list.setAttribute("role", "radiogroup");
-    const group = list.closest("[role=group][aria-label]");
-    const fields = list.closest("fieldset");
-    const said = group ? group.getAttribute("aria-label") : fields && fields.querySelector(":scope > legend").textContent;
-    if (said && !list.hasAttribute("aria-label")) list.setAttribute("aria-label", said);
->>>>>>> rules
     list.querySelectorAll("label[role], label[aria-selected]").forEach((label) => {
       label.removeAttribute("role");
       label.removeAttribute("aria-selected");

@@ -46,7 +46,7 @@ def graph(name: str, label: str, height: int, *, table: bool = True, figure: dic
         figure: What it shows already; none says that it is being loaded.
     """
     figure = figure or {"data": [], "layout": {"height": height, **_BLANK}}
-    config = {**GRAPH_CONFIG, "doubleClick": False}  # which resets all charts of the page together (assets/view.js)
+    config: Any = {**GRAPH_CONFIG, "doubleClick": False}  # which resets all charts of the page together (assets/view.js)
     plot = dcc.Graph(id=name, figure=figure, config=config, className="graph", style={"minHeight": height})
     # The frame keeps the place from the first paint on: what draws comes a moment later.
     frame = html.Div(plot, className="graph-frame", style={"minHeight": height}, role="group", **aria(label=label))

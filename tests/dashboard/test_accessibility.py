@@ -59,8 +59,6 @@ PAGES = {
     "unknown run": Look(lambda site: f"{site.base}/run/nobody", ".message"),
     "unknown page": Look(lambda site: f"{site.base}/nowhere", ".message", keyboard=False),
     "compare": Look(lambda site: f"{site.base}/compare?runs={site.failing},{site.healthy}", CHARTS),
-    "alerts": Look(lambda site: f"{site.base}/alerts", "main article, main table tbody tr, main li"),
-    "alert": Look(lambda site: f"{site.base}/alert/{site.alert}", CHARTS),
     "rules": Look(lambda site: f"{site.base}/rules?run={site.failing}", ".rule-entry"),
     "rule": Look(lambda site: f"{site.base}/rules/loss_spike?run={site.failing}", "main form, main fieldset, main input"),
     "report": Look(lambda site: f"{site.base}/report/{site.failing}", CHARTS),
