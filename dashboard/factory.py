@@ -50,8 +50,6 @@ def overview(store: Store, search: str | None, heard: Callable[[], News] | None 
     return Belled(store, Overview(store, runs_view_of(search)))
 
 
-
-
 def inbox(store: Store, sieve: Mapping[str, Any] | None) -> Belled:
     """Return the inbox; ``sieve`` as its page keeps it."""
     return Belled(store, Inbox(store, sieve_of(sieve)))

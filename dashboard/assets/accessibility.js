@@ -2,9 +2,9 @@
 (function () {
   "use strict";
 
-  /* A list of choices is a group of radio buttons, not a list box whose options hold controls of their own. */
-  function radios(list) {
-    list.setAttribute("role", "radiogroup");
+  /* A list of choices is a group of radio buttons or check boxes, not a list box whose options hold controls of their own. */
+  function boxes(list) {
+    list.setAttribute("role", list.classList.contains("dash-checklist") ? "group" : "radiogroup");
     const group = list.closest("[role=group][aria-label]");
     if (group && !list.hasAttribute("aria-label")) list.setAttribute("aria-label", group.getAttribute("aria-label"));
     list.querySelectorAll("label[role], label[aria-selected]").forEach((label) => {
@@ -34,7 +34,8 @@
   }
 
   function mend() {
-    document.querySelectorAll(".dash-radioitems[role]:not([role=radiogroup]), .dash-radioitems:has(label[aria-selected])").forEach(radios);
+    const lists = ".dash-radioitems, .dash-checklist";
+    document.querySelectorAll(`:is(${lists})[role=listbox], :is(${lists}):has(label[aria-selected])`).forEach(boxes);
     document.querySelectorAll(".dash-dropdown-focus-target").forEach(dropdown);
     document.querySelectorAll("pre, .prose table").forEach(scrolling);
   }
