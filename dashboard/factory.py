@@ -177,9 +177,9 @@ def rule_state(store: Store, subject: Mapping[str, str], seen: Mapping[str, int]
     return RuleState(store, subject["rule"], subject["run"], seen)
 
 
-def compare_table(store: Store, run_ids: Sequence[str], baseline: str | None) -> CompareTable:
+def compare_table(store: Store, run_ids: Sequence[str], baseline: str | None) -> Belled:
     """Return what a comparison of runs says in words."""
-    return CompareTable(store, run_ids, baseline or "")
+    return Belled(store, CompareTable(store, run_ids, baseline or ""))
 
 
 def compare_choices(store: Store, run_ids: Sequence[str], signal: str | None, module: str | None) -> CompareChoices:

@@ -89,7 +89,7 @@ def _tools(view: RunsView, words: Updates) -> html.Div:
             ),
             dcc.Store(id="run-search-text", data=view.text[:LONGEST]),
             *(_filter(*one) for one in filters),
-            group,
+            html.Div(group, role="group", **aria(label="Grouping")),
         ],
         className="tools",
         role="search",

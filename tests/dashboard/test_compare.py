@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 import pytest
 from foreshock.dashboard import comparing, factory, paths
 from foreshock.dashboard.figures.comparison import COLOURS, Drawn, overlay_figure, style_of
+from foreshock.dashboard.pages.frame import frame
 from foreshock.dashboard.router import page_at
 from foreshock.dashboard.signals import describe
 from foreshock.storage import open_store
@@ -315,7 +316,7 @@ def test_what_is_sent_stands_on_the_page(store: Store) -> None:
     one, two = add(store, "one", [3, 2]), add(store, "two", [1, 2])
     ids = [one.id, two.id]
     page = page_at(store, "/compare", f"?runs={one.id},two&signal=loss&base={two.id}")
-    there = {component.id for component in page._traverse() if getattr(component, "id", None)}
+    there = {part.id for whole in (frame(), page) for part in whole._traverse() if getattr(part, "id", None)}
     sections = (
         factory.compare_table(store, ids, two.id),
         factory.compare_choices(store, ids, "loss", None),

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from foreshock.dashboard import factory, paths
 from foreshock.dashboard.listing import page_of
+from foreshock.dashboard.pages.frame import frame
 from foreshock.dashboard.roster import roster_of
 from foreshock.dashboard.router import page_at
 from foreshock.dashboard.searching import LONGEST, Words, terms_of
@@ -267,7 +268,7 @@ def test_only_what_changed_is_read(store: Store, simulated: ModuleType, monkeypa
 def test_what_is_sent_stands_on_the_page(mixed: Store) -> None:
     for search in ("", "?q=nothing", "?group=open"):
         page = page_at(mixed, "/", search)
-        there = {component.id for component in page._traverse() if getattr(component, "id", None)}
+        there = {part.id for whole in (frame(), page) for part in whole._traverse() if getattr(part, "id", None)}
         section = factory.overview(mixed, search)
         sent = section.paint().keys() | section.tick().keys()
         mixed.update_run(mixed.runs()[0].id, status=RunStatus.TERMINATED)
