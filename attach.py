@@ -68,6 +68,7 @@ def watch(
     resume: str | None = None,
     config: str | Path | None = None,
     tags: Sequence[str] = (),
+    meta: Mapping[str, Any] | None = None,
 ) -> Monitor | FollowingMonitor | DisabledMonitor:
     """Watch a model while it trains. Training with the monitor is bit-identical to training without it.
 
@@ -100,6 +101,7 @@ def watch(
         resume: name or id of the run to continue in a new segment.
         config: a file to read instead of ``./foreshock.toml``.
         tags: labels of the run.
+        meta: what else to keep of the run, hyperparameters say: plain data, numbers and texts under names.
 
     Returns:
         The monitor: call its ``step(loss)`` once per optimizer step, and use it as a context manager or ``close()`` it. With
@@ -179,7 +181,7 @@ def watch(
         labels = (tags,) if isinstance(tags, str) else tags
         if resume is not None and opened is not None and spool is not None:
             drain_all(spool.folder, opened)  # the run to go on with may wait there
-        facts = facts_about(watched) | {GIVEN: rule_set.differences(RuleSet.default())}
+        facts = {**_plain(meta or {}), **facts_about(watched), GIVEN: rule_set.differences(RuleSet.default())}
         record, segment = _begin(opened, run, settings.project, resume, labels, facts)
         engine, live_rules = Engine(record.id, rule_set), LiveRules(rule_set, record, fault=faults.note)
         if opened is not None:
@@ -232,6 +234,22 @@ def facts_about(model: WatchedModel) -> dict[str, Any]:
         "model": ", ".join(type(root).__name__ for root in model.roots.values()),
         "parameters": sum(p.numel() for p in parameters if not isinstance(p, nn.UninitializedParameter)),
     }
+
+
+def _plain(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what can be kept: what is neither number, text, list nor mapping is kept as the text it prints as."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(key): plain(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(item) for item in value]
+        if isinstance(value, float) and value - value != 0:
+            return str(value)  # JSON has no such number
+        return value if value is None or type(value) in (bool, int, float, str) else str(value)
+
+    found: dict[str, Any] = plain(meta)
+    return found
 
 
 def _optimizers(optimizer: Optimizer | Sequence[Optimizer] | None) -> list[Optimizer]:

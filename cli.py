@@ -10,7 +10,21 @@ import typer
 
 from ._version import __version__
 from .benchmarks.commands import app as bench
-from .commands import alerts, dashboard, db, doctor, exporting, importing, inspection, listing, reporting, rules, training
+from .commands import (
+    alerts,
+    dashboard,
+    db,
+    doctor,
+    exporting,
+    importing,
+    inspection,
+    listing,
+    reporting,
+    rules,
+    running,
+    token,
+    training,
+)
 from .commands.backtest import backtest
 from .commands.output import note
 from .zoo.commands import app as zoo
@@ -21,7 +35,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (training, dashboard, listing, reporting, doctor, inspection, alerts, rules, importing, exporting, db):
+for commands in (
+    running,
+    training,
+    dashboard,
+    token,
+    listing,
+    reporting,
+    doctor,
+    inspection,
+    alerts,
+    rules,
+    importing,
+    exporting,
+    db,
+):
     commands.add_commands(app)
 app.command(epilog="Example: foreshock backtest gpt2-bf16 --rules mine.toml")(backtest)
 app.add_typer(bench, name="bench")
@@ -45,19 +73,27 @@ def main() -> int:
     """Run the command line; expected errors become one line on stderr."""
     try:
         app(prog_name="foreshock")
+    except running.LeaveFor as leaving:
+        script = leaving
     except Exception as error:  # noqa: BLE001 - the outermost boundary: known errors are told in a line, others raised again
         return _tell(error)
-    return 0
+    else:
+        return 0
+    return script.run()  # not in the handler, which would be told of as the context of what the script raises
 
 
 def _tell(error: Exception) -> int:
+    from .commands.remote import RemoteError
     from .config import ConfigurationError
     from .storage import StoreError, StoreUnavailableError
 
     if isinstance(error, ModuleNotFoundError) and error.name in ("torch", "triton"):
         note(f"This command needs {error.name}: pip install 'foreshock[train]'")
         return 2
-    if not isinstance(error, ConfigurationError | StoreError):
+    if not isinstance(error, ConfigurationError | StoreError | RemoteError):
         raise error
     note(f"Error: {error}")
-    return 1 if isinstance(error, StoreUnavailableError) else 2
+    passing = isinstance(error, StoreUnavailableError) or (
+        isinstance(error, RemoteError) and (error.status == 0 or error.status >= 500)
+    )
+    return 1 if passing else 2

@@ -16,8 +16,9 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 PREFIX = "FORESHOCK_"
 CONFIG_FILE = "foreshock.toml"
-ENVIRONMENT_ONLY = ("home",)
-"""``FORESHOCK_HOME``, the folder for what belongs to this machine rather than to a store (see ``storage.trouble``)."""
+ENVIRONMENT_ONLY = ("home", "token")
+"""``FORESHOCK_HOME``, the folder for what belongs to this machine rather than to a store (see ``storage.trouble``), and
+``FORESHOCK_TOKEN``, what commands sign in with at a dashboard's API."""
 
 
 class ConfigurationError(ValueError):

@@ -38,6 +38,7 @@ REQUIRED = (
     "numpy",
     "pandas",
     "plotly",
+    "prometheus-client",
     "pydantic-settings",
     "rich",
     "scipy",

@@ -74,11 +74,16 @@ def release(monitor: Closeable) -> None:
         del _watched[root]
 
 
-def _at_exit() -> None:
+def how_the_script_ended() -> RunStatus:
+    """Return what the interpreter's end says of a run that is still open then."""
     # Python leaves the exception that ended the script here; 3.12 renamed it.
     failed = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
     interrupted = isinstance(failed, KeyboardInterrupt)
-    _close_all(RunStatus.FINISHED if failed is None else RunStatus.TERMINATED if interrupted else RunStatus.CRASHED)
+    return RunStatus.FINISHED if failed is None else RunStatus.TERMINATED if interrupted else RunStatus.CRASHED
+
+
+def _at_exit() -> None:
+    _close_all(how_the_script_ended())
 
 
 def _on_sigterm(number: int, frame: FrameType | None) -> None:

@@ -68,6 +68,7 @@ class Monitor:
         self._analysis = LiveAnalysis(engine, channels, run.name, rules, self._event, page)
         self._ladder, self._acting = ladder, bool(ladder)
         self._step, self._segment = segment.start_step, segment.segment
+        self._began = self._step
         self._on_alert = on_alert
         self._logged: dict[str, Metric] = {}
         self._closed = False
@@ -138,7 +139,7 @@ class Monitor:
             self._ending.check(self.run.id)
 
     def log(self, **metrics: Metric) -> None:
-        """Record metrics with the step now running; the next ``step()`` takes them along."""
+        """Record metrics with the step now running; the next ``step()`` takes them along, or ``close()`` with the last one."""
         self._logged.update(metrics)
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, *, name: str, **options: Any) -> None:
@@ -189,8 +190,9 @@ class Monitor:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint's state: the next ``step()`` ends step number ``state["step"]``.
 
-        The state of another run gives the step only: its detectors have seen another past. An empty one (of a disabled
-        monitor, say) changes nothing. What cannot be read is counted as a fault, and training goes on.
+        The state of another run gives the step only: its detectors have seen another past; so does ``{"step": number}``, where a
+        run goes on that was not watched before. An empty one (of a disabled monitor, say) changes nothing. What cannot be read is
+        counted as a fault, and training goes on.
         """
         self.faults.run("load_state_dict", lambda: self._load(state))
 
@@ -198,12 +200,13 @@ class Monitor:
         if not state:
             return
         step = int(state["step"])
-        if state["run"] == self.run.id:
+        run = state.get("run")
+        if run == self.run.id and "engine" in state:
             self._writer.flush(timeout=5.0)
             self._analysis.load_state_dict(state["engine"])
-        else:
+        elif run is not None and run != self.run.id:
             log.warning("the state loaded is of another run: its step is taken, the detectors start anew")
-        self._step = step
+        self._step = self._began = step
         self.collector.begin_anew(step)
 
     def _rewind(self, step: int) -> None:
@@ -230,6 +233,8 @@ class Monitor:
             return
         self._closed = True
         try:
+            if self._logged and self._step > self._began:
+                self.faults.run("last metrics", self._put_last_metrics)
             self.collector.stop()
             if self.collector.exchange is not None:
                 self.collector.exchange.close()
@@ -243,6 +248,9 @@ class Monitor:
             if self._owns_store and self._writer.store is not None:
                 self._writer.store.close()
             lifecycle.release(self)
+
+    def _put_last_metrics(self) -> None:
+        self._writer.put(self.collector.alone(self._step - 1, self._logged))
 
     def _settle_alerts(self) -> None:
         """Save what open alerts have not reported yet, once everything put was judged."""

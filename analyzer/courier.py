@@ -110,9 +110,9 @@ def digest_of(entries: Sequence[Notification]) -> tuple[str, str]:
 
 def _in_digest(entry: Notification) -> str:
     """Return a message as a line of a digest, with its link, where it has one."""
-    first, *_, last = entry.body.split("\n") if "\n" in entry.body else (entry.body, "")
-    link = f" {last.removeprefix(LINK)}" if last.startswith(LINK) else ""
-    return f"- {entry.title.removeprefix('foreshock: ')}: {first}{link}"
+    first, *rest = entry.body.split("\n")
+    links = [line.removeprefix(LINK) for line in rest if line.startswith(LINK)]
+    return " ".join([f"- {entry.title.removeprefix('foreshock: ')}: {first}", *links])
 
 
 class Courier:

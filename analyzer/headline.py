@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..storage.records import Alert, AlertState, RunStatus, Severity
-from .wording import number, step_number
+from .wording import number, step_number, uncapital
 
 _ENDINGS = {
     RunStatus.FINISHED: "Finished",
@@ -91,17 +91,12 @@ def _detail(alert: Alert) -> str:
     if not alert.diagnosis:
         return f"No known cause fits what was seen. {alert.remedy}".rstrip()
     cause, *others = alert.diagnosis
-    title = _uncapital(cause.title)
-    near = [_uncapital(other.title) for other in others if cause.confidence - other.confidence <= _CLOSE]
+    title = uncapital(cause.title)
+    near = [uncapital(other.title) for other in others if cause.confidence - other.confidence <= _CLOSE]
     if near:
         return f"Likeliest causes, hard to tell apart: {title}, or {' or '.join(near)}. {cause.remedy}"
     return f"{'Likeliest' if cause.confidence >= _LIKELY else 'A possible'} cause: {title}. {cause.remedy}"
 
 
 def _clause(message: str) -> str:
-    return _uncapital(message.split(". ")[0].rstrip("."))
-
-
-def _uncapital(text: str) -> str:
-    """Begin in lower case inside a sentence, but leave abbreviations as they are."""
-    return text[:1].lower() + text[1:] if text[1:2].islower() or text[1:2] == " " else text
+    return uncapital(message.split(". ")[0].rstrip("."))

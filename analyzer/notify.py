@@ -19,7 +19,7 @@ __all__ = ["ConsoleNotifier", "Courier", "Outbox", "console_line", "deliver_due"
 
 
 LINK = "Evidence, history, and what you decide: "
-"""What the last line of a notification begins with, where it has a link to the alert's page."""
+"""What that line of a notification begins with that has a link to the alert's page."""
 
 
 class ConsoleNotifier:

@@ -80,3 +80,8 @@ def join(parts: Iterable[str]) -> str:
     """Return ``a``, ``a and b`` or ``a, b and c``."""
     words = list(parts)
     return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else "".join(words)
+
+
+def uncapital(text: str) -> str:
+    """Begin in lower case inside a sentence, but leave abbreviations as they are."""
+    return text[:1].lower() + text[1:] if text[1:2].islower() or text[1:2] == " " else text

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .output import seconds_of
+from .remote import Remote, TokenOption, UrlOption, remote
+
 if TYPE_CHECKING:
     from ..storage import Store
     from ..storage.records import Alert, AlertState
@@ -34,18 +37,22 @@ def add_commands(app: typer.Typer) -> None:
     app.add_typer(notify, name="notify")
 
 
-def ack(alert: AlertArgument, comment: CommentOption = "", store: StoreOption = None) -> None:
+def ack(
+    alert: AlertArgument, comment: CommentOption = "", store: StoreOption = None, url: UrlOption = None, token: TokenOption = None
+) -> None:
     """Acknowledge an alert: it stays open, and nothing more is sent about it."""
     from ..storage.records import AlertState
 
-    _decide(alert, AlertState.ACKNOWLEDGED, comment, store)
+    _decide(alert, AlertState.ACKNOWLEDGED, comment, store, remote(url, token, store))
 
 
-def resolve(alert: AlertArgument, comment: CommentOption = "", store: StoreOption = None) -> None:
+def resolve(
+    alert: AlertArgument, comment: CommentOption = "", store: StoreOption = None, url: UrlOption = None, token: TokenOption = None
+) -> None:
     """Resolve an alert: it is over. What comes after is a new alert."""
     from ..storage.records import AlertState
 
-    _decide(alert, AlertState.RESOLVED, comment, store)
+    _decide(alert, AlertState.RESOLVED, comment, store, remote(url, token, store))
 
 
 def silence(
@@ -89,7 +96,7 @@ def silence(
             module=module,
             run_id=opened.run(run).id if run else "",
             project=project,
-            until=now + _seconds(for_) if for_ else None,
+            until=now + seconds_of(for_, "--for") if for_ else None,
             created_at=now,
             created_by=_user(),
             comment=comment,
@@ -171,9 +178,16 @@ def failed(
     raise typer.Exit(1 if found and not retry else 0)
 
 
-def _decide(reference: str, state: "AlertState", comment: str, store: str | None) -> None:
+def _decide(reference: str, state: "AlertState", comment: str, store: str | None, elsewhere: Remote | None) -> None:
     from ..analyzer.handling import HandlingError, decide
 
+    if elsewhere is not None:
+        from .far import far_alert
+
+        alert = far_alert(elsewhere, reference)
+        elsewhere.post("alerts", alert.id, {"acknowledged": "acknowledge", "resolved": "resolve"}[state], comment=comment)
+        typer.echo(f"{alert.rule} at step {alert.first_step}: {state}")
+        return
     with closing(_open(store)) as opened:
         alert = _find(opened, reference)
         try:
@@ -192,15 +206,6 @@ def _find(store: "Store", reference: str) -> "Alert":
         return store.alert(reference)
     except KeyError as error:
         raise typer.BadParameter(str(error.args[0]), param_hint="ALERT") from None
-
-
-def _seconds(given: str) -> float:
-    from ..analyzer.handling import HandlingError, seconds
-
-    try:
-        return seconds(given)
-    except HandlingError as error:
-        raise typer.BadParameter(str(error), param_hint="--for") from None
 
 
 def _silence_line(silence: Any) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .output import JsonOption, StoreOption, console, note, opened_store, plain, show, show_json
+from .remote import TokenOption, UrlOption, remote
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -28,21 +29,28 @@ def runs(
     project: Annotated[str | None, typer.Option(help="Only runs of this project.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most this many, newest first.")] = 20,
     store: StoreOption = None,
+    url: UrlOption = None,
+    token: TokenOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List runs, newest first, with their open alerts."""
     from ..storage.records import AlertState
 
-    with closing(opened_store(store)) as opened:
-        listed = opened.runs(project=project, limit=limit)
-        open_states = [state for state in AlertState if state is not AlertState.RESOLVED]
-        alarms = Counter((alert.run_id, str(alert.severity)) for alert in opened.alerts(states=open_states))
+    if elsewhere := remote(url, token, store):
+        from .far import far_runs
+
+        (listed, alarms), where = far_runs(elsewhere, project, limit), elsewhere.url
+    else:
+        with closing(opened_store(store)) as opened:
+            listed, where = opened.runs(project=project, limit=limit), opened.url
+            open_states = [state for state in AlertState if state is not AlertState.RESOLVED]
+            alarms = Counter((alert.run_id, str(alert.severity)) for alert in opened.alerts(states=open_states))
     if as_json:
         show_json([plain(run) | {"open_alerts": _by_severity(alarms, run.id)} for run in listed])
     elif listed:
         show(_run_table(listed, alarms))
     else:
-        note(f"No runs in {opened.url} yet. `foreshock demo` makes one; `foreshock.watch(model, optimizer)` makes yours.")
+        note(f"No runs in {where} yet. `foreshock demo` makes one; `foreshock.watch(model, optimizer)` makes yours.")
 
 
 def alerts(
@@ -52,16 +60,26 @@ def alerts(
     only_open: Annotated[bool, typer.Option("--open", help="Leave out resolved alerts.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="At most this many.")] = 50,
     store: StoreOption = None,
+    url: UrlOption = None,
+    token: TokenOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List alerts with what was seen, the likely cause and the remedy."""
     from ..storage.records import AlertState
 
-    states = [state for state in AlertState if state is not AlertState.RESOLVED] if only_open else None
-    with closing(opened_store(store)) as opened:
-        chosen = opened.run(run) if run is not None else None
-        found = opened.alerts(chosen, states=states, limit=limit)
-        names = {} if as_json else {each.id: each.name for each in ([chosen] if chosen else opened.runs())}
+    if elsewhere := remote(url, token, store):
+        from .far import far_alerts, far_run, far_runs
+
+        chosen = far_run(elsewhere, run) if run is not None else None
+        found = far_alerts(elsewhere, chosen, only_open, limit)
+        known = [chosen] if chosen else [] if as_json else far_runs(elsewhere, None, 1000)[0]
+    else:
+        states = [state for state in AlertState if state is not AlertState.RESOLVED] if only_open else None
+        with closing(opened_store(store)) as opened:
+            chosen = opened.run(run) if run is not None else None
+            found = opened.alerts(chosen, states=states, limit=limit)
+            known = [chosen] if chosen else [] if as_json else opened.runs()
+    names = {each.id: each.name for each in known}
     if as_json:
         show_json([plain(alert) for alert in found])
     elif found:

@@ -53,6 +53,20 @@ def show_json(data: object) -> None:
     typer.echo(json.dumps(data, indent=2, allow_nan=False))
 
 
+def seconds_of(given: str, option: str) -> float:
+    """Read a length of time, ``30m``, for an option.
+
+    Raises:
+        BadParameter: it is none.
+    """
+    from ..analyzer.handling import HandlingError, seconds
+
+    try:
+        return seconds(given)
+    except HandlingError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
+
+
 def bytes_text(count: int) -> str:
     """Write a number of bytes for people, ``1.5 MiB``."""
     amount = float(count)

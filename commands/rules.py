@@ -180,7 +180,10 @@ def history(
     for each in found:
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(each.created_at))
         why = f"  # {each.comment}" if each.comment else ""
-        console().print(f"{at}  {each.rule}  version {each.version} {words(each.scope)}  {each.created_by}: {summary(each)}{why}")
+        console().print(
+            f"{at}  {each.rule}  version {each.version} {words(each.scope)}  {each.created_by}: {summary(each)}{why}",
+            soft_wrap=True,
+        )
     if not found:
         console().print("No rule was changed.")
 
@@ -231,7 +234,7 @@ def _save(
     if as_json:
         show_json(plain(saved))
     else:
-        console().print(f"{rule}, version {saved.version} {words(scope)}: {summary(saved)}")
+        console().print(f"{rule}, version {saved.version} {words(scope)}: {summary(saved)}", soft_wrap=True)
     for said in overruled(after, saved):
         note(f"Note: {said}.")
 

@@ -86,7 +86,7 @@ def fulfilled(store: Store, asked: Mapping[str, Any], *, by: str) -> str:
         return "A wider silence covers it still; the alert's page shows which." if wider else "No longer silenced."
     if action == AlertState.SILENCED.value:
         return _silence(store, alerts, asked, comment, by)
-    if action not in DONE:
+    if not isinstance(action, str) or action not in DONE:
         raise HandlingError(f"{action!r} is nothing that can be done to an alert; allowed: {', '.join(DONE)}.")
     return handling.told(handling.decide(store, alerts, AlertState(action), by=by, comment=comment), DONE[action])
 

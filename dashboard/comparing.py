@@ -1,6 +1,6 @@
 """Read several runs so that they can be laid over each other: one x axis for all, and what their configurations differ in."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,36 +114,37 @@ def read_signal(store: Store, run_id: str, info: SignalInfo, module: str, max_po
 def _worst_of(store: Store, heads: Sequence[Series], info: SignalInfo, max_points: int) -> SeriesData:
     """Heads are measured at the same steps, so that their stretches are the same ones."""
     worst: dict[tuple[int, int], float] = {}
-    better: Callable[[float, float], float] = max if info.high_is_trouble else min
+    worry = info.trouble.order
     for found in store.envelopes(heads, max_points=max(1, max_points // 10)):
-        extremes = found.maximum if info.high_is_trouble else found.minimum
-        for segment, step, value, odd in zip(found.segment, found.start_step, extremes, found.nonfinite, strict=True):
-            place, shown = (int(segment), int(step)), float("nan") if odd else float(value)
-            before = worst.get(place)
-            worst[place] = shown if before is None or shown != shown else better(before, shown) if before == before else before
+        stretches = zip(found.segment, found.start_step, found.minimum, found.maximum, found.nonfinite, strict=True)
+        for segment, step, low, high, odd in stretches:
+            place, shown = (int(segment), int(step)), float("nan") if odd else max(float(low), float(high), key=worry)
+            before = worst.get(place, shown)
+            worst[place] = before if before != before else shown if shown != shown else max(before, shown, key=worry)
     places = sorted(worst)
     key = SeriesKey(info.name, heads[0].key.module)
     return SeriesData(key, [place[0] for place in places], [place[1] for place in places], [worst[place] for place in places])
 
 
 def differences(courses: Sequence[Course], baseline: int) -> list[Course]:
-    """Return each course minus that of the baseline, both averaged over the same stretches of the axis.
+    """Return each course minus that of the baseline, both averaged over the same stretches of what they have in common.
 
-    A stretch in which either has no finite value is left out, and so is what only one of them has.
+    Where there are few steps, a stretch is a step: of short runs the differences are exact. A stretch in which either has no finite
+    value is left out.
     """
-    reference = courses[baseline]
-    lengths = [one.x.max() for one in courses if len(one)]
-    if not lengths or not len(reference):
-        return [NOTHING for _ in courses]
-    # Where there are few steps, a stretch is a step: of short runs the differences are exact.
-    width = max(max(lengths) / STRETCHES, float(np.median(np.diff(np.unique(reference.x)))) if len(reference) > 1 else 1.0)
-    means = [_means(one, width) for one in courses]
-    found = []
-    for mean in means:
-        common = np.array(sorted(mean.keys() & means[baseline].keys()), np.float64)
-        values = np.array([mean[key] - means[baseline][key] for key in common.astype(np.int64).tolist()])
-        found.append(Course(common * width, values, np.zeros(len(common), np.bool_)))
-    return found
+    return [_difference(one, courses[baseline]) for one in courses]
+
+
+def _difference(one: Course, reference: Course) -> Course:
+    if not len(one) or not len(reference):
+        return NOTHING
+    apart = np.diff(np.unique(reference.x))
+    shared = min(one.x.max(), reference.x.max()) - max(one.x.min(), reference.x.min())
+    width = max(float(shared) / STRETCHES, float(np.median(apart)) if len(apart) else 1.0)
+    mine, theirs = _means(one, width), _means(reference, width)
+    common = sorted(mine.keys() & theirs.keys())
+    values = np.array([mine[place] - theirs[place] for place in common], np.float64)
+    return Course(width * np.array(common, np.float64), values, np.zeros(len(common), np.bool_))
 
 
 def _means(one: Course, width: float) -> dict[int, float]:

@@ -101,7 +101,7 @@ class NewsDesk:
     @property
     def notice(self) -> str:
         """What readers should be told about the store; asked of a store that is open."""
-        return self._source().notice
+        return self._source.whole().notice
 
     def close(self) -> None:
         """Stop listening. May be called twice."""
@@ -114,7 +114,7 @@ class NewsDesk:
     def _listen(self) -> None:
         while self._wanted():
             try:
-                listener = self._source().listen()
+                listener = self._source.whole().listen()
             except StoreError:
                 self._closed.wait(_AGAIN)
                 continue

@@ -17,24 +17,32 @@ from .figures.overhead import overhead_figure
 from .figures.risk import risk_figure
 from .figures.style import Figure, empty, text
 from .layers import measured, usual_signal
-from .paths import runs_view_of
+from .paths import runs_view_of, whole
+from .pictures import PICTURES, Panel, pictures
 from .reading import run_wide
 from .roster import roster_of
 from .sections.around import Around
 from .sections.bell import Belled
 from .sections.chart import Chart
 from .sections.compare import CompareChoices, CompareTable, Overlay
+from .sections.delta_bias import DeltaBias
 from .sections.distribution import Distribution
 from .sections.dossier import Dossier
-from .sections.following import Marks
+from .sections.following import Marks, RunSection
 from .sections.head import Head
+from .sections.heads import Heads
 from .sections.heat import Heat
 from .sections.inbox import Inbox
 from .sections.layer import Choices, LayerFacts
+from .sections.numbers import LayerNumbers
 from .sections.offers import Offers
+from .sections.outlook import OutlookWords
 from .sections.overview import Overview
+from .sections.parts import Parts
+from .sections.picture import PictureChart
 from .sections.rule import RuleState
 from .sections.rules import RulesList
+from .sections.spectrum import Spectrum
 from .sieve import sieve_of
 from .signals import FIRST_SIGNAL, SECOND_SIGNAL, describe
 
@@ -95,9 +103,13 @@ def gradient(store: Store, run_id: str) -> Chart:
     run = store.run(run_id)
 
     def draw(data: Sequence[SeriesData], alerts: Sequence[Alert], events: Sequence[Event]) -> Figure:
-        return gradient_figure(data[0] if data else None, alerts, events)
+        named = {one.key.signal: one for one in data}
+        return gradient_figure(named.get("gradient.norm"), alerts, events, clipped=named.get("gradient.norm_clipped"))
 
-    return Chart(store, run, "gradient", partial(run_wide, store, run_id, "gradient.norm"), draw, Marks(store, run))
+    def find() -> list[Series]:
+        return run_wide(store, run_id, "gradient.norm") + run_wide(store, run_id, "gradient.norm_clipped")
+
+    return Chart(store, run, "gradient", find, draw, Marks(store, run))
 
 
 def overhead(store: Store, run_id: str) -> Chart:
@@ -165,9 +177,9 @@ def rule_state(store: Store, subject: Mapping[str, str], seen: Mapping[str, int]
     return RuleState(store, subject["rule"], subject["run"], seen)
 
 
-def compare_table(store: Store, run_ids: Sequence[str], baseline: str | None) -> CompareTable:
+def compare_table(store: Store, run_ids: Sequence[str], baseline: str | None) -> Belled:
     """Return what a comparison of runs says in words."""
-    return CompareTable(store, run_ids, baseline or "")
+    return Belled(store, CompareTable(store, run_ids, baseline or ""))
 
 
 def compare_choices(store: Store, run_ids: Sequence[str], signal: str | None, module: str | None) -> CompareChoices:
@@ -212,3 +224,62 @@ def compare_overlay(store: Store, run_ids: Sequence[str], signal: str | None, mo
 
 def _loss_of(store: Store, run: Run, points: int) -> SeriesData | None:
     return read_signal(store, run.id, describe("loss"), "", points)
+
+
+def outlook(store: Store, run_id: str) -> OutlookWords:
+    """Return the sentences of the run's outlook."""
+    return OutlookWords(store, store.run(run_id))
+
+
+def picture(store: Store, name: str, run_id: str, module: str | None, head: str | None) -> PictureChart:
+    """Return one picture of a panel. ``name`` is its graph's."""
+    which = next(one for one in PICTURES if one.name == name)
+    return PictureChart(store, store.run(run_id), which, module or "", whole(head))
+
+
+def spectrum(store: Store, run_id: str, module: str | None, step: str | None) -> Spectrum:
+    """Return the spectrum of the chosen layer's weight, over time and at the chosen step."""
+    return Spectrum(store, store.run(run_id), module or "", whole(step))
+
+
+def layer_panel(
+    store: Store, run_id: str, module: str | None, head: str | None, step: str | None, sort: Mapping[str, Any] | None
+) -> Parts:
+    """Return what the panel of the chosen layer shows, but for the signal that is chosen there."""
+    run, layer, at = store.run(run_id), module or "", whole(step)
+    order = (str(sort["column"]), bool(sort["descending"])) if sort else None
+    return Parts(
+        {
+            "distribution": Distribution(store, run, "distribution", layer),
+            "spectrum": Spectrum(store, run, layer, at),
+            **_pictures(store, run, Panel.LAYER, module, head),
+            "heads": Heads(store, run, layer, at, order, whole(head)),
+            "layer-numbers": LayerNumbers(store, run, layer, at),
+        }
+    )
+
+
+def delta_bias(store: Store, run_id: str, module: str | None, head: str | None) -> DeltaBias:
+    """Return the bias of attention's correction term with its band."""
+    return DeltaBias(store, store.run(run_id), module or "", whole(head))
+
+
+def rounding_panel(store: Store, run_id: str, module: str | None, head: str | None) -> Parts:
+    """Return the charts of the rounding-bias panel."""
+    bias = delta_bias(store, run_id, module, head)
+    return Parts({"delta-bias": bias, **_pictures(store, bias.run, Panel.ROUNDING, module, head)})
+
+
+def attention_panel(store: Store, run_id: str, module: str | None, head: str | None) -> Parts:
+    """Return the charts of the low-rank attention panel."""
+    return Parts(_pictures(store, store.run(run_id), Panel.ATTENTION, module, head))
+
+
+def optimizer_panel(store: Store, run_id: str, module: str | None, head: str | None) -> Parts:
+    """Return the charts of the panel of optimizer and numerics."""
+    norm = gradient(store, run_id)
+    return Parts({"gradient": norm, **_pictures(store, norm.run, Panel.OPTIMIZER, module, head)})
+
+
+def _pictures(store: Store, run: Run, panel: Panel, module: str | None, head: str | None) -> dict[str, RunSection]:
+    return {one.name: PictureChart(store, run, one, module or "", whole(head)) for one in pictures(panel)}

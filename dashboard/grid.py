@@ -5,16 +5,21 @@ last one, because a layer that is sampled every 50 steps has not vanished in bet
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from .signals import Trouble
+
 MAX_COLUMNS = 400
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+
+
+WORRY: Mapping[Trouble, Callable[[Floats], Floats]] = {Trouble.HIGH: np.positive, Trouble.LOW: np.negative, Trouble.AWAY: np.abs}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +74,13 @@ def spacing(steps: Ints | Sequence[int], max_columns: int = MAX_COLUMNS) -> tupl
 
 
 def fill(
-    rows: Sequence[Points], start: int, width: int, *, high_is_trouble: bool, before: Floats | None = None, columns: int = 0
+    rows: Sequence[Points], start: int, width: int, *, trouble: Trouble, before: Floats | None = None, columns: int = 0
 ) -> Grid:
     """Lay rows of points on a grid.
 
     Args:
         rows: One entry per row of the picture; points before ``start`` are left out.
-        high_is_trouble: Keep the largest value of a cell, else the smallest.
+        trouble: Of several values of a cell the most worrying is kept: the largest, the smallest, or that farthest from 0.
         before: Last known value per row, shape (rows,), that cells without a measurement take until the first one comes.
         columns: How many there are at least.
     """
@@ -88,7 +93,7 @@ def fill(
     finite = np.isfinite(values)
     odd = zip(which[~finite].tolist(), at[~finite].tolist(), values[~finite].tolist(), strict=True)
     # A stable sort by trouble lets the last assignment, the worst value, win without a Python loop.
-    order = np.argsort(values[finite] if high_is_trouble else -values[finite], kind="stable")
+    order = np.argsort(WORRY[trouble](values[finite]), kind="stable")
     cells[which[finite][order], at[finite][order]] = values[finite][order]
     return Grid(start, width, _hold(cells, before), tuple(OddCell(*cell) for cell in odd))
 

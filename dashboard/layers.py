@@ -5,7 +5,7 @@ from collections.abc import Collection
 from ..storage.base import Store
 from ..storage.records import Run
 from .reading import shown_alerts, signals_and_layers
-from .signals import FIRST_SIGNAL, HISTOGRAM, offered
+from .signals import DISTRIBUTIONS, FIRST_SIGNAL, offered
 from .verdict import leading
 
 
@@ -22,7 +22,7 @@ def usual_layer(store: Store, run: Run) -> str | None:
 
 def measured(store: Store, run: Run, module: str) -> list[str]:
     """Return the signals of a layer that can be drawn as lines, in the order in which the page offers them."""
-    return offered({series.key.signal for series in store.series(run.id, module=module)} - {HISTOGRAM})
+    return offered({series.key.signal for series in store.series(run.id, module=module)} - DISTRIBUTIONS)
 
 
 def usual_signal(store: Store, run: Run, module: str, signals: Collection[str]) -> str:

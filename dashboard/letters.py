@@ -9,6 +9,7 @@ from ..analyzer.sending import printable
 from ..storage.base import Store
 from ..storage.records import Alert, Notification, NotificationState
 from .pages.attributes import aria
+from .pages.parts import refused
 
 _READ = 200
 _SHOWN = 5
@@ -40,7 +41,12 @@ def _row(letter: Notification) -> html.Li:
     title = letter.title.removeprefix("foreshock: ")
     words = html.Div([html.Strong(title), f" to {printable(letter.channel)}, after {tries}: {letter.error}"])
     button = html.Button(
-        "Retry", id={"kind": "letter", "letter": letter.id}, type="button", className="button", **aria(label=f"Retry: {title}")
+        "Retry",
+        id={"kind": "letter", "letter": letter.id},
+        type="button",
+        className="button",
+        **refused(),
+        **aria(label=f"Retry: {title}"),
     )
     note = html.Span(id={"kind": "letter-note", "letter": letter.id}, className="quiet", role="status")
     return html.Li([words, html.Div([button, note], className="decisions")])

@@ -16,6 +16,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, cast
 
 import dash
@@ -25,7 +26,6 @@ from plotly.utils import PlotlyJSONEncoder  # type: ignore[import-untyped]
 
 from ..storage.errors import StoreError
 from .desk import NewsDesk, Subscription
-from .lens import Lens
 from .pace import Pace
 from .turns import Turns
 
@@ -66,10 +66,10 @@ class Section(Protocol):
 
 
 class Lensed(Section, Protocol):
-    """A section that draws something over steps."""
+    """A section that draws over steps, which the reader may zoom, smooth and scale."""
 
-    lens: Lens
-    """How the reader looks at it."""
+    def look(self, graph: str, looks: Sequence[Any]) -> None:
+        """Look at it as the values of ``Lens.of`` say; ``graph`` is the one that it fills."""
 
 
 class Showings:
@@ -80,6 +80,8 @@ class Showings:
         self._paces: dict[str, Pace] = {}
         self._steering: dict[tuple[str, str], Steering] = {}
         self.turns = Turns()
+        self.pushes = self.faults = 0
+        """How often something was sent to a tab, and how often a section failed, since the start."""
 
     def steering(self, tab: str, section: str) -> "Steering":
         """Return what tells a section of a tab, from now on, that the reader looks at it in another way."""
@@ -140,6 +142,11 @@ class Showings:
 
     def __len__(self) -> int:
         return len(self._newest)
+
+    @property
+    def tabs(self) -> int:
+        """Number of tabs that are being sent to."""
+        return len({tab for tab, _ in self._newest})
 
 
 class Steering:
@@ -222,6 +229,7 @@ def follow(
     painted: str = "",
     lens: Sequence[State] = (),
     heavy: bool = False,
+    shown: Callable[..., bool] | None = None,
 ) -> None:
     """Register a live section.
 
@@ -237,25 +245,32 @@ def follow(
             showing only, which empties it.
         lens: How its reader looks at it, as the page says. A change does not begin a new showing: ``Showings.steer`` tells of it.
         heavy: Whether it takes long to paint: it then lets others go first.
+        shown: Told the values of ``inputs``, says whether the section can be seen just now. What cannot costs nothing.
     """
     already = [State(painted, "data")] if painted else []
 
-    dependencies = (Input(f"{page}-ticket", "data"), Input(place, "id"), *already, *inputs, *lens)
+    # What stands in a panel may not be there yet.
+    where = Input(place, "id", allow_optional=shown is not None)
+    dependencies = (Input(f"{page}-ticket", "data"), where, *already, *inputs, *lens)
 
     @app.callback(*dependencies, websocket=True, persistent=True)
-    async def run_section(ticket: dict[str, Any] | None, _place: str, *values: Any) -> None:
+    async def run_section(ticket: dict[str, Any] | None, there: str | None, *values: Any) -> None:
         sender = Sender(values[0] if painted else None)
         values = values[len(already) :]
-        if not ticket:
+        if not ticket or not there:
             raise PreventUpdate
         tab, number = str(ticket["tab"]), int(ticket["number"])
         token = showings.begin(tab, name, number)
         try:
-            if ticket["visible"]:
+            plain, looks = values[: len(values) - len(lens)], values[len(values) - len(lens) :]
+            if ticket["visible"] and (shown is None or shown(*plain)):
                 sender.send({painted: {"data": None}} if painted else {})
-                steering, pace, turns = showings.steering(tab, name), showings.pace(tab), showings.turns
-                view = Showing(lambda: showings.current(tab, name, token), page, sender, pace, place, steering, turns, heavy)
-                plain, looks = values[: len(values) - len(lens)], values[len(values) - len(lens) :]
+                steering, pace, current = (
+                    showings.steering(tab, name),
+                    showings.pace(tab),
+                    partial(showings.current, tab, name, token),
+                )
+                view = View(current, page, place, sender, pace, steering, showings, heavy)
                 await _show(view, lambda: lensed(make(*plain), place, looks), desk)
         finally:
             showings.end(tab, name, token)
@@ -264,42 +279,37 @@ def follow(
 def lensed(section: Section, place: str, looks: Sequence[Any]) -> Section:
     """Return a section, looked at as the values of ``Lens.of`` say; where there are none, as it is."""
     if looks:
-        cast("Lensed", section).lens = Lens.of(place, *looks)
+        cast(Lensed, section).look(place, looks)
     return section
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Something shown in a tab: whether it is still the current one of its kind, its page, and the ways to the tab."""
+    """One showing of a section in a tab: whether it is still the current one, its page and place, and the ways to the tab."""
 
     current: Callable[[], bool]
     page: str
+    place: str
     sender: Sender
     pace: Pace
-
-    def send(self, updates: Updates) -> None:
-        """Send updates, and ask the tab to say when it has drawn them."""
-        if self.sender.send(updates):
-            # An attribute, which the page's script watches: a callback would cost the browser more than many a chart.
-            dash.set_props("beat", {"title": str(self.pace.sent())})
-
-
-@dataclass(frozen=True, slots=True)
-class Showing(View):
-    """One showing of a live section: also its place, and when it is to work."""
-
-    place: str
     steering: Steering
-    turns: Turns
+    showings: Showings
     heavy: bool
 
     async def work(self, do: Callable[[], Updates]) -> Updates:
         """Do some work of the section on a worker thread, when it is its turn."""
-        async with self.turns.mine(heavy=self.heavy, first=self.steering.first == self.place):
+        async with self.showings.turns.mine(heavy=self.heavy, first=self.steering.first == self.place):
             return await asyncio.to_thread(do)
 
+    def send(self, updates: Updates) -> None:
+        """Send updates, and ask the tab to say when it has drawn them."""
+        if self.sender.send(updates):
+            self.showings.pushes += 1
+            # An attribute, which the page's script watches: a callback would cost the browser more than many a chart.
+            dash.set_props("beat", {"title": str(self.pace.sent())})
 
-async def _show(view: Showing, make: Callable[[], Section], desk: NewsDesk) -> None:
+
+async def _show(view: View, make: Callable[[], Section], desk: NewsDesk) -> None:
     """Paint, then keep sending what changed until this showing is over. No fault ends it: it says so and begins anew."""
     socket = dash.ctx.websocket
     liveness, pause = Liveness(socket, view), TRY_AGAIN
@@ -318,10 +328,12 @@ async def _show(view: Showing, make: Callable[[], Section], desk: NewsDesk) -> N
                 await _follow(section, view, desk, news, liveness)
                 return
         except StoreError as error:
+            view.showings.faults += 1
             note = f"The store cannot be read just now: {error}"
         except Exception as error:  # a section that ended here would leave a page that looks live and is not
+            view.showings.faults += 1
             logger.exception("a section of the page failed; it is drawn anew")
-            note = f"A part of this page failed and is tried again: {type(error).__name__}: {error}"
+            note = f"A part of this page failed and is tried again ({type(error).__name__}); the dashboard's log says why."
         if not view.current():
             return
         view.send({"store-trouble": {"children": note}})
@@ -333,7 +345,7 @@ async def _show(view: Showing, make: Callable[[], Section], desk: NewsDesk) -> N
         pause = min(2 * pause, MOST_TRY_AGAIN)
 
 
-async def _follow(section: Section, view: Showing, desk: NewsDesk, news: Subscription, liveness: "Liveness") -> None:
+async def _follow(section: Section, view: View, desk: NewsDesk, news: Subscription, liveness: "Liveness") -> None:
     """Send what changed whenever there is news and the tab has drawn what it was sent last."""
     said = time.monotonic()
     while await liveness.holds():

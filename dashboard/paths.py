@@ -1,24 +1,47 @@
-"""The addresses of the pages. A permalink holds the whole view: run, layer, signals, zoom, smoothing and scales, or which runs."""
+"""The addresses of the pages. A permalink holds the whole view: which runs; or a run, layer, signals, zoom, smoothing, scales.
+
+Every link is made by a function here, called while a request is answered: it begins with the prefix of the reverse proxy before us.
+"""
 
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlencode
 
 from ..analyzer.notify import alert_path as told_path
+from .pictures import Panel
 from .signals import FIRST_SIGNAL, SECOND_SIGNAL
 
 _RUN = "/run/"
 _CAUSE = "/cause/"
-_TABLE = "/table/"
 _RULES = "/rules"
 _REPORT = "/report/"
 _ALERTS = "/alerts"
+_TABLE = "/table/"
+
+_PREFIX: ContextVar[str] = ContextVar("foreshock_prefix", default="")
+
+
+def serve_below(prefix: str) -> None:
+    """Say below which path the pages stand, for the rest of this request: ``/foreshock``, or ``''``."""
+    _PREFIX.set(prefix)
+
+
+def under(path: str) -> str:
+    """Return the address of a path of ours, as a browser must write it."""
+    return _PREFIX.get() + path
+
+
+def inner(path: str) -> str:
+    """Return a path without the prefix; as it is where it does not begin so."""
+    prefix = _PREFIX.get()
+    return path[len(prefix) :] or "/" if prefix and (path + "/").startswith(prefix + "/") else path
 
 
 def place_of(path: str | None) -> tuple[str, str]:
     """Return (first part, the rest, unquoted) of a path: ``/run/a%2Fb`` -> ``("run", "a/b")``; what is only ``/`` has neither."""
-    place, _, rest = (path or "").lstrip("/").partition("/")
+    place, _, rest = inner(path or "").lstrip("/").partition("/")
     return place, unquote(rest).rstrip("/")
 
 
@@ -32,7 +55,7 @@ class View:
     """What a run's page shows, as its address says it. Another part of it is another line here: links and Back follow.
 
     The signals of the two heatmaps, the chosen layer and its signal; and of all charts over steps the window, the smoothing and the
-    scales, as ``Lens.of`` reads them.
+    scales, as ``Lens.of`` reads them; the open panel, and the head and step that the panels are about.
     """
 
     module: str | None = _kept(None, "value")
@@ -42,6 +65,9 @@ class View:
     window: str | None = _kept(None, "data")
     smoothing: str = _kept("0", "value")
     scales: str | None = _kept(None, "data")
+    panel: str = _kept(Panel.LAYER.value, "data")
+    head: str | None = _kept(None, "value")
+    step: str | None = _kept(None, "value")
 
 
 KEPT: Mapping[str, str] = {part.name: part.metadata["property"] for part in fields(View)}
@@ -50,22 +76,22 @@ KEPT: Mapping[str, str] = {part.name: part.metadata["property"] for part in fiel
 
 def run_path(run_id: str) -> str:
     """Return the path of a run's page."""
-    return _RUN + quote(run_id, safe="")
+    return under(_RUN + quote(run_id, safe=""))
 
 
 def report_path(run_id: str) -> str:
     """Return the path of a run's report, one HTML file. What is there is no page of the application: it needs a plain link."""
-    return _REPORT + quote(run_id, safe="")
+    return under(_REPORT + quote(run_id, safe=""))
 
 
 def cause_path(doc: str) -> str:
     """Return the path of a cause's page. ``doc`` is the page's name, as ``Cause.doc`` has it."""
-    return _CAUSE + quote(doc, safe="")
+    return under(_CAUSE + quote(doc, safe=""))
 
 
 def rules_path(run_id: str = "", rule: str = "") -> str:
     """Return the path of the list of rules, or of one rule, as a run is judged by them."""
-    return _RULES + (f"/{quote(rule, safe='')}" if rule else "") + (f"?{urlencode({'run': run_id})}" if run_id else "")
+    return under(_RULES + (f"/{quote(rule, safe='')}" if rule else "") + (f"?{urlencode({'run': run_id})}" if run_id else ""))
 
 
 def run_of(search: str | None) -> str:
@@ -75,12 +101,12 @@ def run_of(search: str | None) -> str:
 
 def alerts_path(query: Mapping[str, str] | None = None) -> str:
     """Return the path of the inbox; ``query`` as ``Sieve.query`` gives it."""
-    return _ALERTS + ("?" + urlencode(query) if query else "")
+    return under(_ALERTS + ("?" + urlencode(query) if query else ""))
 
 
 def alert_path(alert_id: str) -> str:
     """Return the path of an alert's page: the one that notifications lead to."""
-    return told_path(alert_id)
+    return under(told_path(alert_id))
 
 
 def layer_path(run_id: str, module: str, steps: tuple[int, int], signal: str = "") -> str:
@@ -95,9 +121,15 @@ def view_of(search: str | None) -> View:
     return View(**{name: given[name][0] for name in KEPT if name in given})
 
 
+def whole(written: object) -> int | None:
+    """Return a whole number of 15 digits or fewer as the address or a control gives it; None where it is none."""
+    text = str(written)
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 15 else None
+
+
 def table_path(run_id: str) -> str:
     """Return the path under which what a run's charts draw stands as CSV, a file a chart: ``PATH/GRAPH.csv``."""
-    return f"{_TABLE}{quote(run_id, safe='')}"
+    return under(_TABLE + quote(run_id, safe=""))
 
 
 OPEN_GROUPS, CLOSED_GROUPS = "open", "closed"
@@ -178,7 +210,7 @@ def runs_path(view: RunsView = RunsView()) -> str:
     query += [("group", view.group)] if view.group else []
     query += [("flip", value) for value in view.flipped] if view.group else []
     query += [("page", str(view.page))] if view.page > 1 else []
-    return "/" + ("?" + urlencode(query) if query else "")
+    return under("/" + ("?" + urlencode(query) if query else ""))
 
 
 AXES = ("step", "time", "share")
@@ -240,4 +272,4 @@ def compare_path(comparison: Comparison = Comparison()) -> str:
     }
     parts = [f"runs={','.join(quote(run_id, safe='') for run_id in comparison.runs)}"] if comparison.runs else []
     parts += [urlencode({name: value}) for name, value in query.items() if value]
-    return "/compare" + ("?" + "&".join(parts) if parts else "")
+    return under("/compare" + ("?" + "&".join(parts) if parts else ""))

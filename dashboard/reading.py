@@ -5,13 +5,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from ..storage.base import Store
+from ..storage.holding import current
 from ..storage.records import Alert, AlertState, Run, Series, SeriesKey
 from ..storage.results import Envelope, SeriesData, StepHistogram
-from .grid import MAX_COLUMNS, Floats, Grid, Ints, Points, fill, spacing
-from .signals import HISTOGRAM, SignalInfo
+from .grid import MAX_COLUMNS, Floats, Grid, Points, fill, spacing
+from .signals import HISTOGRAM, SignalInfo, Trouble
 
 MAX_POINTS = 2000
 MOST_STRETCHES, LEAST_STRETCHES, STRETCHES = 400, 100, 30_000
@@ -156,21 +156,20 @@ def layer_points(
 
     Args:
         start: from this step on, and then every point.
-        stop: up to this step, exclusive, and then stretches whatever ``start`` is.
+        stop: with ``start``, to before this one.
         window: first and last step to read; what came shortly before it is there too: a cell holds it until the next.
     """
     series = layer_series(store, run_id, info.name)
-    if window is not None:
-        start, stop = window[0], window[1] + 1
-    if start is None or stop is not None:
+    if start is None:
         share = min(MOST_STRETCHES, max(LEAST_STRETCHES, STRETCHES // max(1, len(series))))
-        found = [_worst(envelope, info) for envelope in store.envelopes(series, start=start, stop=stop, max_points=share)]
+        first, end = (None, None) if window is None else (window[0], window[1] + 1)
+        found = [_worst(envelope, info) for envelope in store.envelopes(series, start=first, stop=end, max_points=share)]
         if window is not None:
             earlier = window[0] - max(_BEFORE, window[1] - window[0])
             held = store.envelopes(series, start=earlier, stop=window[0], max_points=4)
             found = [_together([_worst(before, info), points]) for before, points in zip(held, found, strict=True)]
     else:
-        found = [_points(data) for data in store.read(series, start=start)]
+        found = [_points(data) for data in store.read(series, start=start, stop=stop)]
     parts: dict[str, list[Points]] = {}
     for one, points in zip(series, found, strict=True):
         parts.setdefault(one.key.module, []).append(points)
@@ -194,7 +193,8 @@ def _worst(found: Envelope, info: SignalInfo) -> Points:
     """Return the most troubling value of each stretch, and nan beside it where a value was not finite."""
     kept = current(np.asarray(found.segment, np.int64), np.asarray(found.start_step, np.int64))
     steps = np.asarray(found.start_step, np.int64)[kept]
-    values = np.asarray(found.maximum if info.high_is_trouble else found.minimum, np.float64)[kept]
+    low, high = (np.asarray(ends, np.float64)[kept] for ends in (found.minimum, found.maximum))
+    values = {Trouble.HIGH: high, Trouble.LOW: low, Trouble.AWAY: np.where(np.abs(low) > np.abs(high), low, high)}[info.trouble]
     finite, odd = ~np.isnan(values), np.asarray(found.nonfinite)[kept] > 0
     return Points(np.concatenate([steps[finite], steps[odd]]), np.append(values[finite], np.full(int(odd.sum()), np.nan)))
 
@@ -205,23 +205,8 @@ def _together(parts: Sequence[Points]) -> Points:
     return Points(np.concatenate([part.steps for part in parts]), np.concatenate([part.values for part in parts]))
 
 
-def current(segments: Ints, steps: Ints) -> npt.NDArray[np.bool_]:
-    """Return which points still hold: where a resumed run repeated steps, those of the newer segment.
-
-    Args:
-        segments, steps: shape (n,), in order of (segment, step).
-    """
-    if not len(segments) or segments[0] == segments[-1]:
-        return np.ones(len(segments), dtype=np.bool_)
-    first = np.flatnonzero(np.diff(segments, prepend=segments[0] - 1))
-    begins = np.append(steps[first], np.iinfo(np.int64).max)
-    newer = np.minimum.accumulate(begins[::-1])[::-1][1:]  # the first step of any newer segment
-    holds: npt.NDArray[np.bool_] = steps < np.repeat(newer, np.diff(np.append(first, len(segments))))
-    return holds
-
-
 def layer_grid(
-    points: LayerPoints, info: SignalInfo, max_columns: int = MAX_COLUMNS, window: tuple[int, int] | None = None
+    points: LayerPoints, info: SignalInfo, window: tuple[int, int] | None = None, *, max_columns: int = MAX_COLUMNS
 ) -> Grid | None:
     """Lay a signal's points on a grid of their own, or of a window's steps; None where there are none."""
     steps = np.concatenate([np.empty(0, np.int64), *(row.steps for row in points.rows)])
@@ -229,13 +214,15 @@ def layer_grid(
         return None
     if window is None:
         start, width = spacing(steps, max_columns)
-        return fill(points.rows, start, width, high_is_trouble=info.high_is_trouble)
+        return fill(points.rows, start, width, trouble=info.trouble)
     inside = steps[steps >= window[0]]
-    begin, width = spacing(inside) if len(inside) else (window[0], max(1, -(-(window[1] - window[0] + 1) // MAX_COLUMNS)))
+    begin, width = (
+        spacing(inside, max_columns) if len(inside) else (window[0], max(1, -(-(window[1] - window[0] + 1) // max_columns)))
+    )
     start = begin - width * -(-(begin - window[0]) // width)
     before = np.array([_newest_before(row, window[0]) for row in points.rows])
     columns = (max(int(inside.max()) if len(inside) else window[0], window[0]) - start) // width + 1
-    return fill(points.rows, start, width, high_is_trouble=info.high_is_trouble, before=before, columns=columns)
+    return fill(points.rows, start, width, trouble=info.trouble, before=before, columns=columns)
 
 
 def _newest_before(row: Points, step: int) -> float:
@@ -275,7 +262,7 @@ def histogram_grid(
     picked = sorted(chosen.values())
     places = np.array(steps)[picked]
     rows = [Points(places, shares[picked, row]) for row in range(bins)]
-    return fill(rows, start, width, high_is_trouble=True, before=before)
+    return fill(rows, start, width, trouble=Trouble.HIGH, before=before)
 
 
 def shown_alerts(store: Store, run: Run) -> list[Alert]:

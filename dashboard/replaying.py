@@ -172,7 +172,9 @@ async def _attended(
     """
     tab, number = str(ticket["tab"]), int(ticket["number"])
     token = showings.begin(tab, place.name, number)
-    view = View(lambda: showings.current(tab, place.name, token), place.page, Sender(), showings.pace(tab))
+    steering, pace = showings.steering(tab, place.name), showings.pace(tab)
+    current = partial(showings.current, tab, place.name, token)
+    view = View(current, place.page, place.name, Sender(), pace, steering, showings, heavy=False)
     socket = dash.ctx.websocket
     job: Replaying | None = None
     try:

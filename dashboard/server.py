@@ -2,25 +2,26 @@
 
 import gc
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 
 from ..storage.base import Store
-from .security import LOOPBACK
+from .options import OptionError, Options, shown_host
 from .source import StoreSource
 
 Announce = Callable[[str], None]
 
 
-class AddressError(ValueError):
+class AddressError(OptionError):
     """The dashboard cannot listen at the address asked for; the message says what would do."""
 
 
 def serve(
     store: Store | Callable[[], Store],
-    host: str = "127.0.0.1",
     port: int = 8050,
     *,
+    options: Options | None = None,
     announce: Announce | None = None,
     channels: Callable[[], Sequence[str]] = tuple,
     page: Callable[[], str] = str,
@@ -30,33 +31,39 @@ def serve(
     Args:
         store: A store, which stays the caller's; or a function that opens one, which is called while the first page is served
             already (a quarter sooner), and whose store is closed at the end.
-        host: A loopback address. Others are refused as long as the page has no log-in.
         port: 0 takes a free one.
+        options: Where and to whom; by default to this machine only, without a log-in.
         announce: Called with the page's URL once the page can be used; by default the URL is printed.
         channels: Called once the store is open; returns Apprise URLs that the watchdog's alerts go to, besides the run's own.
         page: Called then too; returns the address under which people reach the page, for links in notifications.
 
     Raises:
-        AddressError: not a loopback address, or the port is taken.
+        AddressError: the port is taken, or the address is not this machine's.
+        OptionError: visitors have to sign in, and the store has no token that they could do it with.
         StoreError: what the function that opens the store raised.
     """
+    options = options or Options()
     source = StoreSource(store)
-    with closing(_listen(host, port)) as listener, closing(source), ExitStack() as ending:
-        url = _url(listener)
+    with closing(_listen(options.host, port)) as listener, closing(source), ExitStack() as ending:
+        url = _url(listener, options)
 
         def ready() -> None:
+            if options.auth:
+                _need_a_token(source.whole())
             (announce or _print_url)(url)
             from ..analyzer.watchdog import Watchdog  # not before: the first page needs none
 
-            watchdog = Watchdog(source(), channels=channels(), page=page())
+            watchdog = Watchdog(source.whole(), channels=channels(), page=page())
             watchdog.start()
+            app.server.state.workings.watchdog = lambda: (watchdog.on_duty, watchdog.error)
             ending.callback(watchdog.close)
 
         with _no_collection():
             from .app import build_app
             from .listening import Listener
 
-            server = Listener(build_app(source).server, source, ready)
+            app = build_app(source, options)
+            server = Listener(app.server, source, ready)
         server.run(sockets=[listener])
         if server.failure is not None:
             raise server.failure
@@ -76,12 +83,6 @@ def _no_collection() -> Iterator[None]:
 
 def _listen(host: str, port: int) -> socket.socket:
     """Return a bound socket; binding first makes a taken port a message instead of a dead server."""
-    if host not in LOOPBACK:
-        raise AddressError(
-            f"Cannot serve the dashboard at {host!r}: it has no log-in yet, so only this machine may open it "
-            f"({', '.join(LOOPBACK)}). From another machine use an SSH tunnel: ssh -L 8050:127.0.0.1:8050 HOST, "
-            "then open http://127.0.0.1:8050."
-        )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -96,9 +97,22 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+def _need_a_token(store: Store) -> None:
+    """Refuse to ask for a token where there is none.
+
+    Raises:
+        OptionError: there is none that still holds.
+    """
+    now = time.time()
+    if not any(token.holds(now) for token in store.tokens()):
+        raise OptionError(
+            f"Nobody could sign in: {store.url} holds no access token{', but some that have expired' if store.tokens() else ''}. "
+            "Make one, which is shown once, and start again: foreshock token create NAME --write"
+        )
+
+
+def _url(listener: socket.socket, options: Options) -> str:
+    return f"http://{shown_host(options.host)}:{listener.getsockname()[1]}{options.prefix}"
 
 
 def _print_url(url: str) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from ..storage.base import Store
+from .access.reader import as_seen
 
 
 class StoreSource:
@@ -31,7 +32,14 @@ class StoreSource:
             raise
 
     def __call__(self) -> Store:
-        """Return the store; waits while it is being opened, so never call this on the event loop's thread."""
+        """Return the store, as the visitor whose request this is may use it.
+
+        Waits while it is being opened, so never call this on the event loop's thread.
+        """
+        return as_seen(self.whole())
+
+    def whole(self) -> Store:
+        """Return the store itself, for what the server does of its own accord. Waits as well."""
         return self._opened.result()
 
     def beside(self, close: Callable[[], None]) -> None:

@@ -44,7 +44,7 @@ def _begun(source: StoreSource, chart: Charted, graph: str, reference: str, quer
     store = source()
     run = store.run(reference)
     given = {**query, "run": run.id}
-    section = section_of(chart.name, store, [given.get(part) for part in chart.inputs])
+    section = section_of(chart.name, store, [*chart.told, *(given.get(part) for part in chart.inputs)])
     section.lens = Lens.of(graph, *(given.get(part) for part in LENS))
     pieces = section.table()
     return f"{run.name or run.id}-{graph}.csv", chain([next(pieces)], pieces)

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dash
-from dash import Input, State
+from dash import Input, Output, State
+from dash.exceptions import PreventUpdate
 
 from .desk import NewsDesk
 from .live import Section, Showings, follow
 from .paths import KEPT
+from .pictures import LATER, Panel, pictures
 from .source import StoreSource
 
 if TYPE_CHECKING:
@@ -34,10 +37,15 @@ LENS = ("window", "smoothing", "scales")
 
 @dataclass(frozen=True, slots=True)
 class Charted:
-    """A section that draws something over steps: the name of its factory, and the ids of the components that it depends on."""
+    """A section that draws something over steps: the name of its factory, and the ids of the components that it depends on.
+
+    Args:
+        told: What the factory is told before their values: which of several pictures is meant.
+    """
 
     name: str
     inputs: Sequence[str]
+    told: Sequence[str] = ()
 
 
 def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk: NewsDesk) -> Mapping[str, Charted]:
@@ -45,60 +53,64 @@ def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk:
     charts: dict[str, Charted] = {}
     run, module = Input("run", "data"), Input("module", "value")
     signal, compare = Input("signal", "value"), Input("compare", "value")
+    head, step = Input("head", "value"), Input("step", "value")
 
     def section(name: str, place: str, *inputs: Input | State, page: str = "run-page", painted: str = "") -> None:
         follow(app, showings, desk, name, *inputs, make=_maker(name, source), page=page, place=place, painted=painted)
 
-    def chart(name: str, graph: str, *inputs: Input | State, heavy: bool = False, painted: str = "") -> None:
-        """Register a section of the run's page whose graph is over steps: it is zoomed, smoothed and scaled with all others."""
+    lens = [State(part, KEPT[part]) for part in LENS]
+
+    def chart(
+        name: str, graph: str, *inputs: Input | State, heavy: bool = False, panel: Panel | None = None, painted: str = ""
+    ) -> None:
+        """Register a section of the run's page whose graph is over steps: it is zoomed, smoothed and scaled with all others.
+
+        Args:
+            panel: where it stands in one. It is live while that is open.
+        """
         charts[graph] = Charted(name, [str(one.component_id) for one in inputs])
-        lens = [State(part, KEPT[part]) for part in LENS]
+        if panel is not None:
+            in_panel(panel, name, graph, *inputs, heavy=heavy)
+            return
         about: dict[str, Any] = {"page": "run-page", "place": graph, "painted": painted, "lens": lens, "heavy": heavy}
         follow(app, showings, desk, name, *inputs, make=_maker(name, source), **about)
 
-    follow(
-        app,
-        showings,
-        desk,
-        "overview",
-        Input("runs-search", "data"),
-        make=_maker("overview", source, desk.backlog),
-        page="overview",
-        place="runs",
-        painted="overview-painted",
-    )
+    def in_panel(panel: Panel, name: str, place: str, *inputs: Input | State, heavy: bool = True) -> None:
+        """Register a section that is live while its panel is open; its factory is not told of the panel."""
+        within, shown = partial(_without_last, _maker(name, source)), partial(_is_open, panel)
+        inputs, where = (*inputs, Input("opened", "data")), {"page": "run-page", "place": place}
+        follow(app, showings, desk, name, *inputs, make=within, **where, lens=lens, heavy=heavy, shown=shown)
+
+    def charts_of(panel: Panel, place: str, *inputs: Input | State, also: Sequence[Charted] = ()) -> None:
+        """Register a panel as one section: all its pictures, and ``also`` those that have factories of their own, named as them."""
+        charts.update({one.name.replace("_", "-"): one for one in also})
+        charts.update({one.name: Charted("picture", ["run", "module", "head"], told=[one.name]) for one in pictures(panel)})
+        in_panel(panel, f"{panel.value}_panel", place, *inputs)
+
+    overview = _maker("overview", source, desk.backlog)
+    view, painted = Input("runs-search", "data"), "overview-painted"
+    follow(app, showings, desk, "overview", view, make=overview, page="overview", place="runs", painted=painted)
     section("head", "verdict", run, painted="run-page-painted")
+    section("outlook", "outlook", run)
     section("choices", "module", run, State("module", "value"), State("signal", "value"), State("compare", "value"))
     chart("loss", "loss", run, painted="loss-painted")
     chart("risk", "risk", run)
     chart("heat_a", "heat-a", run, signal, module, heavy=True)
     chart("heat_b", "heat-b", run, compare, module, heavy=True)
     section("layer_facts", "layer-facts", run, module, State("detail", "value"))
-    chart("distribution", "distribution", run, module, heavy=True)
-    chart("layer_signal", "layer-signal", run, module, Input("detail", "value"))
-    chart("gradient", "gradient", run)
-    chart("overhead", "overhead", run)
-    section("rules_list", "rules-list", Input("rules-run", "data"), page="rules-page")
-    section("rule_state", "rule-history", Input("rule-of", "data"), Input("rule-seen", "data"), page="rule-page")
-    section("inbox", "inbox-list", Input("sieve", "data"), page="inbox", painted="inbox-painted")
-    section("offers", "inbox-rule", Input("sieve", "data"), page="inbox")
-    alert = Input("alert-id", "data")
-    section("dossier", "alert-history", alert, page="alert-page", painted="alert-page-painted")
-    section("around", "around-loss", alert, page="alert-page")
+    # Dash's browser side lets twelve callbacks go on at a time, and a live section is one that does not end: those above and those
+    # of one panel must leave room for what the reader does.
+    chart("layer_signal", "layer-signal", run, module, Input("detail", "value"), panel=Panel.LAYER)
+    of_layer = [Charted("distribution", ["run", "module"]), Charted("spectrum", ["run", "module", "step"])]
+    charts_of(Panel.LAYER, "distribution", run, module, head, step, Input("heads-sort", "data"), also=of_layer)
+    charts_of(Panel.ROUNDING, "delta-bias", run, module, head, also=[Charted("delta_bias", ["run", "module", "head"])])
+    charts_of(Panel.ATTENTION, "logits", run, module, head)
+    charts_of(Panel.OPTIMIZER, "gradient", run, module, head, also=[Charted("gradient", ["run"])])
+    chart("overhead", "overhead", run, panel=Panel.MONITOR)
     _compare(section)
+    _alerts(section)
+    _rules(section)
     return charts
-
-
-def section_of(name: str, store: "Store", values: Sequence[Any]) -> "RunSection":
-    """Return a section by the name of its factory, made of the values of its inputs."""
-    from . import factory  # numpy and the figures come with the first page, not before the server listens
-
-    section: RunSection = getattr(factory, name)(store, *values)
-    return section
-
-
-def _maker(name: str, source: StoreSource, *more: Any) -> Callable[..., Section]:
-    return lambda *values: section_of(name, source(), (*values, *more))
 
 
 def _compare(section: Callable[..., None]) -> None:
@@ -111,3 +123,53 @@ def _compare(section: Callable[..., None]) -> None:
     section("compare_loss", "compare-loss", runs, over, scale, page=page)
     section("compare_difference", "compare-difference", runs, over, base, page=page)
     section("compare_overlay", "compare-overlay", runs, signal, module, over, scale, page=page)
+
+
+def _alerts(section: Callable[..., None]) -> None:
+    """Register the live sections of the inbox and of an alert's page."""
+    section("inbox", "inbox-list", Input("sieve", "data"), page="inbox", painted="inbox-painted")
+    section("offers", "inbox-rule", Input("sieve", "data"), page="inbox")
+    alert = Input("alert-id", "data")
+    section("dossier", "alert-history", alert, page="alert-page", painted="alert-page-painted")
+    section("around", "around-loss", alert, page="alert-page")
+
+
+def _rules(section: Callable[..., None]) -> None:
+    """Register the live sections of the list of rules and of a rule's page."""
+    section("rules_list", "rules-list", Input("rules-run", "data"), page="rules-page")
+    section("rule_state", "rule-history", Input("rule-of", "data"), Input("rule-seen", "data"), page="rule-page")
+
+
+def fill_panels(app: dash.Dash) -> None:
+    """Register what fills a panel when it is first opened. ``assets/panels.js`` says when it is there, and its sections begin."""
+    lazy = [f"panel-{panel.value}" for panel in LATER]
+    outputs, states = ([kind(place, "children") for place in lazy] for kind in (Output, State))
+
+    @app.callback(*outputs, Input("panel", "data"), *states, prevent_initial_call=True)
+    def fill(chosen: str, *children: Any) -> list[Any]:
+        from .pages.panels import contents
+
+        wanted = [panel.value == chosen and not there for panel, there in zip(LATER, children, strict=True)]
+        if not any(wanted):
+            raise PreventUpdate
+        return [contents(panel) if now else dash.no_update for panel, now in zip(LATER, wanted, strict=True)]
+
+
+def _is_open(panel: Panel, *values: Any) -> bool:
+    return bool(values[-1] == panel.value)
+
+
+def _without_last(make: Callable[..., Section], *values: Any) -> Section:
+    return make(*values[:-1])
+
+
+def section_of(name: str, store: "Store", values: Sequence[Any]) -> "RunSection":
+    """Return a section by the name of its factory, made of the values of its inputs."""
+    from . import factory  # numpy and the figures come with the first page, not before the server listens
+
+    section: RunSection = getattr(factory, name)(store, *values)
+    return section
+
+
+def _maker(name: str, source: StoreSource, *more: Any) -> Callable[..., Section]:
+    return lambda *values: section_of(name, source(), [*values, *more])

@@ -36,6 +36,7 @@ CHROMIUM_FLAGS = [
 ]
 SETTLE = 4000
 """Milliseconds that charts are given to come to rest: the page is live, so nothing on it says "done"."""
+STILL_LOADING = "(each) => each.textContent.startsWith('loading')"
 PATIENCE = 180_000
 """Milliseconds that a page may take to be ready: this machine may be busy."""
 MOST_BYTES = 300_000
@@ -229,6 +230,8 @@ def _take(browser: Browser, picture: Picture, url: str, look: str, file: Path) -
         tab.evaluate("Math.max(...[...document.querySelectorAll('main')].map((each) => each.getBoundingClientRect().bottom))")
     )
     tab.set_viewport_size({"width": width, "height": max(300, min(height, MOST_HEIGHT))})
+    if not picture.hold:
+        tab.wait_for_function(f"() => ![...document.querySelectorAll('.annotation-text')].some({STILL_LOADING})")
     tab.wait_for_timeout(SETTLE)
     tab.screenshot(path=file)
     context.close()
@@ -243,14 +246,14 @@ def _hold(tab: Page) -> None:
         if re.search(r'"output":\s*"page\.children"', route.request.post_data or ""):
             route.continue_()
 
-    tab.route("**/_dash-update-component", answer)
+    tab.route("**/_dash-update-component*", answer)
 
 
 def _shrink(file: Path) -> int:
     """Write a picture with as many colours as it may have to stay small; return its size in bytes."""
     picture = Image.open(file).convert("RGB")
-    for colours in (256, 128, 64):
-        picture.quantize(colours, dither=Image.Dither.NONE).save(file, optimize=True)
+    for colours in (0, 256, 128, 64):  # 0: all of them
+        (picture.quantize(colours, dither=Image.Dither.NONE) if colours else picture).save(file, optimize=True)
         if file.stat().st_size < MOST_BYTES:
             return file.stat().st_size
     raise RuntimeError(

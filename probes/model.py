@@ -1,7 +1,7 @@
 """What is watched: one model or several, with readable module names, and the linear layers in them."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeGuard
 
@@ -9,22 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from .layouts import Part, parts, role
 from .taps.compiled import has_staying_hook
 
 if TYPE_CHECKING:
     from .distributed.company import Meeting
 
-Part = Literal["", "q", "k", "v"]
-_QKV: tuple[Part, ...] = ("q", "k", "v")
 Compiled = Literal["taps", "eager", "weights"]
 """How compiled parts are looked into: through taps in their graphs, on sampled steps that run without compiling, or not at all."""
-
-# Projections whose rows are q, k and v one after the other.
-_FUSED_QKV_NAMES = frozenset({"c_attn", "qkv", "qkv_proj", "to_qkv", "wqkv", "in_proj"})
-# GPT-NeoX, BLOOM and Falcon: (q, k, v) of the first head, of the second head, ...
-_INTERLEAVED_QKV_NAME = "query_key_value"
-_HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
-_KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "kv_n_heads", "n_local_heads")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +44,17 @@ class LinearLayer:
     size: int = 0
     heads: int = 0
     parameter: str = "weight"
+
+    @property
+    def role(self) -> Part:
+        """Which of q, k and v it makes, by its place in a fused projection or by its name; '' for none."""
+        return self.part or role(self.name.rpartition(".")[2])
+
+    @property
+    def parent(self) -> str:
+        """Name of the module that its own module is a part of."""
+        path = self.name.removesuffix(f".{self.part}") if self.part else self.name
+        return path.rpartition(".")[0]
 
     def weight(self) -> Tensor:
         """Return W as (out, in): a view of the live parameter, detached, nothing copied.
@@ -116,11 +119,11 @@ class WatchedModel:
         self._being_armed = False
         self._armed_among: set[nn.Module] | None = None
         several = model.items() if isinstance(model, (nn.ModuleDict, Mapping)) else None
-        parts: dict[str, object] = {"": model} if several is None else {f"{name}.": part for name, part in several}
+        given: dict[str, object] = {"": model} if several is None else {f"{name}.": part for name, part in several}
         self.meeting: Meeting | None = None
         """In a distributed job, where ranks meet before a collective of ours."""
         self.roots: dict[str, nn.Module] = {}
-        for prefix, part in parts.items():
+        for prefix, part in given.items():
             if not isinstance(part, nn.Module):
                 where = f" under {prefix[:-1]!r}" if prefix else ""
                 raise TypeError(
@@ -212,7 +215,7 @@ class WatchedModel:
             transposed = kind == "conv1d"
             out, into = (weight.shape[1], weight.shape[0]) if transposed else (weight.shape[0], weight.shape[1])
             parent, _, own = name.rpartition(".")
-            for part, first, size, heads in _parts(own, modules.get(parent), out, into):
+            for part, first, size, heads in parts(own, modules.get(parent), out, into):
                 layers.append(LinearLayer(f"{name}.{part}" if part else name, module, transposed, part, first, size, heads))
         return layers
 
@@ -249,35 +252,6 @@ def _is_map(weight: object, dimensions: int) -> TypeGuard[Tensor]:
     if not isinstance(weight, Tensor) or isinstance(weight, nn.UninitializedParameter):
         return False
     return weight.dim() == dimensions and weight.is_floating_point() and weight.numel() > 0
-
-
-def _parts(name: str, parent: nn.Module | None, out: int, into: int) -> list[tuple[Part, int, int, int]]:
-    """Return what a layer consists of: part, first output, outputs, and heads where the parts lie head by head."""
-    whole: list[tuple[Part, int, int, int]] = [("", 0, 0, 0)]
-    heads, groups = number_of(parent, _HEADS), number_of(parent, _KEY_VALUE_HEADS)
-    if name == _INTERLEAVED_QKV_NAME:
-        # ChatGLM gives the same name to q, k and v one after the other, and says so by this attribute.
-        known = heads and into % heads == 0 and out == 3 * into and not hasattr(parent, "multi_query_attention")
-        return [(part, 0, into, heads) for part in _QKV] if known else whole
-    # InternLM2's `wqkv` interleaves group by group; it alone of that name counts its groups.
-    if name.lower() not in _FUSED_QKV_NAMES or (name == "wqkv" and hasattr(parent, "num_key_value_groups")):
-        return whole
-    if heads and groups and groups < heads and heads % groups == 0 and out % (heads + 2 * groups) == 0:
-        head = out // (heads + 2 * groups)
-        if number_of(parent, ("head_dim",)) == head or heads * head == into:
-            q, kv = heads * head, groups * head
-            return [("q", 0, q, 0), ("k", q, kv, 0), ("v", q + kv, kv, 0)]
-    return [(part, i * into, into, 0) for i, part in enumerate(_QKV)] if out == 3 * into else whole
-
-
-def number_of(module: nn.Module | None, names: Sequence[str]) -> int:
-    """Return the first of these attributes, of the module or of its ``config``, that is a positive whole number, else 0."""
-    for holder in (module, getattr(module, "config", None)):
-        for name in names:
-            value = getattr(holder, name, None)
-            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-                return value
-    return 0
 
 
 # What torch.compile, FSDP and checkpoint wrappers put into names; DDP's `module` may also be a name of the user's own.

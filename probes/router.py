@@ -27,7 +27,8 @@ from typing_extensions import override
 
 from ..storage.records import SeriesKey
 from .base import Block, Probe, Sums
-from .model import WatchedModel, number_of
+from .layouts import number_of
+from .model import WatchedModel
 from .statistics.not_applicable import not_applicable
 from .statistics.tokens import scattered_rows
 from .taps.modules import OutputTap, tensors_in

@@ -1,12 +1,16 @@
-"""The power-law exponent of the spectrum of the weight of every linear layer.
+"""The spectrum of the weight of every linear layer: its singular values as a histogram, and its power-law exponent.
 
 Trouble it reveals: a layer whose spectrum stops following that of its likes. In well-trained layers the eigenvalues of W^T W are
-heavy-tailed, with alpha between 2 and 4 or so; below that a few directions dominate, far above it little was learned.
+heavy-tailed, with alpha between 2 and 4 or so; below that a few directions dominate, far above it little was learned. In the
+histogram the bulk of a layer falls back as one singular value outgrows the others.
 
 Formula: ``weight.alpha = 1 + k / sum_{i<=k} ln(lambda_i / lambda_k)`` with lambda_i = sigma_i^2 falling and k half their number:
 Hill's estimator over the top half. Up to 64 singular values are computed, all of them (small_spectra.py). Those of a larger
 matrix are not to be had without waiting for the device, so both the median lambda_k and the sum are taken from stochastic Lanczos
 quadrature: 24 steps of Golub-Kahan bidiagonalisation from each of 8 fixed random vectors, whose small spectra stand for the whole.
+
+``weight.spectrum`` is the histogram of ``log10(sigma_i / sigma_1)`` in 60 bins from -3 to 0: counts of singular values, from the
+quadrature's weights where they are not all computed, rounded to whole numbers.
 
 Error against dense SVD: up to 64 singular values 1e-3. Beyond, up to 128, 8 % root mean square and 20 % at worst; from 256 on 4 %
 and 12 %: of random matrices, and of layers in training. 6 to 11 % too large where the spectrum is a power law over two decades.
@@ -30,11 +34,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..storage.records import SeriesKey
-from .base import Across, Block, Probe, Scalars
+from .base import Across, Block, Counts, Probe, Scalars
 from .model import LinearLayer, WatchedModel
 from .statistics.not_applicable import not_applicable
 from .statistics.precision import without_autocast
 from .statistics.small_spectra import singular_values, spectral_measure
+from .statistics.spectrum_histogram import HIGH, LOW, estimated_spectrum, exact_spectrum
 from .statistics.subspace import times, times_transposed
 from .taps.optimizer import is_sharded
 
@@ -52,16 +57,16 @@ _TINY = torch.finfo(torch.float32).tiny
 
 
 class WeightTailProbe(Probe):
-    """Power-law exponent of each linear layer's spectrum, to within some per cent."""
+    """Histogram and power-law exponent of each linear layer's spectrum, the exponent to within some per cent."""
 
     name = "weight_tail"
     presets = frozenset({"full"})
-    signals = ("weight.alpha",)
+    signals = ("weight.alpha", "weight.spectrum")
 
     def __init__(self) -> None:
         super().__init__()
         self._layers: list[LinearLayer] = []
-        self._blocks: list[Scalars] = []
+        self._blocks: list[Scalars | Counts] = []
 
     @override
     def attach(self, model: WatchedModel) -> None:
@@ -81,7 +86,7 @@ class WeightTailProbe(Probe):
         for (out, into, device), layers in groups.items():
             if min(out, into) <= LARGEST_EXACT and out * into <= LARGEST_COPIED:
                 sigma = singular_values(torch.stack([layer.weight().float() for layer in layers]))
-                self._keep(layers, exact_hill_exponent(sigma))
+                self._keep(layers, exact_hill_exponent(sigma), exact_spectrum(sigma))
                 continue
             with without_autocast(device):
                 bidiagonal = _bidiagonals([layer.view() for layer in layers], _starts(layers, min(out, into), device))
@@ -90,7 +95,7 @@ class WeightTailProbe(Probe):
             sigma, weights = spectral_measure(torch.cat([bidiagonal for _, _, bidiagonal in each]))
             sizes = [len(layers) for layers, _, _ in each]
             for (layers, count, _), *nodes in zip(each, sigma.split(sizes), weights.split(sizes), strict=True):
-                self._keep(layers, hill_exponent(nodes[0], nodes[1], count))
+                self._keep(layers, hill_exponent(nodes[0], nodes[1], count), estimated_spectrum(nodes[0], nodes[1], count))
 
     @override
     def collect(self, step: int) -> Iterator[Block]:
@@ -100,8 +105,9 @@ class WeightTailProbe(Probe):
     def disarm(self) -> None:
         self._blocks.clear()
 
-    def _keep(self, layers: list[LinearLayer], alpha: Tensor) -> None:
-        self._blocks.append(Scalars(tuple(SeriesKey("weight.alpha", layer.name) for layer in layers), alpha, Across.SAME))
+    def _keep(self, layers: list[LinearLayer], alpha: Tensor, counts: Tensor) -> None:
+        of_alpha, of_spectrum = (tuple(SeriesKey(signal, layer.name) for layer in layers) for signal in self.signals)
+        self._blocks += [Scalars(of_alpha, alpha, Across.SAME), Counts(of_spectrum, LOW, HIGH, counts)]
 
 
 def _starts(layers: list[LinearLayer], width: int, device: torch.device) -> Tensor:

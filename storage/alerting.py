@@ -56,9 +56,14 @@ def _updates(incoming: Any) -> Mapping[str, Any]:
 
 
 def list_alerts(
-    connection: Connection, run_id: str | None, *, states: Sequence[AlertState] | None, limit: int | None
+    connection: Connection,
+    run_id: str | None,
+    *,
+    states: Sequence[AlertState] | None,
+    limit: int | None,
+    before: tuple[float, str] | None = None,
 ) -> list[Alert]:
-    """Return alerts of a run by first step, or of all runs by time of creation, newest first."""
+    """Return alerts of a run by first step, or of all runs by time of creation, newest first, those after ``before``."""
     query = select(alerts, runs.c.id.label("run_id")).join(runs, runs.c.key == alerts.c.run_key).limit(limit)
     if run_id is None:
         query = query.order_by(alerts.c.created_at.desc(), alerts.c.id)
@@ -66,6 +71,9 @@ def list_alerts(
         query = query.where(runs.c.id == run_id).order_by(alerts.c.segment, alerts.c.first_step, alerts.c.created_at, alerts.c.id)
     if states is not None:
         query = query.where(alerts.c.state.in_([state.value for state in states]))
+    if before is not None:
+        at, alert_id = before
+        query = query.where((alerts.c.created_at < at) | ((alerts.c.created_at == at) & (alerts.c.id > alert_id)))
     return [alert_of(row) for row in connection.execute(query)]
 
 

@@ -36,8 +36,10 @@ from .records import (
     Segment,
     Series,
     SeriesKey,
+    Session,
     Severity,
     Silence,
+    Token,
 )
 from .results import AlertLine, Envelope, News, SeriesData, StepHistogram
 
@@ -298,9 +300,18 @@ class Store(ABC):
 
     @abstractmethod
     def alerts(
-        self, run: Run | str | None = None, *, states: Sequence[AlertState] | None = None, limit: int | None = None
+        self,
+        run: Run | str | None = None,
+        *,
+        states: Sequence[AlertState] | None = None,
+        limit: int | None = None,
+        before: tuple[float, str] | None = None,
     ) -> list[Alert]:
-        """Return a run's alerts, oldest first (by segment and first step); those of all runs, newest ``created_at`` first."""
+        """Return a run's alerts, oldest first (by segment and first step); those of all runs, newest ``created_at`` first.
+
+        Args:
+            before: (``created_at``, id) of an alert, of all runs: those that come after it in that order.
+        """
 
     @abstractmethod
     def alert_counts(self, states: Sequence[AlertState], *, run_ids: Sequence[str] | None = None) -> dict[str, dict[Severity, int]]:
@@ -484,6 +495,40 @@ class Store(ABC):
     @abstractmethod
     def release_lease(self, lease: Lease) -> None:
         """Give a right back, if the caller has it."""
+
+    # -- who may open the dashboard ------------------------------------------------------------------------------
+
+    @abstractmethod
+    def add_token(self, token: Token) -> None:
+        """Add a token.
+
+        Raises:
+            InvalidRecordError: its name is taken, empty or too long.
+        """
+
+    @abstractmethod
+    def tokens(self) -> list[Token]:
+        """Return all tokens, newest first, those that have expired too."""
+
+    @abstractmethod
+    def token(self, digest: str) -> Token | None:
+        """Return the token with that digest."""
+
+    @abstractmethod
+    def remove_token(self, name: str) -> bool:
+        """Remove a token and end its sessions; return whether it was there."""
+
+    @abstractmethod
+    def add_session(self, session: Session) -> None:
+        """Note that a browser signed in. Sessions that are over are forgotten."""
+
+    @abstractmethod
+    def session(self, digest: str) -> tuple[Session, Token] | None:
+        """Return a session with its token; None where there is none, or its token is gone. It may be over."""
+
+    @abstractmethod
+    def end_session(self, digest: str) -> None:
+        """End a session, if it is there."""
 
     # -- the store itself ----------------------------------------------------------------------------------------
 

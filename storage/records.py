@@ -382,6 +382,32 @@ def analyzer_lease(run_id: str, owner: str, segment: int = -1) -> Lease:
 
 
 @dataclass(frozen=True, slots=True)
+class Token:
+    """Who may open the dashboard from elsewhere. The token itself is not kept, only its digest; ``name`` is one of a kind."""
+
+    digest: str
+    name: str
+    may_write: bool
+    created_at: float = 0.0
+    created_by: str = ""
+    expires_at: float | None = None
+
+    def holds(self, now: float) -> bool:
+        """Return whether it can be used at ``now``, seconds since the epoch."""
+        return self.expires_at is None or now < self.expires_at
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A browser that signed in with a token. ``digest`` is that of the secret in its cookie."""
+
+    digest: str
+    token_digest: str
+    created_at: float
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Series:
     """A series as listed by the store: its key and the store's own number for it."""
 

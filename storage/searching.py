@@ -63,7 +63,8 @@ def find(connection: Connection, query: AlertQuery, *, by_run: bool, limit: int,
     columns = [column for column in alerts.columns if column.name != "evidence"]
     about_run = (runs.c.id.label("run_id"), runs.c.name.label("run_name"), runs.c.project)
     whole = select(*columns, literal("[]").label("evidence"), *about_run).join(runs, runs.c.key == alerts.c.run_key)
-    rows = {row.id: row for row in connection.execute(whole.where(alerts.c.id.in_(ids)))}
+    found: list[Any] = list(connection.execute(whole.where(alerts.c.id.in_(ids))))
+    rows = {row.id: row for row in found}
     return [AlertLine(alert_of(rows[each]), rows[each].run_name, rows[each].project) for each in ids]
 
 

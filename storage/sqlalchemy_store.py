@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 from typing_extensions import override
 
 from . import (
+    admitting,
     alerting,
     charting,
     deleting,
@@ -45,8 +46,10 @@ from .records import (
     Segment,
     Series,
     SeriesKey,
+    Session,
     Severity,
     Silence,
+    Token,
 )
 from .replica import PatientListener, Replica
 from .results import AlertLine, Envelope, SeriesData, StepHistogram
@@ -263,11 +266,16 @@ class SQLAlchemyStore(Store):
 
     @override
     def alerts(
-        self, run: Run | str | None = None, *, states: Sequence[AlertState] | None = None, limit: int | None = None
+        self,
+        run: Run | str | None = None,
+        *,
+        states: Sequence[AlertState] | None = None,
+        limit: int | None = None,
+        before: tuple[float, str] | None = None,
     ) -> list[Alert]:
         with self._database.read() as connection:
             run_id = None if run is None else _run_id(connection, run)
-            return alerting.list_alerts(connection, run_id, states=states, limit=limit)
+            return alerting.list_alerts(connection, run_id, states=states, limit=limit, before=before)
 
     @override
     def alert_counts(self, states: Sequence[AlertState], *, run_ids: Sequence[str] | None = None) -> dict[str, dict[Severity, int]]:
@@ -433,6 +441,43 @@ class SQLAlchemyStore(Store):
     def release_lease(self, lease: Lease) -> None:
         with self._database.write() as connection:
             leasing.release(connection, lease)
+
+    # -- who may open the dashboard ------------------------------------------------------------------------------
+
+    @override
+    def add_token(self, token: Token) -> None:
+        with self._database.write() as connection:
+            admitting.add_token(connection, token)
+
+    @override
+    def tokens(self) -> list[Token]:
+        with self._database.read() as connection:
+            return admitting.listed(connection)
+
+    @override
+    def token(self, digest: str) -> Token | None:
+        with self._database.read() as connection:
+            return admitting.find(connection, digest)
+
+    @override
+    def remove_token(self, name: str) -> bool:
+        with self._database.write() as connection:
+            return admitting.remove(connection, name)
+
+    @override
+    def add_session(self, session: Session) -> None:
+        with self._database.write() as connection:
+            admitting.add_session(connection, session)
+
+    @override
+    def session(self, digest: str) -> tuple[Session, Token] | None:
+        with self._database.read() as connection:
+            return admitting.find_session(connection, digest)
+
+    @override
+    def end_session(self, digest: str) -> None:
+        with self._database.write() as connection:
+            admitting.end_session(connection, digest)
 
     # -- the store itself ----------------------------------------------------------------------------------------
 

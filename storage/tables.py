@@ -1,4 +1,4 @@
-"""The schema: sixteen tables, as SQLAlchemy Core sees them. ``migrations/`` builds the same; a test holds the two together.
+"""The schema: eighteen tables, as SQLAlchemy Core sees them. ``migrations/`` builds the same; a test holds the two together.
 
 Why it looks like this:
 
@@ -293,5 +293,27 @@ rule_versions = Table(
     Column("comment", _TEXT, nullable=False),
     UniqueConstraint("digest", "version", name="rule_versions_of_scope"),
     sqlite_autoincrement=True,
+    **_OPTIONS,
+)
+
+access_tokens = Table(
+    "access_tokens",
+    metadata,
+    Column("digest", String(64), primary_key=True),  # SHA-256 of a random token: nothing that is stored lets anybody in
+    Column("name", _ID, nullable=False, unique=True),
+    Column("may_write", SmallInteger, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("created_by", _TEXT, nullable=False),
+    Column("expires_at", Double),
+    **_OPTIONS,
+)
+
+access_sessions = Table(
+    "access_sessions",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("token_digest", String(64), nullable=False),  # no foreign key: a session whose token is gone is over by itself
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
     **_OPTIONS,
 )

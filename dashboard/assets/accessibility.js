@@ -2,11 +2,24 @@
 (function () {
   "use strict";
 
-  /* A list of choices is a group of radio buttons, not a list box whose options hold controls of their own. */
-  function radios(list) {
-    list.setAttribute("role", "radiogroup");
-    const group = list.closest("[role=group][aria-label]");
-    if (group && !list.hasAttribute("aria-label")) list.setAttribute("aria-label", group.getAttribute("aria-label"));
+  let named = 0;
+
+  function name(list) {
+    if (list.hasAttribute("aria-label") || list.hasAttribute("aria-labelledby")) return;
+    const group = list.closest("fieldset, [role=group]");
+    const legend = group && group.querySelector(":scope > legend");
+    if (legend) {
+      legend.id = legend.id || "legend-" + ++named;
+      list.setAttribute("aria-labelledby", legend.id);
+    } else if (group && group.getAttribute("aria-label")) {
+      list.setAttribute("aria-label", group.getAttribute("aria-label"));
+    }
+  }
+
+  /* A list of choices is a group of radio buttons or boxes, not a list box whose options hold controls of their own. */
+  function choices(list) {
+    list.setAttribute("role", list.classList.contains("dash-radioitems") ? "radiogroup" : "group");
+    name(list);
     list.querySelectorAll("label[role], label[aria-selected]").forEach((label) => {
       label.removeAttribute("role");
       label.removeAttribute("aria-selected");
@@ -34,7 +47,8 @@
   }
 
   function mend() {
-    document.querySelectorAll(".dash-radioitems[role]:not([role=radiogroup]), .dash-radioitems:has(label[aria-selected])").forEach(radios);
+    const lists = ["radioitems", "checklist"].map((kind) => `.dash-${kind}[role=listbox], .dash-${kind}:has(label[role], label[aria-selected])`);
+    document.querySelectorAll(lists.join()).forEach(choices);
     document.querySelectorAll(".dash-dropdown-focus-target").forEach(dropdown);
     document.querySelectorAll("pre, .prose table").forEach(scrolling);
   }

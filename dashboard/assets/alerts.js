@@ -200,6 +200,7 @@
     if (!button || button.disabled) return;
     if (button.dataset.pick) pick(button);
     else if (button.dataset.pickAll) pickAll();
+    else if (button.dataset.sift) toggle(button);
     else if (button.dataset.page) turn(Number(button.dataset.page));
     else if (button.id === "inbox-clear") {
       picked.clear();
@@ -227,34 +228,71 @@
     }
   });
 
-  /* -- what the list shows: the address keeps it --------------------------------------------------------------------------- */
-  let shown = null; // the filters, without the page
+  /* -- what the list shows: the address keeps it -------------------------------------------------------------------------- */
+  const PARTS = ["state", "severity", "run", "project", "rule", "cause", "text", "by", "page"];
+  let sieve = {};
+  let sievesPage = null;
 
-  function sift(state, severity, run, project, rule, cause, text, by, place) {
-    const query = {};
-    const texts = { run: run, project: project, rule: rule, cause: cause, text: text };
-    Object.keys(texts).forEach((name) => texts[name] && (query[name] = String(texts[name])));
-    if (state && state !== "open") query.state = state;
-    if (severity && severity.length) query.severity = severity.join(",");
-    if (by && by.length) query.by = "run";
-    const filters = JSON.stringify(query);
-    const began = shown && shown.page === document.querySelector("#inbox");
-    const turned = !began || shown.filters === filters;
-    shown = { filters: filters, page: document.querySelector("#inbox") };
-    if (turned && place > 1) query.page = String(place);
-    if (!turned && place > 1) set("inbox-place", 1);
+  /* Whatever the server draws anew, the controls show what is chosen. */
+  function showSieve() {
+    const page = byId("inbox");
+    if (!page) sievesPage = null;
+    if (!page || !byId("inbox-text")) return;
+    if (page !== sievesPage) {
+      sievesPage = page;
+      const given = new URLSearchParams(location.search);
+      sieve = Object.fromEntries(PARTS.filter((part) => given.get(part)).map((part) => [part, given.get(part)]));
+    }
+    page.querySelectorAll("select[data-sift]").forEach((list) => {
+      const value = sieve[list.dataset.sift] || "";
+      if (list.value !== value) list.value = value;
+    });
+    page.querySelectorAll("button[data-sift]").forEach((toggle) => {
+      const { sift: part, value } = toggle.dataset;
+      const chosen = part === "state" ? (sieve.state || "open") === value : (sieve[part] || "").split(",").includes(value);
+      put(toggle, "aria-pressed", String(chosen));
+    });
+  }
+
+  function sift(part, value) {
+    if (value && !(part === "state" && value === "open")) sieve[part] = value;
+    else delete sieve[part];
+    if (part !== "page") delete sieve.page;
+    showSieve();
+    const query = Object.assign({}, sieve);
     const search = new URLSearchParams(query).toString();
     history.replaceState(history.state, "", location.pathname + (search ? "?" + search : ""));
-    return query;
+    set("sieve", query);
   }
+
+  function toggle(button) {
+    const { sift: part, value } = button.dataset;
+    if (part === "state") return sift(part, value);
+    const chosen = (sieve[part] || "").split(",").filter(Boolean);
+    return sift(part, (chosen.includes(value) ? chosen.filter((one) => one !== value) : [...chosen, value]).join(","));
+  }
+
+  let typed = null;
+  document.addEventListener("input", (event) => {
+    if (event.target.id !== "inbox-text") return;
+    clearTimeout(typed);
+    typed = setTimeout(() => sift("text", event.target.value), 350);
+  });
+
+  document.addEventListener("change", (event) => {
+    if (event.target.matches("select[data-sift]")) sift(event.target.dataset.sift, event.target.value);
+  });
 
   function turn(page) {
     picked.clear();
-    set("inbox-place", page);
+    sift("page", page > 1 ? String(page) : "");
     window.scrollTo(0, 0);
   }
 
-  new MutationObserver(showPicks).observe(document.documentElement, { childList: true, subtree: true });
+  new MutationObserver(() => {
+    showPicks();
+    showSieve();
+  }).observe(document.documentElement, { childList: true, subtree: true });
 
-  window.dash_clientside = Object.assign({}, window.dash_clientside, { foreshock_alerts: { sift, answered } });
+  window.dash_clientside = Object.assign({}, window.dash_clientside, { foreshock_alerts: { answered } });
 })();

@@ -66,7 +66,9 @@
     if (pause > 20000) again();
     let reachable = false;
     try {
-      reachable = (await fetch("/healthz", { cache: "no-store" })).ok;
+      const answer = await fetch(window.foreshock.under("/healthz"), { cache: "no-store" });
+      reachable = answer.ok;
+      if (reachable && (await answer.json()).signed_in === false) signIn();
     } catch (_) {
       reachable = false;
     }
@@ -76,6 +78,12 @@
     if (reachable) misses = 0;
   }
   setInterval(look, 5000);
+
+  /* The session is over: to the form, and back to what the reader looked at. */
+  function signIn() {
+    const here = window.foreshock.inner(location.pathname) + location.search;
+    location.assign(window.foreshock.under("/login") + "?next=" + encodeURIComponent(here));
+  }
 
   /* -- a clicked layer ------------------------------------------------------------------------------------------------ */
   function clicked(first, second, firstFigure, secondFigure) {
@@ -92,7 +100,7 @@
   /* The page of a run belongs to the runs, that of an alert to the alerts. */
   const HOMES = { "": "run", alert: "alerts" };
   const first = (path) => {
-    const part = path.split("/")[1] || "";
+    const part = window.foreshock.inner(path).split("/")[1] || "";
     return part in HOMES ? HOMES[part] : part;
   };
 

@@ -3,19 +3,21 @@
   "use strict";
   const PICKED = "foreshock-picked";
   const MOST = 12;
+  let shown = location.search; // the query that the list was last asked for
   const nothing = () => window.dash_clientside.no_update;
   const set = (id, props) => window.dash_clientside.set_props(id, props);
   const here = () => document.getElementById("overview");
 
   /* -- the address and the list show the same ---------------------------------------------------------------------------- */
   const CONTROLS = [
-    ["run-search", "q", false],
+    ["run-search-text", "q", false],
     ["filter-state", "state", true],
     ["filter-alerts", "alerts", false],
     ["filter-project", "project", true],
     ["filter-tag", "tag", true],
   ];
   const listed = (value) => (Array.isArray(value) ? value : value ? [value] : []);
+  const cut = (text) => (text || "").slice(0, Number(document.getElementById("run-search-place").dataset.longest));
   const same = (one, other) => JSON.stringify([...one]) === JSON.stringify([...other]);
 
   function view(...values) {
@@ -26,7 +28,7 @@
     CONTROLS.forEach(([, name], place) => {
       let wanted = listed(values[place]);
       /* An address may hold a longer search than the box does: it is left alone until the box is changed. */
-      if (name === "q" && before.get("q") && wanted[0] === before.get("q").slice(0, 200)) wanted = [before.get("q")];
+      if (name === "q" && before.get("q") && wanted[0] === cut(before.get("q"))) wanted = [before.get("q")];
       if (same(wanted, before.getAll(name))) return;
       narrowed = true;
       after.delete(name);
@@ -46,17 +48,42 @@
     return search;
   }
 
-  let shown = location.search;
-
   function show(search) {
     const query = new URLSearchParams(search);
     shown = search;
     set("runs-search", { data: search });
     CONTROLS.forEach(([id, name, several]) => {
       const value = several ? query.getAll(name) : query.get(name);
-      set(id, { value: name === "q" ? (value || "").slice(0, 200) : value });
+      if (name === "q") write(cut(value));
+      else set(id, { value });
     });
     set("group-runs", { value: query.has("group") ? ["open"] : [] });
+  }
+
+  /* -- the search box: what is typed goes on its way when the typing rests ------------------------------------------------ */
+  const REST = 200;
+  let resting = 0;
+
+  function searchBox() {
+    const place = document.getElementById("run-search-place");
+    if (!place || place.firstChild) return;
+    const box = document.createElement("input");
+    const attributes = { id: "run-search", type: "search", class: "run-search", autocomplete: "off", spellcheck: "false", dir: "auto" };
+    Object.entries(attributes).forEach(([name, value]) => box.setAttribute(name, value));
+    box.placeholder = "Search name, tag, host, lr=0.001 …";
+    box.maxLength = Number(place.dataset.longest);
+    box.value = place.dataset.value;
+    box.addEventListener("input", () => {
+      clearTimeout(resting);
+      resting = setTimeout(() => set("run-search-text", { data: box.value }), REST);
+    });
+    place.append(box);
+  }
+
+  function write(text) {
+    clearTimeout(resting);
+    document.getElementById("run-search").value = text;
+    set("run-search-text", { data: text });
   }
 
   document.addEventListener("click", (event) => {
@@ -197,6 +224,7 @@
   function table(data) {
     const place = document.getElementById("runs-list");
     if (!place) return 0;
+    searchBox();
     const focused = place.contains(document.activeElement) ? document.activeElement.id : "";
     const scrolled = place.firstChild ? place.firstChild.scrollLeft : 0;
     const rows = new Map([...place.querySelectorAll("tbody tr")].map((row) => [row.id, row]));

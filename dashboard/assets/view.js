@@ -2,8 +2,8 @@
 (function () {
   "use strict";
   const { plots, overSteps, nameOf, plotOf, get, set } = window.foreshock;
-  const QUIET = { smoothing: "0" }; // values that an address need not tell
-  const EMPTY = { window: "", smoothing: "0", scales: "" }; // what these are where an address says nothing
+  const QUIET = { smoothing: "0", panel: "layer" }; // values that an address need not tell
+  const EMPTY = { window: "", smoothing: "0", scales: "", panel: "layer", head: "", step: "" }; // what these are where an address says nothing
 
   /* -- the address ---------------------------------------------------------------------------------------------------- */
   let kept = {}; // component id -> [property, value]
@@ -13,7 +13,7 @@
     const found = new URLSearchParams();
     for (const [id, [, value]] of Object.entries(kept)) {
       const now = changes && id in changes ? changes[id] : value;
-      if (now && now !== QUIET[id]) found.set(id, now);
+      if ((now || now === 0) && now !== QUIET[id]) found.set(id, now);
     }
     return found.toString();
   };

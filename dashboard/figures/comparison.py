@@ -67,7 +67,8 @@ def overlay_figure(
     if not seen:
         return empty("None of these runs has it" + (" with times of its steps." if over == "time" else "."), height=height)
     scale, x = _across(seen, over)
-    traces = [_nonfinite(seen, scale), *(_line(one, scale, x["title"]["text"], len(seen)) for one in drawn)]
+    traces = [_nonfinite(seen, scale), *(_line(one, scale, x["title"]["text"]) for one in drawn)]
+    traces.append(_letters(seen, scale))
     y = log_axis(title, (value for one in seen for value in one.course.values)) if log else axis(title)
     lines = [{"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 0, "y1": 0, "line": {"color": MUTED, "width": 1}}]
     return {"data": traces, "layout": layout(x, y, height=height, yaxis2=mark_axis(), shapes=lines if zero else [])}
@@ -84,27 +85,42 @@ def _across(seen: Sequence[Drawn], over: str) -> tuple[float, dict[str, Any]]:
     return 1.0, step_axis(int(longest - min(float(one.course.x.min()) for one in seen)))
 
 
-def _line(one: Drawn, scale: float, across: str, count: int) -> dict[str, Any]:
+def _line(one: Drawn, scale: float, across: str) -> dict[str, Any]:
     colour, dash = style_of(one.place)
     x, y = _with_gaps(one.course, scale)
-    letter = LETTERS[one.place]
-    words = [""] * len(x)
-    if at := [index for index, value in enumerate(y) if value is not None]:
-        # The letters stand one after the other, so that they do not cover each other where the lines end together.
-        words[at[int((len(at) - 1) * (1 - 0.06 * (1 + one.place % max(count, 1))))]] = letter
+    name = f"<b>{LETTERS[one.place]}</b> {text(one.name)}"
     return {
         "type": "scatter",
-        "mode": "lines+text" if len(x) > 1 else "markers+text",
+        "mode": "lines" if len(x) > 1 else "markers",
         "name": text(one.name),
         "x": x,
         "y": y,
-        "text": words,
-        "textposition": "top center",
-        "textfont": {"color": colour, "size": 14},
         "line": {"color": colour, "width": 1.8, "dash": dash},
         "marker": {"color": colour, "size": 7},
         "connectgaps": False,
-        "hovertemplate": f"<b>{letter}</b> {text(one.name)}<br>{across} %{{x:,.6~g}}<br><b>%{{y:.5g}}</b><extra></extra>",
+        "hovertemplate": f"{name}<br>{across} %{{x:,.6~g}}<br><b>%{{y:.5g}}</b><extra></extra>",
+    }
+
+
+def _letters(seen: Sequence[Drawn], scale: float) -> dict[str, Any]:
+    """Return each line's letter near its end; one before the other, so that they stay apart where lines end together."""
+    x, y, letters = [], [], []
+    for number, one in enumerate(seen):
+        finite = np.flatnonzero(np.isfinite(one.course.values))
+        if len(finite):
+            at = finite[int((len(finite) - 1) * (1 - 0.06 * (1 + number)))]
+            x.append(float(f"{one.course.x[at] / scale:.9g}"))
+            y.append(float(f"{one.course.values[at]:.5g}"))
+            letters.append(LETTERS[one.place])
+    return {
+        "type": "scatter",
+        "mode": "text",
+        "x": x,
+        "y": y,
+        "text": letters,
+        "textposition": "top center",
+        "textfont": {"size": 14},
+        "hoverinfo": "skip",
     }
 
 

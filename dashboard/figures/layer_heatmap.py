@@ -8,9 +8,9 @@ import numpy as np
 
 from ..grid import Floats, Grid
 from ..names import related, short_names
-from ..signals import Scale, SignalInfo
+from ..signals import Scale, SignalInfo, Trouble
 from .lines import kind_name, kind_symbol
-from .style import BAR_MARGIN, TROUBLE_SCALE, Figure, axis, colour_bar, empty, layout, plain_rows, step_axis, text
+from .style import BAR_MARGIN, BOTH_WAYS_SCALE, TROUBLE_SCALE, Figure, axis, colour_bar, empty, layout, plain_rows, step_axis, text
 
 CELLS, ODD = 0, 1
 
@@ -37,8 +37,8 @@ def layer_heatmap_figure(grid: Grid | None, modules: Sequence[str], info: Signal
         "dx": grid.width,
         "y": names,
         **cell_rows(grid.cells, info),
-        "colorscale": TROUBLE_SCALE,
-        "reversescale": not info.high_is_trouble,
+        "colorscale": BOTH_WAYS_SCALE if info.trouble is Trouble.AWAY else TROUBLE_SCALE,
+        "reversescale": info.trouble is Trouble.LOW,
         "colorbar": scale_bar(grid, info),
         "hoverongaps": False,
         "hovertemplate": hover_template(info),
@@ -79,8 +79,11 @@ def colour_range(grid: Grid, info: SignalInfo) -> tuple[float, float]:
     if info.scale is Scale.LOG:
         finite = np.log10(finite[finite > 0])
     if not finite.size:
-        return 0.0, info.span
+        return (-info.span if info.trouble is Trouble.AWAY else 0.0), info.span
     low, high = float(finite.min()), float(finite.max())
+    if info.trouble is Trouble.AWAY:
+        reach = max(-low, high, info.span)
+        return -reach, reach
     low = low if info.scale is Scale.LOG else min(0.0, low)
     return low, max(high, low + info.span)
 

@@ -43,6 +43,17 @@ TROUBLE_SCALE: list[list[Any]] = [
 ]
 """Calm is deep blue, trouble is bright yellow: lightness rises all the way, so that it also reads without colour vision."""
 
+BOTH_WAYS_SCALE: list[list[Any]] = [
+    [0.0, "#d9f7ff"],
+    [0.12, "#7fd0ee"],
+    [0.3, "#3b7fb0"],
+    [0.5, "#16243f"],
+    [0.7, "#8a6a3a"],
+    [0.88, "#dfa54a"],
+    [1.0, "#ffe66d"],
+]
+"""For what is calm at 0: bright ice below it, bright yellow above, which eyes that confuse red and green tell apart."""
+
 _FONT = "Inter, system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 

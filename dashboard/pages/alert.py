@@ -25,7 +25,7 @@ from .alerts import STATE_WORDS, cause_parts
 from .asking import asking, choices
 from .attributes import aria, data
 from .inbox import end_button, silence_words
-from .parts import GRAPH_CONFIG, card, graph, number, severity_badge
+from .parts import GRAPH_CONFIG, card, graph, number, refused, severity_badge
 
 
 def alert_page(alert: Alert, words: Updates) -> html.Main:
@@ -78,7 +78,7 @@ def _comment(alert: Alert) -> html.Div:
         [
             html.Label("Add a comment; it changes nothing else", htmlFor="comment-text"),
             html.Textarea(id="comment-text", rows=3, maxLength=MOST_LETTERS, dir="auto"),
-            html.Button("Add comment", id="comment-add", type="button", className="button", **data(alert=alert.id)),
+            html.Button("Add comment", id="comment-add", type="button", className="button", **refused(), **data(alert=alert.id)),
         ],
         className="field comment-form",
     )
@@ -147,7 +147,7 @@ def decisions(alert: Alert, silences: Sequence[Silence], run_names: Mapping[str,
 
 def charts(alert: Alert) -> list[Component]:
     """Return a card for each series of the evidence."""
-    cards = []
+    cards: list[Component] = []
     for count, piece in enumerate(alert.evidence):
         points = SeriesData(piece.key, [alert.segment] * len(piece.steps), piece.steps, piece.values)
         figure = evidence_figure(points, describe(piece.key.signal), piece, alert)
@@ -179,7 +179,7 @@ def why(alert: Alert, rule: Rule | None) -> list[Component]:
     if alert.threshold is not None:
         measured.append(f"threshold {number(alert.threshold)}")
     title = f": {rule.title}" if rule is not None else ""
-    said = [html.Span("Rule ", className="quiet"), html.Code(alert.rule), title, html.Span(f" ({', '.join(measured)})")]
+    said: list[Any] = [html.Span("Rule ", className="quiet"), html.Code(alert.rule), title, html.Span(f" ({', '.join(measured)})")]
     parts.append(html.P(said if measured else said[:-1], className="rule-line"))
     return parts
 
@@ -235,7 +235,7 @@ def related_list(lines: Sequence[AlertLine], alert: Alert) -> list[Component]:
         other = line.alert
         apart = other.first_step - alert.first_step
         when = "at the same step" if not apart else f"{abs(apart):,} steps {'later' if apart > 0 else 'earlier'}"
-        head = [
+        head: list[Any] = [
             severity_badge(other.severity),
             html.Span(STATE_WORDS[other.state], className=f"state state-{other.state.value}"),
             html.Span(when, className="quiet"),
@@ -251,12 +251,12 @@ def history_list(entries: Sequence[Entry]) -> list[Component]:
 
 def _entry(entry: Entry) -> list[Component]:
     when = moment(entry.time) if entry.time < float("inf") else "soon"
-    who = [html.Strong(entry.who, dir="auto"), " "] if entry.who else []
+    who: list[Any] = [html.Strong(entry.who, dir="auto"), " "] if entry.who else []
     parts: list[Component] = [html.Span(when, className="quiet when"), html.Span([*who, entry.what], className="what")]
     if entry.words:
         parts.append(html.P(entry.words, className="said-by-people", dir="auto"))
     if entry.letter:
-        retry = html.Button("Retry", id={"kind": "letter", "letter": entry.letter}, type="button", className="button")
+        retry = html.Button("Retry", id={"kind": "letter", "letter": entry.letter}, type="button", className="button", **refused())
         note = html.Span(id={"kind": "letter-note", "letter": entry.letter}, className="quiet", role="status")
         parts.append(html.Div([retry, note], className="decisions"))
     return parts

@@ -8,12 +8,13 @@ from dash.development.base_component import Component
 
 from ...analyzer.handling import about
 from ...storage.records import Alert, AlertState, Cause, Silence
+from .. import who
 from ..decisions import SILENCES, UNDO
 from ..paths import alert_path, cause_path
 from ..reading import is_open
 from ..vitals import moment
 from .attributes import aria, data
-from .parts import severity_badge
+from .parts import refused, severity_badge
 
 STATE_WORDS = {
     AlertState.PENDING: "pending",
@@ -112,6 +113,10 @@ def _silenced(alert: Alert, silences: Sequence[Silence]) -> str:
 
 def _decisions(alert: Alert) -> list[Component]:
     parts: list[Component] = []
+    if who.refusal():
+        labels = (("Acknowledge", AlertState.ACKNOWLEDGED), ("Silence", AlertState.SILENCED), ("Resolve", AlertState.RESOLVED))
+        parts = [_button(alert, label, state.value) for label, state in labels if state is not alert.state]
+        return [*parts, html.Span("You may only read.", className="quiet", title=who.refusal())]
     if alert.state is not AlertState.ACKNOWLEDGED:
         parts.append(_button(alert, "Acknowledge", AlertState.ACKNOWLEDGED.value))
     if alert.state is AlertState.FIRING:
@@ -129,5 +134,6 @@ def _button(alert: Alert, label: str, choice: str, said: str = "") -> html.Butto
         id={"kind": "decision", "alert": alert.id, "state": choice},
         type="button",
         className="button",
+        **refused(),
         **aria(label=f"{said or label}: {alert.message[:80]}"),
     )

@@ -9,6 +9,7 @@ from dash.development.base_component import Component
 from ...analyzer.handling import MOST_LETTERS, Scope
 from ...storage.records import AlertState
 from .attributes import aria, data
+from .parts import refused
 
 TIMES = (("3600", "1 hour"), ("28800", "8 hours"), ("86400", "1 day"), ("until", "until a time …"), ("", "until it is ended"))
 SCOPES = (
@@ -102,6 +103,7 @@ def ask(
         label,
         type="button",
         className=f"button {style}".strip(),
+        **refused(),
         **data(**{name: value for name, value in given.items() if value}, **({"now": "yes"} if now else {})),
         **(aria(label=f"{label.rstrip(' …')}: {about}") if about else {}),
     )

@@ -4,7 +4,7 @@ import re
 
 from dash import dcc, html
 
-from ..paths import cause_path
+from ..paths import cause_path, runs_path
 
 _PAPER = re.compile(r"\barXiv (\d{4}\.\d{4,5})")
 
@@ -17,7 +17,7 @@ def cause_page(doc: str, text: str, others: dict[str, str]) -> html.Main:
         text: What it says, as Markdown. HTML in it stays text.
         others: Names and titles of all causes; where the text names one, it becomes a link.
     """
-    back = html.Nav(dcc.Link("← All runs", href="/"), className="breadcrumb")
+    back = html.Nav(dcc.Link("← All runs", href=runs_path()), className="breadcrumb")
     article = dcc.Markdown(linked(doc, text, others), className="prose", link_target="_self")
     return html.Main([back, html.Article(article, className="card")], id="cause-page", className="page narrow")
 

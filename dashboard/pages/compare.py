@@ -20,6 +20,7 @@ from .parts import card, graph, message, number, percent, pill, risk_of, severit
 from .run_table import rate_of
 
 _LONGEST = 48
+_CLASSES = {"Run": "col-name", "State": "col-state", "Open alerts": "col-wide", "First alert": "col-wide"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +166,7 @@ def _row(place: int, one: Facts, state: Vitals, headings: Sequence[str], baselin
         percent(one.cost),
     )
     cells = [
-        html.Td(value, className="col-name" if heading == "Run" else "", **data(label=heading))
+        html.Td(value, className=_CLASSES.get(heading, ""), **data(label=heading))
         for heading, value in zip(headings, values, strict=True)
     ]
     remove = html.A(

@@ -1,17 +1,19 @@
 """What surrounds every page: header, theme switch, notices, and the stores that the live push rides on."""
 
 from dash import dcc, html
+from dash.development.base_component import Component
 
-from ..paths import alerts_path, rules_path, runs_path
+from .. import who
+from ..paths import alerts_path, rules_path, runs_path, under
 from .attributes import aria, data
 from .keys import keys_button, keys_sheet
 
-PLACES = (("Runs", runs_path()), ("Alerts", alerts_path()), ("Rules", rules_path()))
-"""What the header leads to: (label, path)."""
+PLACES = (("Runs", runs_path), ("Alerts", alerts_path), ("Rules", rules_path))
+"""What the header leads to: (label, function that makes the path)."""
 
 
 def frame() -> html.Div:
-    """Return the layout of the whole application; ``page`` is filled by the router."""
+    """Return the layout of the whole application, for the visitor at hand; ``page`` is filled by the router."""
     return html.Div(
         [
             html.A("Skip to content", href="#page", className="skip"),
@@ -26,14 +28,15 @@ def frame() -> html.Div:
                 [
                     dcc.Link(
                         [html.Span(className="mark", **aria(hidden="true")), html.Span("foreshock")],
-                        href="/",
+                        href=runs_path(),
                         className="brand",
                         title="All runs",
                     ),
-                    html.Nav([_place(label, path) for label, path in PLACES], className="places", **aria(label="Pages")),
+                    html.Nav([_place(label, path()) for label, path in PLACES], className="places", **aria(label="Pages")),
                     html.Div(id="store-trouble", className="store-trouble", role="alert"),
                     html.Div("Reconnecting to the dashboard …", id="connection", className="connection", role="status"),
                     keys_button(),
+                    *account(),
                     theme_switch(),
                 ],
                 className="top",
@@ -43,6 +46,20 @@ def frame() -> html.Div:
         ],
         id="frame",
     )
+
+
+def account() -> list[Component]:
+    """Return who is signed in, what they may do, and the way out; nothing where nobody has to sign in."""
+    visitor = who.visitor()
+    if visitor is None:
+        return []
+    rights = "may decide" if visitor.may_write else "may only read"
+    said = [html.Span(visitor.name, className="account-name"), html.Span(rights, className="account-rights")]
+    leave = html.Button("Sign out", type="submit", className="button")
+    form = html.Form(leave, method="POST", action=under("/logout"))
+    return [
+        html.Div([html.Span(said, title=f"Signed in as {visitor.name}, who {rights}"), form], className="account", id="account")
+    ]
 
 
 def _place(label: str, path: str) -> dcc.Link:

@@ -16,7 +16,7 @@ from ..vitals import ago, moment
 from .alerts import STATE_WORDS
 from .asking import ask, asking, choices
 from .attributes import aria, data
-from .parts import severity_badge
+from .parts import refused, severity_badge
 
 PICKERS = (("run", "Run"), ("project", "Project"), ("rule", "Rule"), ("cause", "Likeliest cause"))
 """Part of the sieve -> label of the list that chooses it."""
@@ -32,9 +32,8 @@ def inbox_page(sieve: Sieve, words: Updates) -> html.Main:
     return html.Main(
         [
             dcc.Store(id="sieve", data=sieve.query()),
-            dcc.Store(id="inbox-place", data=sieve.page),
             dcc.Store(id="inbox-ticket"),
-            dcc.Store(id="inbox-painted", data=digests({name: {"children": parts[name]} for name in parts})),
+            dcc.Store(id="inbox-painted", data=digests({name: {"children": part} for name, part in parts.items()})),
             html.Div(
                 [html.H1("Alerts", className="page-title"), html.Div(parts["inbox-counts"], id="inbox-counts", role="status")],
                 className="inbox-head",
@@ -53,58 +52,32 @@ def inbox_page(sieve: Sieve, words: Updates) -> html.Main:
 
 
 def _filters(sieve: Sieve) -> html.Section:
-    states = dcc.RadioItems(
-        id="inbox-state",
-        options=[{"label": label, "value": value} for value, (label, _) in STATES.items()],
-        value=sieve.state,
-        className="segmented",
-        inline=True,
-    )
-    severities = dcc.Checklist(
-        id="inbox-severity",
-        options=[{"label": severity.value.capitalize(), "value": severity.value} for severity in reversed(Severity)],
-        value=[severity.value for severity in sieve.severities],
-        className="segmented",
-        inline=True,
-    )
-    by_run = dcc.Checklist(
-        id="inbox-by",
-        options=[{"label": "Group by run", "value": "run"}],
-        value=["run"] if sieve.by_run else [],
-        className="segmented",
-        inline=True,
-    )
+    """Return the controls of the sieve. ``assets/alerts.js`` keeps them, the address and the list together."""
+    states = [_toggle(label, "state", value, on=value == sieve.state) for value, (label, _) in STATES.items()]
+    severities = [
+        _toggle(severity.value.capitalize(), "severity", severity.value, on=severity in sieve.severities)
+        for severity in reversed(Severity)
+    ]
     search = dcc.Input(
         id="inbox-text",
         type="search",
         value=sieve.text,
-        debounce=0.35,
         placeholder="Search message, rule, layer, run",
         className="inbox-search",
     )
     lists = [
-        html.Label(
-            [
-                html.Span(label),
-                dcc.Dropdown(
-                    id=f"inbox-{part}",
-                    options=_chosen(sieve, part),
-                    value=getattr(sieve, part) or None,
-                    placeholder="any",
-                    className="picker",
-                    maxHeight=360,
-                ),
-            ],
-            className="inbox-choice",
+        html.Div(
+            [html.Label(label, htmlFor=f"inbox-{part}"), html.Select(options(sieve, part), id=f"inbox-{part}", **data(sift=part))],
+            className="field",
         )
         for part, label in PICKERS
     ]
     opened = any(getattr(sieve, part) for part, _ in PICKERS)
     more = html.Details([html.Summary("Run, project, rule, cause"), html.Div(lists, className="inbox-lists")], open=opened)
     rows = [
-        html.Div(states, role="group", className="inbox-states", **aria(label="State")),
-        html.Div(severities, role="group", **aria(label="Severity; none chosen shows all")),
-        html.Div(by_run),
+        html.Div(states, role="group", className="inbox-toggles inbox-states", **aria(label="State")),
+        html.Div(severities, role="group", className="inbox-toggles", **aria(label="Severity; none chosen shows all")),
+        html.Div(_toggle("Group by run", "by", "run", on=sieve.by_run), className="inbox-toggles"),
         html.Label([html.Span("Search alerts", className="visually-hidden"), search], className="inbox-search-label"),
     ]
     return html.Section(
@@ -112,10 +85,21 @@ def _filters(sieve: Sieve) -> html.Section:
     )
 
 
-def _chosen(sieve: Sieve, part: str) -> list[dict[str, Any]]:
-    """Return what a list offers before the rest is known (``sections.offers``): what is chosen."""
+def _toggle(label: str, part: str, value: str, *, on: bool) -> html.Button:
+    pressed = aria(pressed=str(on).lower())
+    return html.Button(label, type="button", className="toggle", **data(sift=part, value=value), **pressed)
+
+
+def options(sieve: Sieve, part: str, counted: Mapping[str, tuple[str, int]] | None = None) -> list[Component]:
+    """Return what a list offers.
+
+    Args:
+        counted: value -> (name, number of alerts); None where it is not known yet: then what is chosen is offered alone.
+    """
     value = getattr(sieve, part)
-    return [{"label": value, "value": value}] if value else []
+    known = counted if counted is not None else ({value: (value, -1)} if value else {})
+    named = {each: f"{name} ({count:,})" if count >= 0 else name for each, (name, count) in known.items()}
+    return [html.Option("any", value=""), *(html.Option(name, value=each) for each, name in named.items())]
 
 
 def _bar() -> html.Div:
@@ -141,10 +125,14 @@ def row_id(alert_id: str) -> str:
     return f"alert-{derived_id(alert_id)}"
 
 
-def rows_of(lines: Sequence[AlertLine], now: float, groups: Mapping[str, Mapping[Severity, int]] | None) -> Component:
+def rows_of(
+    lines: Sequence[AlertLine], now: float, groups: Mapping[str, Mapping[Severity, int]] | None, version: int = 0
+) -> Component:
     """Return the list of alerts.
 
     Args:
+        version: How often the list was made anew. It stands in it and in its rows, so that neither is taken for what was sent
+            already, when the other was sent since.
         groups: Run id -> severity -> number of alerts that match; where given, a heading goes before each run's alerts.
     """
     items: list[Component] = []
@@ -159,7 +147,7 @@ def rows_of(lines: Sequence[AlertLine], now: float, groups: Mapping[str, Mapping
             **data(pick=line.alert.id),
             **aria(checked="false", label=f"Select: {line.alert.message[:80]}"),
         )
-        body = html.Div(row_of(line, now, with_run=groups is None), id=row_id(line.alert.id), className="inbox-body")
+        body = html.Div(row_of(line, now, version, with_run=groups is None), id=row_id(line.alert.id), className="inbox-body")
         items.append(html.Li([picker, body], className="inbox-row"))
     everything = html.Button(
         [html.Span("", className="box", **aria(hidden="true")), "Select all on this page"],
@@ -169,7 +157,7 @@ def rows_of(lines: Sequence[AlertLine], now: float, groups: Mapping[str, Mapping
         **data(pick_all="yes"),
         **aria(checked="false"),
     )
-    return html.Div([everything, html.Ul(items, className="inbox-rows")], className="card flush")
+    return html.Div([everything, html.Ul(items, className="inbox-rows")], className="card flush", **data(version=str(version)))
 
 
 def _group(line: AlertLine, counts: Mapping[Severity, int]) -> html.Li:
@@ -179,7 +167,7 @@ def _group(line: AlertLine, counts: Mapping[Severity, int]) -> html.Li:
     return html.Li([html.H2([name, *project]), html.Span(badges)], className="inbox-group")
 
 
-def row_of(line: AlertLine, now: float, *, with_run: bool = True) -> Component:
+def row_of(line: AlertLine, now: float, version: int = 0, *, with_run: bool = True) -> Component:
     """Return what one row says, and what can be done there."""
     alert = line.alert
     head = [
@@ -210,7 +198,7 @@ def row_of(line: AlertLine, now: float, *, with_run: bool = True) -> Component:
     return html.Div(
         [html.Div(words, className="inbox-words"), buttons],
         className=f"inbox-alert severity-{alert.severity.value}" + (" closed" if alert.state is AlertState.RESOLVED else ""),
-        **data(state=alert.state.value, severity=alert.severity.value),
+        **data(state=alert.state.value, severity=alert.severity.value, version=str(version)),
     )
 
 
@@ -296,6 +284,7 @@ def end_button(silence: Silence, run_names: Mapping[str, str]) -> html.Button:
         "End …",
         type="button",
         className="button",
+        **refused(),
         **data(ask="end", silence=silence.id, about=scope[:200]),
         **aria(label=f"End the silence: {scope[:80]}"),
     )

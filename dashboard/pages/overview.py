@@ -67,16 +67,8 @@ def overview_page(search: str, view: RunsView, words: Updates) -> html.Main:
 
 
 def _tools(view: RunsView, words: Updates) -> html.Div:
-    box = dcc.Input(
-        id="run-search",
-        type="search",
-        value=view.text[:LONGEST],
-        debounce=0.2,
-        maxLength=LONGEST,
-        placeholder="Search name, tag, host, lr=0.001 …",
-        className="run-search",
-        autoComplete="off",
-    )
+    # The box itself is made by assets/runs.js: Dash's own would write an older text over what is being typed on a busy machine.
+    place = html.Div(id="run-search-place", **data(value=view.text[:LONGEST], longest=str(LONGEST)))
     alerts = [{"label": label, "value": value} for value, label in ALERT_CHOICES]
     filters = (
         ("filter-state", "State", words["filter-state"]["options"], list(view.states), True),
@@ -92,9 +84,12 @@ def _tools(view: RunsView, words: Updates) -> html.Div:
     )
     return html.Div(
         [
-            html.Label([html.Span("Search runs", className="visually-hidden"), box], className="run-search-label"),
+            html.Label(
+                [html.Span("Search runs", className="visually-hidden"), place], htmlFor="run-search", className="run-search-label"
+            ),
+            dcc.Store(id="run-search-text", data=view.text[:LONGEST]),
             *(_filter(*one) for one in filters),
-            group,
+            html.Div(group, role="group", **aria(label="Grouping")),
         ],
         className="tools",
         role="search",

@@ -6,6 +6,7 @@ from dash import dcc, html
 from dash.development.base_component import Component
 
 from ...storage.records import Severity
+from .. import who
 from ..vitals import Vitals
 from .attributes import aria, data
 
@@ -91,6 +92,12 @@ def fact(label: str, value: Any, detail: str = "") -> html.Div:
 def message(title: str, *body: Any, name: str = "message") -> Component:
     """Return a page that only says something."""
     return html.Main([html.Section([html.H1(title), *body], className="card message")], id=name, className="page narrow")
+
+
+def refused() -> dict[str, Any]:
+    """Return what turns a button off and says why, where the visitor may only read: ``html.Button(..., **refused())``."""
+    why = who.refusal()
+    return {"disabled": True, "title": why} if why else {}
 
 
 def percent(share: float | None) -> str:

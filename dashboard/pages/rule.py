@@ -13,7 +13,7 @@ from ..paths import rules_path, run_path
 from ..rule_words import Field, fields_of, scopes_of, seen_of, text_of, watches
 from ..sections.rule import alert_lines, history_list, history_of, in_words
 from .attributes import data
-from .parts import card, severity_badge
+from .parts import card, refused, severity_badge
 from .rules import run_label
 
 _MOST_OTHERS = 100
@@ -105,7 +105,7 @@ def _settings(
             html.Div(
                 [
                     html.Button("Preview", id="rule-preview-go", type="button", className="button"),
-                    html.Button("Save", id="rule-save", type="button", className="button primary"),
+                    html.Button("Save", id="rule-save", type="button", className="button primary", **refused()),
                     html.Button("Undo my edits", id="rule-undo", type="button", className="button"),
                 ],
                 className="decisions",

@@ -8,7 +8,7 @@ from ...analyzer.wording import number, step_number
 from ...storage.base import Store
 from ...storage.records import Alert, Run
 from ..figures.layer_heatmap import layer_heatmap_figure
-from ..grid import MAX_COLUMNS, Floats, Grid
+from ..grid import MAX_COLUMNS, WORRY, Floats, Grid
 from ..names import shorten
 from ..reading import LayerPoints, is_open, layer_grid, layer_points
 from ..signals import FIRST_SIGNAL, SECOND_SIGNAL, SignalInfo, describe
@@ -40,11 +40,11 @@ def heatmap(store: Store, run: Run, signal: str, wanted: Wanted, alerts: Sequenc
         chosen: The layer whose row is framed.
     """
     info = describe(signal)
-    stop = run.last_step + 1 if wanted.stop is None and wanted.start is not None else wanted.stop
-    found = layer_points(store, run.id, info, start=wanted.start, stop=stop)
+    window = None if wanted.whole else (wanted.start or 0, run.last_step if wanted.stop is None else wanted.stop - 1)
+    found = layer_points(store, run.id, info, window=window)
     points = _most_telling(found, info, {alert.module for alert in alerts})
     columns = min(MAX_COLUMNS, max(_LEAST_COLUMNS, MOST_CELLS // max(1, len(points.rows))))
-    grid = layer_grid(points, info, columns)
+    grid = layer_grid(points, info, window, max_columns=columns)
     names = distinct(points.modules)
     named = dict(zip(points.modules, names, strict=True))
     figure = layer_heatmap_figure(grid, names, info, named.get(chosen, chosen))
@@ -87,7 +87,7 @@ def _most_telling(points: LayerPoints, info: SignalInfo, alerted: set[str]) -> L
 
 def _trouble(values: Floats, info: SignalInfo) -> Floats:
     """Return numbers that are the larger, the more worrying the values are."""
-    return values if info.high_is_trouble else -values
+    return WORRY[info.trouble](values)
 
 
 def _said(grid: Grid | None, points: LayerPoints, info: SignalInfo) -> str:

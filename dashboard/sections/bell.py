@@ -10,6 +10,7 @@ from dash import html
 from ...storage.base import Store
 from ...storage.records import AlertQuery, AlertState, Severity
 from ..live import Section, Updates
+from ..pages.attributes import aria
 from ..reading import OPEN_STATES
 
 _FRESH_S = 1.0
@@ -79,7 +80,7 @@ def _said(counts: Counts) -> Updates:
     undecided = sum(count for (state, _), count in counts.items() if state == AlertState.FIRING.value)
     worst = next(severity for severity in _LOUD if any(key[1] == severity.value for key in counts))
     words = f"{total:,} open {'alert' if total == 1 else 'alerts'}, {undecided:,} undecided"
-    number = html.Span(f"{total:,}" if total < 1000 else "999+", **{"aria-hidden": "true"})
+    number = html.Span(f"{total:,}" if total < 1000 else "999+", **aria(hidden="true"))
     style = f"count severity-{worst.value}" if undecided else "count"
     return {
         "alerts-count": {

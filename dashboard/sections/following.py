@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from ...storage.base import Store
 from ...storage.records import Alert, Event, Run
@@ -20,6 +21,10 @@ class RunSection(ABC):
         self._segment = 0
         self._changed_from = 0
         self.lens = Lens()
+
+    def look(self, graph: str, looks: Sequence[Any]) -> None:
+        """Look at it as the values of ``Lens.of`` say; ``graph`` is the one that it fills."""
+        self.lens = Lens.of(graph, *looks)
 
     @property
     def subject(self) -> str:

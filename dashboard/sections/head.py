@@ -16,7 +16,7 @@ from ..live import Updates
 from ..pages.alerts import alert_list
 from ..pages.attributes import aria
 from ..pages.parts import fact, number, percent, pill, risk_of, severity_badge
-from ..paths import report_path
+from ..paths import report_path, runs_path
 from ..reading import is_open, newest_of, shown_alerts
 from ..report.writing import usual_name
 from ..trouble import trouble_list, troubles_of_run
@@ -59,6 +59,7 @@ class Head(RunSection):
             "alerts": {"children": alert_list(self._alerts, self.run.last_step, self._silences)},
             "events": {"children": event_list(self._events)},
             "monitor-facts": {"children": self._monitor()},
+            "monitor-mark": {"children": self._monitor_mark()},
             "page-title": {"data": f"{said.word} · {self.run.name}"},
         }
 
@@ -96,6 +97,16 @@ class Head(RunSection):
         )
         return html.Div([html.Div(words, className="verdict-words"), facts], className=f"card verdict level-{said.level}")
 
+    def _monitor_mark(self) -> list[Component]:
+        """Return a mark for the tab of the monitor's panel where it has something to say that nobody should miss."""
+        lost = any((self._values[name] or 0.0) > 0 for name in ("monitor.dropped", "monitor.errors"))
+        if not (lost or self._letters or troubles_of_run(self.run)):
+            return []
+        return [
+            html.Span("▲", className="icon", **aria(hidden="true")),
+            html.Span("has something to say", className="visually-hidden"),
+        ]
+
     def _monitor(self) -> list[Component]:
         values = self._values
         facts = [
@@ -118,7 +129,7 @@ def run_head(run: Run, state: Vitals) -> list[Component]:
     facts: list[Any] = [f"started {clock(run.created_at)}"] if run.created_at else []
     facts += [f"{name} {run.meta[key]}" for key, name in (("host", "on"), ("model", "model")) if isinstance(run.meta.get(key), str)]
     return [
-        html.Nav(dcc.Link("← All runs", href="/"), **aria(label="Breadcrumb")),
+        html.Nav(dcc.Link("← All runs", href=runs_path()), **aria(label="Breadcrumb")),
         html.Div(
             [html.H1(run.name or run.id, className="page-title"), html.Span(pill(state), id="state"), *_report_link(run)],
             className="title-line",

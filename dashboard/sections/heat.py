@@ -56,7 +56,7 @@ class Heat(RunSection):
         if points.modules != self._modules:
             return self.paint()
         before = grid.cells[:, last - 1] if last else None
-        tail = fill(points.rows, grid.step_of(last), grid.width, high_is_trouble=self._info.high_is_trouble, before=before)
+        tail = fill(points.rows, grid.step_of(last), grid.width, trouble=self._info.trouble, before=before)
         if not tail.columns or (tail.columns == 1 and np.array_equal(tail.cells[:, 0], grid.cells[:, last], equal_nan=True)):
             return {}
         moved = [OddCell(cell.row, cell.column + last, cell.value) for cell in tail.odd]

@@ -36,6 +36,7 @@ class Inbox:
         self._silences: Sequence[Silence] = ()
         self._names: dict[str, str] = {}
         self._shown: tuple[object, ...] | None = None
+        self._version = 0
 
     def paint(self) -> Updates:
         """Return the whole list."""
@@ -93,9 +94,10 @@ class Inbox:
         if shown == self._shown and ids:
             changed = [line for line in self._lines if self._said.get(line.alert.id) != said[line.alert.id]]
             for line in changed:
-                updates[row_id(line.alert.id)] = {"children": row_of(line, now, with_run=self._groups is None)}
+                updates[row_id(line.alert.id)] = {"children": row_of(line, now, self._version, with_run=self._groups is None)}
         else:
-            whole = rows_of(self._lines, now, self._groups) if ids else nothing(self._sieve, self._ever)
+            self._version += self._shown is not None
+            whole = rows_of(self._lines, now, self._groups, self._version) if ids else nothing(self._sieve, self._ever)
             updates["inbox-list"] = {"children": whole}
         self._shown, self._said = shown, said
         return updates

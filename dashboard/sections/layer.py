@@ -8,9 +8,10 @@ from ...storage.base import Store
 from ...storage.records import Run
 from ..layers import measured, usual_layer, usual_signal
 from ..live import Updates
+from ..names import related
 from ..pages.parts import fact, number
 from ..reading import signals_and_layers
-from ..signals import CATALOGUE, HISTOGRAM, describe, offered
+from ..signals import CATALOGUE, DISTRIBUTIONS, describe, offered
 from .following import RunSection
 
 _FACTS = 6
@@ -43,7 +44,7 @@ class Choices(RunSection):
         if (signals, modules) == self._known:
             return {}
         self._known = (signals, modules)
-        names = offered(signals - {HISTOGRAM})
+        names = offered(signals - DISTRIBUTIONS)
         if not modules or not names:
             return {}
         options = [{"label": describe(name).title, "value": name} for name in names]
@@ -83,9 +84,22 @@ class LayerFacts(RunSection):
         for data in self.store.read(series, start=start, max_points=20):
             if len(data.values):
                 fresh.setdefault(data.key.signal, []).append(float(data.values[-1]))
-        self._newest |= {name: (max if CATALOGUE[name].high_is_trouble else min)(values) for name, values in fresh.items()}
+        self._newest |= {name: max(values, key=CATALOGUE[name].trouble.order) for name, values in fresh.items()}
         facts = [fact(describe(name).title, number(self._newest[name])) for name in offered(set(self._newest))[:_FACTS]]
-        return {"layer-facts": {"children": html.Dl(facts, className="facts")}, **self._signals(self._module)}
+        return {
+            "layer-facts": {"children": html.Dl(facts, className="facts")},
+            "head": {"options": self._heads(self._module)},
+            **self._signals(self._module),
+        }
+
+    def _heads(self, module: str) -> list[dict[str, Any]]:
+        """Return the heads that can be chosen: those of the layer's own attention, or of that it is a part of."""
+        heads: dict[str, set[int]] = {}
+        for one in self.store.series(self.run.id):
+            if one.key.head >= 0:
+                heads.setdefault(one.key.module, set()).add(one.key.head)
+        shown = related(module, list(heads))
+        return [{"label": f"head {head}", "value": str(head)} for head in sorted(set().union(*(heads[name] for name in shown)))]
 
     def _signals(self, module: str) -> Updates:
         signals = measured(self.store, self.run, module)

@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Mapping
-from typing import Any
 
 from ...analyzer.diagnosis import patterns
 from ...storage.base import Store, Tally
 from ...storage.errors import UnknownRunError
 from ..live import Updates
+from ..pages.inbox import options
 from ..sieve import Sieve
 
 _EVERY = 60.0
@@ -34,7 +34,7 @@ class Offers:
     def paint(self) -> Updates:
         """Return all options."""
         self._counted_at = time.monotonic()
-        return {f"inbox-{part}": {"options": self._options(part)} for part in _TALLIES}
+        return {f"inbox-{part}": {"children": options(self._sieve, part, self._counted(part))} for part in _TALLIES}
 
     def advance(self) -> Updates:
         """Return them again, if the last time is long ago."""
@@ -44,13 +44,15 @@ class Offers:
         """Return nothing: they say nothing about time."""
         return {}
 
-    def _options(self, part: str) -> list[dict[str, Any]]:
+    def _counted(self, part: str) -> dict[str, tuple[str, int]]:
         found = self._store.tally_alerts(self._sieve.without(part).alerts(), _TALLIES[part], limit=_MOST)
-        counted = {values[0]: (values[-1] or values[0], count) for values, count in found.items() if values[0]}
         titles = {pattern.name: pattern.title for pattern in patterns()} if part == "cause" else {}
+        counted = {
+            values[0]: (titles.get(values[0], values[-1] or values[0]), count) for values, count in found.items() if values[0]
+        }
         if (chosen := getattr(self._sieve, part)) and chosen not in counted:
             counted[chosen] = (self._name(chosen) if part == "run" else chosen, 0)
-        return [{"label": f"{titles.get(value, name)} ({count:,})", "value": value} for value, (name, count) in counted.items()]
+        return counted
 
     def _name(self, run_id: str) -> str:
         try:

@@ -12,7 +12,7 @@ from ...storage.base import Store
 from ...storage.records import Alert, RuleVersion, Run
 from ..live import Updates
 from ..pages.attributes import aria
-from ..pages.parts import severity_badge
+from ..pages.parts import refused, severity_badge
 from ..paths import rules_path, run_path
 from ..reading import shown_alerts
 from ..rule_words import fields_of, origin_words, scopes_of, seen_of
@@ -139,7 +139,7 @@ def history_list(versions: Sequence[RuleVersion], layers: RuleLayers, rule: str,
 
 def _button(label: str, said: str, scope: str, to: int, seen: Mapping[str, int]) -> html.Button:
     name = {"kind": "rule-back", "scope": scope, "to": to, "seen": seen.get(scope, 0)}
-    return html.Button(label, id=name, type="button", className="button", **aria(label=said))
+    return html.Button(label, id=name, type="button", className="button", **refused(), **aria(label=said))
 
 
 def alert_lines(alerts: Sequence[Alert], run: Run) -> list[Component]:

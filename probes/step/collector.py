@@ -135,6 +135,10 @@ class Collector:
             self._prepare(step + 1)
         return pending
 
+    def alone(self, step: int, metrics: Mapping[str, Metric]) -> PendingStep:
+        """Return metrics that are known only after their ``step`` has ended."""
+        return self._pend(step, metrics, None)
+
     def sample_at(self, step: int) -> None:
         """Sample ``step``, which is yet to come, next."""
         if self._postponed is None:

@@ -27,6 +27,7 @@ from torch.utils.hooks import RemovableHandle
 from ...storage.records import SeriesKey
 from ..base import Block, Guard, Sums
 from ..statistics.not_applicable import not_applicable
+from ..taps.closure import with_gradients
 from ..taps.optimizer import is_sharded
 
 Norm = tuple[float | Tensor, float | Tensor, float]
@@ -175,21 +176,27 @@ class GradientNorm:
         self._clipped_all_of = self.norms
         self._shares = None
 
-    def _on_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def _on_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         if optimizer is self.optimizers[0]:
             # Read here, where the optimizer is about to: afterwards a scheduler may have set the next step's.
             self.rate = optimizer.param_groups[0].get("lr")
-        if self._clipped_all_of is not self.norms:
-            self.guard(partial(self._measure, optimizer))
+        if self._clipped_all_of is self.norms:
+            return None
+        return with_gradients(args, kwargs, partial(self._measure_unless_clipped, optimizer))
 
-    def _on_any_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def _on_any_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         if optimizer in self.optimizers:
-            self._on_step(optimizer, args, kwargs)
-        elif any(getattr(outer, "optim", None) is optimizer for outer in self.optimizers):
-            return  # within ZeroRedundancyOptimizer's own step, whose gradients were all measured
-        elif any(id(p) in self._ids for group in optimizer.param_groups for p in group["params"]):
+            return self._on_step(optimizer, args, kwargs)
+        if any(getattr(outer, "optim", None) is optimizer for outer in self.optimizers):
+            return None  # within ZeroRedundancyOptimizer's own step, whose gradients were all measured
+        if any(id(p) in self._ids for group in optimizer.param_groups for p in group["params"]):
             self.optimizers.append(optimizer)
-            self._on_step(optimizer, args, kwargs)
+            return self._on_step(optimizer, args, kwargs)
+        return None
+
+    def _measure_unless_clipped(self, optimizer: Optimizer) -> None:
+        if self._clipped_all_of is not self.norms:  # a closure that computes the gradients may clip them too
+            self.guard(partial(self._measure, optimizer))
 
     @torch.no_grad()
     def _measure(self, optimizer: Optimizer) -> None:

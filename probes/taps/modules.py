@@ -123,11 +123,13 @@ def tensors_in(output: Any) -> list[Tensor]:
 class RunningModules:
     """Knows the innermost module that is running its forward pass, so that a call deep inside can be named.
 
-    Each root's first forward pass of the step is followed: further micro-batches add nothing. So is, once per module, what an
-    activation checkpoint recomputes within the backward pass: of a reentrant checkpoint that is the pass which has gradients.
+    The first forward pass of the step is followed, of each root, or where a training loop calls parts of the model and never the
+    whole (as a LightningModule's training_step may), of each part: further micro-batches add nothing. So is, once per module,
+    what an activation checkpoint recomputes within the backward pass: of a reentrant checkpoint that is the pass which has
+    gradients.
 
     Args:
-        on_enter: called when a root's first forward begins, training with gradients on.
+        on_enter: called when such a pass begins, training with gradients on.
         on_leave: called when that forward ends, also by an exception.
     """
 
@@ -137,7 +139,9 @@ class RunningModules:
         """Whether the pass followed now, or last, is a recomputation."""
         self._hooks = Hooks()
         self._stack: list[tuple[nn.Module, str]] = []
+        # Where a pass that was followed began, and all that ran in one.
         self._followed: set[nn.Module] = set()
+        self._ran: set[nn.Module] = set()
 
     @property
     def innermost(self) -> str | None:
@@ -165,6 +169,7 @@ class RunningModules:
         self._hooks.remove()
         self._stack.clear()
         self._followed.clear()
+        self._ran.clear()
 
     def _entering(self, name: str, is_root: bool) -> Callable[..., None]:
         def enter(module: nn.Module, args: Any) -> None:
@@ -172,13 +177,15 @@ class RunningModules:
                 # Checked in this order: the last asks whether a backward pass is running.
                 if not (module.training and torch.is_grad_enabled()) or module in self._followed:
                     return
-                if not is_root and not (self._followed and torch._C._current_graph_task_id() != -1):
+                recomputing = not is_root and bool(self._followed) and torch._C._current_graph_task_id() != -1
+                if not recomputing and any(part in self._ran for part in (module.modules() if is_root else (module,))):
                     return
-                self.recomputing = not is_root
+                self.recomputing = recomputing
                 self._followed.add(module)
                 self._on_enter()
             elif self.recomputing:
                 self._followed.add(module)  # a further micro-batch's backward pass enters it again, perhaps on its own
+            self._ran.add(module)
             self._stack.append((module, name))
 
         return enter

@@ -2,13 +2,14 @@
 
 The hooks are torch's global ones: whichever optimizer holds a watched parameter is seen, several of them, and one made after the
 monitor too. Of a parameter that is stepped more than once in a step, the first time counts. Gradients are those the optimizer is
-handed, after clipping; where it calls a closure that computes them, they are not there yet and nothing is seen. Sharded
+handed, after clipping; where it calls a closure that computes them, they are looked at when that first returns. Sharded
 parameters (DTensor) are left out unless they are asked for: a shard alone says nothing of the whole. An optimizer that shares the
 parameters out among ranks (ZeroRedundancyOptimizer) counts as one that steps them all.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils.hooks import RemovableHandle
 
 from ..base import Guard
+from .closure import with_gradients
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +83,18 @@ class UpdateTap:
         # Identities hold while the hooks do: the model keeps its parameters.
         self._waiting = {id(p) for p in parameters if sharded or not is_sharded(p)}
 
-        def on_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-            if not self._waiting or _becomes_a_graph():
-                return
+        def look(optimizer: Optimizer) -> None:
             groups = optimizer.param_groups
             held = [(p, group) for group in groups for p in group["params"] if id(p) in self._waiting and p.grad is not None]
             if held:
                 self._waiting.difference_update(id(p) for p, _ in held)
                 stepping = self._under_way[id(optimizer)] = Stepping(optimizer, held)
                 _call(before, stepping, guard)
+
+        def on_step(optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+            if not self._waiting or _becomes_a_graph():
+                return None
+            return with_gradients(args, kwargs, partial(look, optimizer))
 
         def on_stepped(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             stepping = self._under_way.pop(id(optimizer), None)

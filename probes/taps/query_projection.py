@@ -23,8 +23,6 @@ T = TypeVar("T")
 
 # Elements of a low-precision weight converted to float32 at a time: bounds the temporary to 16 MiB.
 _CHUNK_ELEMENTS = 1 << 22
-_QUERY_NAMES = frozenset({"q", "q_proj", "query", "wq", "w_q", "to_q", "q_lin", "linear_q", "query_proj"})
-_KEY_NAMES = frozenset({"k", "k_proj", "key", "wk", "w_k", "to_k", "k_lin", "linear_k", "key_proj"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +58,10 @@ class QueryInputs:
     def attach(self, model: WatchedModel) -> None:
         """Find the projections."""
         for layer in model.linear_layers():
-            path = layer.name.removesuffix(f".{layer.part}") if layer.part else layer.name
-            parent, _, leaf = path.rpartition(".")
-            if layer.part == "q" or (not layer.part and leaf in _QUERY_NAMES):
-                self._queries.setdefault(parent, layer)
-            if layer.part == "k" or (not layer.part and leaf in _KEY_NAMES):
-                self._keys.setdefault(parent, layer)
+            if layer.role == "q":
+                self._queries.setdefault(layer.parent, layer)
+            if layer.role == "k":
+                self._keys.setdefault(layer.parent, layer)
 
     def place(self, guard: Guard) -> None:
         """Hook the query projections for the sampled step to come."""

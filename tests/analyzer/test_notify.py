@@ -112,7 +112,7 @@ def test_a_message_leads_to_the_page_of_its_alert(store, server):
     deliver_due(store, now=10.0)
     link = f"https://watch.example/foreshock/alert/{ALERT.id}"
     (message,) = server.received
-    assert message["message"].splitlines()[-1].endswith(link)
+    assert [line for line in message["message"].splitlines() if line.endswith(f": {link}")]
     many = [replace(ALERT, id=f"{number:032x}", episode=number) for number in range(1, 8)]
     posted(store, outbox, *many)
     deliver_due(store, now=10.0)

@@ -12,11 +12,16 @@ import pytest
 from axe_playwright_python.base import AXE_SCRIPT
 from foreshock.dashboard.router import _PAGES
 from foreshock.storage import open_store
-from foreshock.storage.records import RunStatus
+from foreshock.storage.records import RunStatus, derived_id
 from playwright.sync_api import Page
 
 CHARTS = ".graph .scatterlayer .trace, .graph .heatmaplayer image"
 """What is there once a chart is drawn."""
+
+
+def alert_of(run_id: str) -> str:
+    """Return the id of the critical alert of a failing run."""
+    return derived_id(run_id, "logit_growth", "blocks.1.attn.q", 0)
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,7 @@ class Site:
     failing: str
     healthy: str
     waiting: str
+    alert: str
 
 
 @dataclass(frozen=True)
@@ -46,8 +52,15 @@ PAGES = {
     "healthy run": Look(lambda site: f"{site.base}/run/{site.healthy}", CHARTS, keyboard=False),
     "waiting run": Look(lambda site: f"{site.base}/run/{site.waiting}", "#verdict .level-empty", keyboard=False),
     "cause": Look(lambda site: f"{site.base}/cause/low-precision-attention", ".prose table"),
+    "inbox": Look(lambda site: f"{site.base}/alerts?state=all", ".inbox-row"),
+    "empty inbox": Look(lambda site: f"{site.empty}/alerts", "#inbox-empty", keyboard=False),
+    "alert": Look(lambda site: f"{site.base}/alert/{alert_of(site.failing)}", CHARTS),
+    "unknown alert": Look(lambda site: f"{site.base}/alert/none", ".message", keyboard=False),
     "unknown run": Look(lambda site: f"{site.base}/run/nobody", ".message"),
     "unknown page": Look(lambda site: f"{site.base}/nowhere", ".message", keyboard=False),
+    "compare": Look(lambda site: f"{site.base}/compare?runs={site.failing},{site.healthy}", CHARTS),
+    "rules": Look(lambda site: f"{site.base}/rules?run={site.failing}", ".rule-entry"),
+    "rule": Look(lambda site: f"{site.base}/rules/loss_spike?run={site.failing}", "main form, main fieldset, main input"),
     "report": Look(lambda site: f"{site.base}/report/{site.failing}", CHARTS),
 }
 LOOKS = (("light", 1400), ("dark", 1400), ("dark", 390))
@@ -58,12 +71,10 @@ AXE = "([tags]) => axe.run(document, {runOnly: {type: 'tag', values: tags}, resu
 CONTROLS = """() => {
     const focusable = "a[href], button, input, select, textarea, summary, [tabindex]:not([tabindex^='-'])";
     const shown = (each) => each.checkVisibility() && !each.disabled && each.tabIndex >= 0 && !each.closest("[inert], [hidden]");
-    const radios = new Set();
-    return [...document.querySelectorAll(focusable)].filter((each) => {
-        if (!shown(each) || (each.type === "radio" && radios.has(each.name))) return false;
-        if (each.type === "radio") radios.add(each.name);
-        return true;
-    }).map((each) => each.outerHTML.slice(0, 160).split(">")[0]);
+    const group = (each) => [...document.getElementsByName(each.name)];
+    const entrance = (each) => each.checked || (!group(each).some((one) => one.checked) && group(each)[0] === each);
+    const reached = (each) => shown(each) && (each.type !== "radio" || entrance(each));
+    return [...document.querySelectorAll(focusable)].filter(reached).map((each) => each.outerHTML.slice(0, 160).split(">")[0]);
 }"""
 FOCUSED = """() => {
     const each = document.activeElement;
@@ -77,8 +88,8 @@ FOCUSED = """() => {
     };
     const box = each.getBoundingClientRect();
     const shown = (one) => !one || (parseFloat(getComputedStyle(one).opacity) > 0.5 && shown(one.parentElement));
-    const visible = shown(each) || (each.type === "radio" && shown(each.parentElement));
-    const seen = visible && (ring(each) || (each.parentElement && ring(each.parentElement)));
+    const label = ["radio", "checkbox"].includes(each.type) ? each.closest("label") : null;
+    const seen = (shown(each) || (label && shown(label))) && (ring(each) || ring(label || each.parentElement));
     const inside = box.right > 0 && box.left < innerWidth && box.bottom > 0 && box.top < innerHeight;
     return {html: each.outerHTML.replace(' data-walked="yes"', "").slice(0, 160).split(">")[0], seen, inside};
 }"""
@@ -92,10 +103,11 @@ def site(tmp_path_factory: pytest.TempPathFactory, simulated: ModuleType, serve_
     failing, healthy = simulated.write_failing_run(store), simulated.write_healthy_run(store, steps=300)
     waiting = simulated.begin_run(store, "waiting")
     store.update_run(waiting.id, status=RunStatus.FINISHED)
+    (alert,) = [one.id for one in store.alerts(failing) if one.rule == "logit_growth"]
     store.close()
     open_store(urls[1]).close()
     with serve_store(urls[0]) as (base, _), serve_store(urls[1]) as (empty, _):
-        yield Site(base, empty, failing.id, healthy.id, waiting.id)
+        yield Site(base, empty, failing.id, healthy.id, waiting.id, alert)
 
 
 def found_by_axe(page: Page) -> list[str]:
@@ -116,8 +128,10 @@ def at_rest(page: Page, look: Look) -> None:
 
 
 def test_every_page_is_looked_at() -> None:
-    addresses = [look.address(Site("", "", "failing", "healthy", "waiting")) for look in PAGES.values()]
-    assert {address.split("/")[1] for address in addresses} >= set(_PAGES), "a page of the router has no line in PAGES"
+    addresses = [look.address(Site("", "", "failing", "healthy", "waiting", "alert")) for look in PAGES.values()]
+    assert {address.split("/")[1].partition("?")[0] for address in addresses} >= set(_PAGES), (
+        "a page of the router has no line in PAGES"
+    )
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -140,7 +154,7 @@ def test_the_keyboard_reaches_everything(tab: Page, site: Site, name: str) -> No
     look = PAGES[name]
     tab.goto(look.address(site))
     at_rest(tab, look)
-    charts = tab.locator(".graph")
+    charts = tab.locator(".graph:visible")
     for place in range(charts.count()):  # a report draws what comes into view, and each chart has buttons
         charts.nth(place).scroll_into_view_if_needed()
         charts.nth(place).locator(".main-svg").first.wait_for(state="attached")

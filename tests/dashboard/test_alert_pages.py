@@ -296,18 +296,17 @@ def test_ten_thousand_alerts_do_not_lag(tab: Page, tmp_path: Path, simulated: Mo
             expect(tab.locator("#inbox-pager, #inbox-list").filter(has_text=what).first).to_be_visible()
 
         shows(lambda: tab.get_by_role("button", name="Next").click(), "51–100 of")
-        shows(lambda: tab.locator("#inbox-severity").get_by_text("Critical").click(), "1–50 of 3,")
+        shows(lambda: tab.get_by_role("button", name="Critical").click(), "1–50 of 3,")
         assert parse_qs(urlsplit(tab.url).query) == {"state": ["all"], "severity": ["critical"]}
         tab.get_by_text("Run, project, rule, cause").click()
-        tab.locator("#inbox-rule").click()
-        shows(lambda: tab.get_by_text(re.compile(r"^rule_3 \(")).first.click(), "1–50 of 476")
+        shows(lambda: tab.get_by_label("Rule").select_option("rule_3"), "1–50 of 476")
         shows(lambda: tab.get_by_label("Search alerts").fill("SECOND"), "1–50 of 238")
-        shows(lambda: tab.locator("#inbox-by").get_by_text("Group by run").click(), "second")
+        shows(lambda: tab.get_by_role("button", name="Group by run").click(), "second")
         expect(tab.locator(".inbox-group")).to_have_count(1)
         shows(lambda: tab.get_by_label("Search alerts").fill("\u202e<b>%_"), "No alert matches")
         tab.reload()
         expect(tab.get_by_label("Search alerts")).to_have_value("\u202e<b>%_")
-        expect(tab.locator("#inbox-rule")).to_contain_text("rule_3")
+        expect(tab.get_by_label("Rule")).to_have_value("rule_3")
         expect(tab.locator("#inbox-list")).to_contain_text("No alert matches")
         tab.goto("about:blank")  # a page outliving its server would complain, and rightly
     store.close()

@@ -18,7 +18,7 @@ from foreshock.dashboard.figures.sparkline import HEIGHT, WIDTH, sparkline_point
 from foreshock.dashboard.figures.style import SEVERITY_COLOURS, Figure
 from foreshock.dashboard.grid import Points, fill, spacing
 from foreshock.dashboard.names import related, short_names, shorten
-from foreshock.dashboard.signals import CATALOGUE, describe
+from foreshock.dashboard.signals import CATALOGUE, Trouble, describe
 from foreshock.storage.records import Event, SeriesKey, Severity
 from foreshock.storage.results import SeriesData
 
@@ -140,7 +140,7 @@ def test_two_hundred_layers_by_five_thousand_samples_stay_small() -> None:
     steps = np.arange(0, 50_000, 10)
     rows = [Points(steps, generator.random(len(steps))) for _ in range(200)]
     start, width = spacing(steps)
-    grid = fill(rows, start, width, high_is_trouble=True)
+    grid = fill(rows, start, width, trouble=Trouble.HIGH)
     modules = [f"model.layers.{index}.self_attention.query_projection" for index in range(200)]
     figure = accepted(layer_heatmap_figure(grid, modules, describe("update.ratio"), modules[3]))
     assert len(figure["data"][CELLS]["z"]) == 200
@@ -152,27 +152,27 @@ def test_two_hundred_layers_by_five_thousand_samples_stay_small() -> None:
 
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_heatmaps_of_every_signal_mark_cells_that_are_not_finite(name: str) -> None:
-    grid = fill([Points([0, 10, 20], [0.5, NAN, 0.7]), Points([0, 20], [0.2, INF])], 0, 10, high_is_trouble=True)
+    grid = fill([Points([0, 10, 20], [0.5, NAN, 0.7]), Points([0, 20], [0.2, INF])], 0, 10, trouble=Trouble.HIGH)
     figure = accepted(layer_heatmap_figure(grid, ["a", "b"], CATALOGUE[name]))
     assert figure["data"][ODD]["y"] == ["a", "b"]
     assert figure["data"][ODD]["text"] == ["not a finite number", "+infinity"]
-    assert figure["data"][CELLS]["reversescale"] is not CATALOGUE[name].high_is_trouble
+    assert figure["data"][CELLS]["reversescale"] is (CATALOGUE[name].trouble is Trouble.LOW)
 
 
 def test_a_heatmap_of_one_sample_has_cells_with_a_width() -> None:
-    grid = fill([Points([7], [0.5])], 7, 1, high_is_trouble=False)
+    grid = fill([Points([7], [0.5])], 7, 1, trouble=Trouble.LOW)
     heat = accepted(layer_heatmap_figure(grid, ["only"], describe("weight.spectral_norm")))["data"][CELLS]
     assert (heat["x0"], heat["dx"]) == (7, 1)
 
 
 def test_harmless_differences_stay_dark() -> None:
-    grid = fill([Points([0, 10], [1.00, 1.20])], 0, 10, high_is_trouble=True)
+    grid = fill([Points([0, 10], [1.00, 1.20])], 0, 10, trouble=Trouble.HIGH)
     heat = layer_heatmap_figure(grid, ["a"], describe("weight.spectral_norm"))["data"][CELLS]
     assert heat["zmax"] - heat["zmin"] >= 1  # a factor of ten
 
 
 def test_names_are_shown_letter_by_letter() -> None:
-    grid = fill([Points([0, 1], [1.0, 2.0])], 0, 1, high_is_trouble=True)
+    grid = fill([Points([0, 1], [1.0, 2.0])], 0, 1, trouble=Trouble.HIGH)
     name = "<script>alert('x')</script>"
     figure = accepted(layer_heatmap_figure(grid, [name], describe("<img src=x>")))
     assert figure["layout"]["meta"]["modules"] == [name]
@@ -182,7 +182,7 @@ def test_names_are_shown_letter_by_letter() -> None:
 
 
 def test_the_distribution_counts_in_multiples_of_a_random_direction() -> None:
-    grid = fill([Points([0, 10], [0.25, 0.75]), Points([0, 10], [0.75, 0.25])], 0, 10, high_is_trouble=True)
+    grid = fill([Points([0, 10], [0.25, 0.75]), Points([0, 10], [0.75, 0.25])], 0, 10, trouble=Trouble.HIGH)
     figure = accepted(alignment_distribution_figure(grid, -6.0, 6.0))
     axis = figure["layout"]["yaxis"]
     assert axis["ticktext"][axis["tickvals"].index(0)] == "0"

@@ -5,7 +5,9 @@ import math
 import numpy as np
 from foreshock.dashboard.figures.style import plain, plain_rows
 from foreshock.dashboard.grid import MAX_COLUMNS, Points, fill, spacing
-from foreshock.dashboard.reading import current, in_model_order
+from foreshock.dashboard.reading import in_model_order
+from foreshock.dashboard.signals import Trouble
+from foreshock.storage.holding import current
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,18 +19,18 @@ def test_columns_follow_the_usual_distance_between_samples() -> None:
 
 
 def test_a_cell_without_a_measurement_keeps_the_last_one() -> None:
-    grid = fill([Points([0, 30], [1.0, 4.0]), Points([10, 30], [2.0, 3.0])], 0, 10, high_is_trouble=True)
+    grid = fill([Points([0, 30], [1.0, 4.0]), Points([10, 30], [2.0, 3.0])], 0, 10, trouble=Trouble.HIGH)
     np.testing.assert_array_equal(grid.cells, [[1, 1, 1, 4], [math.nan, 2, 2, 3]])
 
 
 def test_a_cell_keeps_its_worst_value() -> None:
     points = [Points([0, 1, 2, 3], [1.0, 9.0, 4.0, 5.0])]
-    assert fill(points, 0, 2, high_is_trouble=True).cells.tolist() == [[9.0, 5.0]]
-    assert fill(points, 0, 2, high_is_trouble=False).cells.tolist() == [[1.0, 4.0]]
+    assert fill(points, 0, 2, trouble=Trouble.HIGH).cells.tolist() == [[9.0, 5.0]]
+    assert fill(points, 0, 2, trouble=Trouble.LOW).cells.tolist() == [[1.0, 4.0]]
 
 
 def test_values_that_are_not_finite_are_told_apart() -> None:
-    grid = fill([Points([0, 1], [math.nan, 2.0])], 0, 1, high_is_trouble=True)
+    grid = fill([Points([0, 1], [math.nan, 2.0])], 0, 1, trouble=Trouble.HIGH)
     assert [(cell.row, cell.column) for cell in grid.odd] == [(0, 0)]
     assert math.isnan(grid.odd[0].value)
 
@@ -40,7 +42,7 @@ def test_values_that_are_not_finite_are_told_apart() -> None:
 def test_extending_a_grid_gives_the_grid_of_everything(steps: list[int], data: st.DataObject) -> None:
     values = data.draw(st.lists(st.floats(-1e3, 1e3), min_size=len(steps), max_size=len(steps)))
     start, width = spacing(steps)
-    whole = fill([Points(steps, values)], start, width, high_is_trouble=True)
+    whole = fill([Points(steps, values)], start, width, trouble=Trouble.HIGH)
     assert whole.columns <= MAX_COLUMNS + 1
     cut = data.draw(st.integers(0, whole.columns - 1))
     kept = [index for index, step in enumerate(steps) if step >= whole.step_of(cut)]
@@ -49,7 +51,7 @@ def test_extending_a_grid_gives_the_grid_of_everything(steps: list[int], data: s
         [Points([steps[i] for i in kept], [values[i] for i in kept])],
         whole.step_of(cut),
         width,
-        high_is_trouble=True,
+        trouble=Trouble.HIGH,
         before=before,
     )
     np.testing.assert_array_equal(tail.cells, whole.cells[:, cut:])

@@ -1,4 +1,4 @@
-"""The list of runs, without a browser: what it finds, how it is narrowed, sorted and grouped, and how little of the store it reads."""
+"""The list of runs, without a browser: what it finds, narrows, sorts and groups, and how little of the store it reads."""
 
 import math
 from dataclasses import replace
@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from foreshock.dashboard import factory, paths
 from foreshock.dashboard.listing import page_of
+from foreshock.dashboard.pages.frame import frame
 from foreshock.dashboard.roster import roster_of
+from foreshock.dashboard.router import page_at
 from foreshock.dashboard.searching import LONGEST, Words, terms_of
 from foreshock.storage.base import Store
 from foreshock.storage.records import Batch, Run, RunStatus, SeriesKey, StepRecord, new_id
@@ -261,3 +263,13 @@ def test_only_what_changed_is_read(store: Store, simulated: ModuleType, monkeypa
     store.update_run(runs[1].id, status=RunStatus.CRASHED)
     roster.look()
     assert roster.last()[-1].run.status is RunStatus.CRASHED, "news that was lost with an error is made up for"
+
+
+def test_what_is_sent_stands_on_the_page(mixed: Store) -> None:
+    for search in ("", "?q=nothing", "?group=open"):
+        page = page_at(mixed, "/", search)
+        there = {part.id for whole in (frame(), page) for part in whole._traverse() if getattr(part, "id", None)}
+        section = factory.overview(mixed, search)
+        sent = section.paint().keys() | section.tick().keys()
+        mixed.update_run(mixed.runs()[0].id, status=RunStatus.TERMINATED)
+        assert sent | section.advance().keys() <= there

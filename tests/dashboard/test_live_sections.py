@@ -434,8 +434,8 @@ class Willing(Pace):
         return True
 
 
-def view_of(pace: Pace) -> live.Showing:
-    return live.Showing(lambda: True, "run-page", Sender(), pace, "chart", live.Steering(pace), Turns(), heavy=False)
+def view_of(pace: Pace) -> live.View:
+    return live.View(lambda: True, "run-page", "chart", Sender(), pace, live.Steering(pace), Turns(), heavy=False)
 
 
 @pytest.fixture
@@ -469,7 +469,9 @@ def test_a_loop_ends_with_its_tab_and_not_before(
     asyncio.run(show())
     assert tab.asked == asked
     assert ("chart", {"children": "painted 2"}) in sent, "a fault ends no loop: the section is drawn anew"
-    assert any("ZeroDivisionError: a surprise" in str(properties) for _, properties in sent), "and it is told"
+    told = [str(properties) for component, properties in sent if component == "store-trouble"]
+    assert any("(ZeroDivisionError)" in words for words in told), "and it is told"
+    assert not any("a surprise" in words for words in told), "what it says may be nobody's business: that stands in the log"
 
 
 def test_a_tab_that_has_not_drawn_is_sent_no_more_until_it_answers(

@@ -124,7 +124,10 @@ def test_a_failing_run_in_words_and_pictures(tab: Page, site: Site) -> None:
     expect(verdict).to_contain_text("Max attention logit of blocks.1.attn.q")
     expect(verdict).to_contain_text("since step 640")
     expect(verdict).to_contain_text("float32 output")
-    for graph in ("loss", "heat-a", "heat-b", "distribution", "layer-signal", "gradient", "overhead"):
+    for graph in ("loss", "heat-a", "heat-b", "distribution", "layer-signal"):
+        drawn(tab, graph)
+    for panel, graph in (("Optimizer and numerics", "gradient"), ("Monitor", "overhead")):
+        tab.get_by_role("tab", name=panel).click()
         drawn(tab, graph)
     assert points(tab, "loss", 0) == 3, "the three NaN are marked"
     assert points(tab, "loss", 1) == 3, "the three alerts are marked"
@@ -243,6 +246,7 @@ def test_a_message_that_was_given_up_is_sent_again(tab: Page, site: Site, simula
     entry = Notification(new_id(), alert.id, "nonsense://x", title, "It fell.", dead, 1, 0.0, "410 <b>gone</b>")
     site.store.save_alerts([replace(alert, state=AlertState.RESOLVED)], [entry])
     tab.goto(f"{site.base}/run/{site.healthy}")
+    tab.get_by_role("tab", name="Monitor has something to say").click()
     letters = tab.locator("#monitor-facts .letters")
     expect(letters).to_contain_text("warning in gpt2-fp32 to nonsense://..., after 1 try: 410 <b>gone</b>")
     letters.get_by_role("button", name="Retry: warning in gpt2-fp32").click()

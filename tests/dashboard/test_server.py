@@ -1,5 +1,6 @@
 """The dashboard as a process: how it starts, whom it answers, how it ends."""
 
+import asyncio
 import json
 import signal
 import socket
@@ -9,9 +10,12 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
-from foreshock.dashboard.security import is_local
+import uvicorn
+from foreshock.dashboard import listening
+from foreshock.dashboard.options import OptionError, Options
 from foreshock.dashboard.server import AddressError, serve
 from foreshock.storage import open_store
 from foreshock.storage.base import Store
@@ -79,9 +83,28 @@ def test_ctrl_c_ends_it_well(url: str, serve_store) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "gpu-7", ""])
-def test_other_addresses_are_refused_with_the_way_out(host: str, store: Store) -> None:
-    with pytest.raises(AddressError, match="ssh -L"):
-        serve(store, host=host, port=0)
+def test_other_addresses_are_refused_with_the_ways_out(host: str) -> None:
+    with pytest.raises(OptionError, match=r"token create(.|\n)*--auth(.|\n)*ssh -L"):
+        Options(host)
+    assert Options(host, auth=True).local is False
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"prefix": "foreshock"}, "would be '/foreshock'"),
+        ({"prefix": "/a/../b"}, "--prefix"),
+        ({"prefix": "/<b>"}, "--prefix"),
+        ({"prefix": "//evil.example"}, "would be '/evil.example'"),
+        ({"trusted_proxies": ("proxy.local",)}, "names are not looked up"),
+        ({"allowed_hosts": ("*",)}, "--allow-host"),
+        ({"allowed_hosts": ("https://a/",)}, "--allow-host"),
+    ],
+)
+def test_options_that_make_no_sense_say_what_would(options: dict[str, object], says: str) -> None:
+    with pytest.raises(OptionError) as error:
+        Options(**options)  # type: ignore[arg-type]
+    assert says in str(error.value)
 
 
 def test_a_taken_port_says_so(store: Store) -> None:
@@ -93,18 +116,57 @@ def test_a_taken_port_says_so(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "local"),
+    ("host", "here", "beyond"),
     [
-        ("127.0.0.1:8050", True),
-        ("localhost", True),
-        ("[::1]:8050", True),
-        ("evil.example:8050", False),
-        ("127.0.0.1.evil.example", False),
-        ("", False),
+        ("127.0.0.1:8050", True, True),
+        ("localhost", True, True),
+        ("[::1]:8050", True, True),
+        ("Train.Example:8050", True, True),
+        ("train.example.", True, True),
+        ("10.0.0.7:8050", False, True),
+        (socket.gethostname(), False, True),
+        ("evil.example:8050", False, False),
+        ("127.0.0.1.evil.example", False, False),
+        ("[bad", False, False),
+        ("", False, False),
     ],
 )
-def test_local_names(host: str, local: bool) -> None:
-    assert is_local(host) is local
+def test_the_names_it_answers_to(host: str, here: bool, beyond: bool) -> None:
+    assert Options(allowed_hosts=("train.example",)).answers_to(host) is here
+    assert Options("0.0.0.0", auth=True, allowed_hosts=("train.example",)).answers_to(host) is beyond
+
+
+def test_who_is_slow_with_the_head_of_a_request_is_cut_off_and_who_waits_for_an_answer_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listening, "HEAD_WITHIN", 0.3)
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(0.9)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    async def story() -> None:
+        config = uvicorn.Config(slow, http=listening.Impatient, lifespan="off", log_level="error", log_config=None)
+        config.load()
+        server = uvicorn.Server(config)
+        server.lifespan = config.lifespan_class(config)
+        listener = socket.create_server(("127.0.0.1", 0))
+        await server.startup(sockets=[listener])
+        where = listener.getsockname()[:2]
+        reader, writer = await asyncio.open_connection(*where)
+        writer.write(b"GET / HTTP/1.1\r\nX-Slow: ")
+        assert await asyncio.wait_for(reader.read(), 20) == b""
+        writer.close()
+        reader, writer = await asyncio.open_connection(*where)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await asyncio.wait_for(reader.readuntil(b"ok"), 20)).startswith(b"HTTP/1.1 200")
+        writer.write(b"GET / HTTP/1.1\r\n")
+        assert await asyncio.wait_for(reader.read(), 20) == b"", "the second request of a connection too"
+        writer.close()
+        await server.shutdown(sockets=[listener])
+
+    asyncio.run(story())
 
 
 def test_a_store_that_cannot_be_opened_ends_the_server_with_the_reason(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from foreshock.cli import app
 from foreshock.storage import StoreConfigurationError, open_store
 from foreshock.storage.records import Batch, Event, Run, RunStatus, Segment, SeriesKey, StepRecord, new_id
+from foreshock.storage.schema import HEAD
 from foreshock.storage.spool import SpoolFile, SpoolPlace
 from typer.testing import CliRunner, Result
 
@@ -159,7 +160,7 @@ def test_upgrade_tells_what_is_due_and_does_it(command: Callable[..., Result], t
     shutil.copy(ASSETS / f"revision_{revision}.sqlite", tmp_path / "foreshock.db")
     done = command("upgrade", "--check")
     assert done.exit_code == 1
-    assert f"has schema {revision}; this foreshock's is 0003. Due:" in done.stderr
+    assert f"has schema {revision}; this foreshock's is {HEAD}. Due:" in done.stderr
     assert (tmp_path / "foreshock.db").read_bytes() == (ASSETS / f"revision_{revision}.sqlite").read_bytes()
     done = command("upgrade")
     assert done.exit_code == 0
@@ -174,8 +175,8 @@ def test_upgrade_tells_what_is_due_and_does_it(command: Callable[..., Result], t
 def test_upgrade_says_as_json_what_it_did(command: Callable[..., Result], tmp_path: Path) -> None:
     shutil.copy(ASSETS / "revision_0002.sqlite", tmp_path / "foreshock.db")
     told = json.loads(command("upgrade", "--json").stdout)
-    assert (told["found"], told["wanted"], told["done"]) == ("0002", "0003", True)
-    assert [one["number"] for one in told["revisions"]] == ["0003"]
+    assert (told["found"], told["wanted"], told["done"]) == ("0002", HEAD, True)
+    assert [one["number"] for one in told["revisions"]] == [f"{number:04}" for number in range(3, int(HEAD) + 1)]
 
 
 def test_upgrade_leaves_alone_what_holds_no_store(foreshock: Callable[..., CompletedProcess[str]], tmp_path: Path) -> None:

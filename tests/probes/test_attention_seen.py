@@ -425,3 +425,28 @@ def test_coherence_of_residuals_of_any_size() -> None:
     broken = shifts.clone()
     broken[2, 1] = math.nan
     assert coherence(broken).isnan().tolist() == [False, True, False]
+
+
+def test_a_loop_that_calls_parts_and_never_the_whole(sampler) -> None:
+    """As a LightningModule's training_step may; further micro-batches add nothing, whether parts are called or the whole."""
+
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = (nn.TransformerEncoderLayer(16, 2, 16, 0.0, batch_first=True) for _ in range(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(self.first(x))
+
+    model = Whole().train()
+    x = torch.randn(2, 5, 16)
+    for calls in ([model, model], [model, model.first], [model.first, model.second, model.first, model]):
+        probe = AttentionProbe()
+        probe.attach(WatchedModel(model))
+        probe.arm(0)
+        for part in calls:
+            part(x).sum().backward()
+        assert probe._tap is not None
+        assert [call.name for call in probe._tap.calls] == ["first.self_attn", "second.self_attn"]
+        probe.disarm()
+        assert not torch.overrides._get_current_function_mode_stack()

@@ -232,3 +232,43 @@ def test_spectral_measures_against_dense_svd(size: int) -> None:
     assert torch.allclose(weights.gather(-1, order).double(), right[..., 0].square(), atol=1e-3)
     assert torch.allclose(weights.sum(-1), torch.ones(5), atol=1e-5)
     assert torch.equal(spectral_measure(torch.zeros(1, 4, 4))[1], torch.zeros(1, 4))
+
+
+def spectrum(w: Tensor) -> Tensor:
+    """The histogram, bin by bin, from dense SVD in float64; what lies below the range counts in the lowest bin."""
+    sigma = torch.linalg.svdvals(w.detach().double())
+    counts = torch.zeros(60)
+    for value in torch.log10(sigma / sigma[0]).tolist():
+        counts[min(59, max(0, math.floor((value + 3.0) / 0.05)))] += 1
+    return counts
+
+
+@pytest.mark.parametrize(
+    ("shape", "moved"), [((8, 8), 0), ((64, 40), 1), ((30, 64), 1), ((70, 90), 0.08), ((300, 128), 0.05)], ids=str
+)
+def test_the_spectrum_as_a_histogram(sampler, shape: tuple[int, int], moved: float) -> None:
+    weights = [torch.randn(shape) * 10.0**power for power in (-12, 0, 12)]
+    found = sampler(WeightTailProbe(), model_of(weights)).sample(nothing).histograms
+    for name, w in enumerate(weights):
+        histogram, whole = found[str(name)], min(shape)
+        counts, wanted = torch.tensor(histogram.counts, dtype=torch.float32), spectrum(w)
+        assert (histogram.low, histogram.high, histogram.counts[-1]) == (-3.0, 0.0, max(1, histogram.counts[-1]))
+        if min(shape) <= 64:  # a value at an edge may fall on either side of it
+            assert (counts - wanted).abs().sum() <= 2 * moved
+            assert counts.sum() == whole
+        else:  # the share of singular values below any edge
+            off = (counts.cumsum(0) / counts.sum() - wanted.cumsum(0) / whole).abs()
+            assert off.mean() < moved
+            assert abs(counts.sum() / whole - 1) < 0.1
+
+
+def test_the_spectrum_of_degenerate_weights(sampler) -> None:
+    one = torch.zeros(20, 20)
+    one[3, 4] = 2.0
+    nan = torch.full((20, 20), math.nan)
+    large = torch.outer(torch.randn(130), torch.randn(140))
+    found = sampler(WeightTailProbe(), model_of([torch.zeros(20, 20), one, nan, large])).sample(nothing).histograms
+    assert sum(found["0"].counts) == sum(found["2"].counts) == 0
+    assert (found["1"].counts[0], found["1"].counts[-1], sum(found["1"].counts)) == (19, 1, 20)
+    assert sum(found["3"].counts[1:-1]) == 0, "nothing between the one direction and the null space"
+    assert abs(sum(found["3"].counts) - 130) <= 1

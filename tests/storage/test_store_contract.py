@@ -22,8 +22,10 @@ from foreshock.storage.records import (
     RunStatus,
     Segment,
     SeriesKey,
+    Session,
     Severity,
     StepRecord,
+    Token,
     derived_id,
     new_id,
 )
@@ -667,3 +669,42 @@ def test_writers_of_one_run_never_slip_behind_a_cursor(store: Store, run: Run, b
     done.set()
     follower.join()
     assert seen == set(store.read(store.series(run.id))[0].steps) == set(range(120))
+
+
+def test_tokens_and_their_sessions(store: Store) -> None:
+    reader = Token("a" * 64, "grafana ünï", False, 10.0, "me", 20.0)
+    writer = Token("b" * 64, "ada", True, 11.0)
+    for token in (reader, writer):
+        store.add_token(token)
+    assert store.tokens() == [writer, reader]
+    assert store.token("a" * 64) == reader
+    assert store.token("c" * 64) is None
+    assert (reader.holds(19.0), reader.holds(20.0), writer.holds(1e12)) == (True, False, True)
+    for name in ("ada", "", " ", "x" * 101):
+        with pytest.raises(InvalidRecordError, match=r"token revoke 'ada'|1 to 100 letters"):
+            store.add_token(Token("d" * 64, name, True))
+    session, old = Session("e" * 64, writer.digest, 30.0, 40.0), Session("f" * 64, writer.digest, 12.0, 30.0)
+    store.add_session(old)
+    assert store.session(old.digest) == (old, writer)
+    store.add_session(session)
+    assert store.session(old.digest) is None, "what is over is forgotten"
+    assert store.session(session.digest) == (session, writer)
+    store.end_session(session.digest)
+    store.end_session(session.digest)
+    assert store.session(session.digest) is None
+    store.add_session(session)
+    assert store.remove_token("ada")
+    assert not store.remove_token("ada")
+    assert store.session(session.digest) is None
+    assert store.tokens() == [reader]
+
+
+def test_one_alert_and_those_before_it(store: Store, run: Run) -> None:
+    times = {"a": 3.0, "b": 2.0, "c": 2.0, "d": 1.0}
+    store.save_alerts([alert_of(run, id=name, rule=name, created_at=at) for name, at in times.items()])
+    assert [alert.id for alert in store.alerts()] == ["a", "b", "c", "d"]
+    assert [alert.id for alert in store.alerts(before=(2.0, "b"))] == ["c", "d"]
+    assert [alert.id for alert in store.alerts(before=(2.0, "b"), limit=1)] == ["c"]
+    assert store.alert("c").rule == "c"
+    with pytest.raises(KeyError, match="foreshock alerts"):
+        store.alert("no\0such")

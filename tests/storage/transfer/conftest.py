@@ -16,6 +16,7 @@ from foreshock.storage.records import (
     Event,
     Evidence,
     Histogram,
+    RuleVersion,
     Run,
     RunStatus,
     Segment,
@@ -67,6 +68,8 @@ def _record_run(store: Store, name: str = "gpt2-bf16", **facts: Any) -> Run:
     store.save_alerts([_alert(run_id, episode) for episode in range(3)])
     store.set_alert_state(derived_id(run_id, "loss_spike", "h.0", 1), AlertState.ACKNOWLEDGED, at=1100.25, by="ada", comment="seen")
     store.add_event(Event(new_id(), run_id, 1, 30, 1030.125, "resume", "went on", {"from": 30, "weird": math.inf}))
+    for seen, changes in enumerate(({"parameters": {"z": 9.5}}, {})):
+        store.save_rule(RuleVersion(new_id(), "loss_spike", changes, run_id=run_id, created_by="ada", comment="ü"), seen=seen)
     store.update_run(run_id, status=RunStatus.CRASHED, ended_at=1200.75, heartbeat_at=1200.75)
     return store.run(run_id)
 

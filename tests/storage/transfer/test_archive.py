@@ -50,6 +50,7 @@ def everything(store: Store, run_id: str) -> dict[str, Any]:
         "frame": store.frame(run_id).to_csv(),
         "alerts": store.alerts(run_id),
         "events": store.events(run_id),
+        "rules": store.rule_history(run_id=run_id),
     }
 
 
@@ -67,6 +68,7 @@ def test_a_run_goes_round_all_engines_and_comes_back_equal(
         expected = everything(first, run.id)
     assert len(expected["alerts"]) == 3
     assert len(expected["events"]) >= 2
+    assert len(expected["rules"]) == 2
     for place, (source, target) in enumerate(pairwise(urls)):
         with closing(open_store(source)) as one, closing(open_store(target)) as other:
             through(one, other, run, tmp_path / str(place))
