@@ -20,6 +20,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from .analyzer.engine import Engine
+from .analyzer.live_rules import LiveRules
+from .analyzer.rule_layers import GIVEN
 from .analyzer.rules import RuleSet
 from .disabled import DisabledMonitor
 from .distributed import FollowingMonitor, company_of, follow, lead, training_of, with_checksum
@@ -177,8 +179,11 @@ def watch(
         labels = (tags,) if isinstance(tags, str) else tags
         if resume is not None and opened is not None and spool is not None:
             drain_all(spool.folder, opened)  # the run to go on with may wait there
-        record, segment = _begin(opened, run, settings.project, resume, labels, facts_about(watched))
-        engine = Engine(record.id, rule_set)
+        facts = facts_about(watched) | {GIVEN: rule_set.differences(RuleSet.default())}
+        record, segment = _begin(opened, run, settings.project, resume, labels, facts)
+        engine, live_rules = Engine(record.id, rule_set), LiveRules(rule_set, record, fault=faults.note)
+        if opened is not None:
+            live_rules.look(opened)
         if resume is not None and opened is not None:
             engine.adopt(opened.alerts(record))
         if company is not None:
@@ -197,10 +202,12 @@ def watch(
             spool=spool,
             segment=segment,
             channels=settings.notify,
+            page=settings.dashboard_url,
             on_alert=on_alert,
             ladder=ladder,
             training=training,
             mirrors=mirrors,
+            rules=live_rules,
         )
     except BaseException:
         mirrors.close()

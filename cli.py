@@ -10,7 +10,7 @@ import typer
 
 from ._version import __version__
 from .benchmarks.commands import app as bench
-from .commands import alerts, dashboard, db, doctor, exporting, importing, inspection, listing, training
+from .commands import alerts, dashboard, db, doctor, exporting, importing, inspection, listing, reporting, rules, training
 from .commands.backtest import backtest
 from .commands.output import note
 from .zoo.commands import app as zoo
@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (training, dashboard, listing, doctor, inspection, alerts, importing, exporting, db):
+for commands in (training, dashboard, listing, reporting, doctor, inspection, alerts, rules, importing, exporting, db):
     commands.add_commands(app)
 app.command(epilog="Example: foreshock backtest gpt2-bf16 --rules mine.toml")(backtest)
 app.add_typer(bench, name="bench")

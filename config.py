@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from tomllib import TOMLDecodeError
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -38,6 +39,22 @@ def _preset_or_names(value: object) -> object:
 
 def _upper(value: object) -> object:
     return value.upper() if isinstance(value, str) else value
+
+
+def _page_address(value: str) -> str:
+    """Check the address of a page that others will open; return it without the last slash."""
+    if not value:
+        return value
+    try:
+        parts = urlsplit(value)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, brackets without an end
+        good = False
+    if not good or parts.query or parts.fragment or any(letter.isspace() or not letter.isprintable() for letter in value):
+        raise ValueError("an address such as https://host/foreshock is needed: http or https, a host, no query and no blanks")
+    if parts.username is not None:
+        raise ValueError("it stands in every notification, so it must hold no user and no password")
+    return value.rstrip("/")
 
 
 class Settings(BaseSettings):
@@ -75,6 +92,8 @@ class Settings(BaseSettings):
     without compiling, in the whole process; or weights, loss and norms only."""
     notify: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = ()
     """Apprise URLs that alerts are sent to."""
+    dashboard_url: Annotated[str, AfterValidator(_page_address)] = ""
+    """Address of the dashboard as people reach it, such as ``https://host/foreshock``; notifications link to alerts there."""
     interventions: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = ()
     """Names of what may be done to a run (docs/interventions.md)."""
     mirror: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = ()

@@ -33,6 +33,8 @@ REQUIRED = (
     "apprise",
     "dash",
     "fastapi",
+    "jinja2",
+    "markdown-it-py",
     "numpy",
     "pandas",
     "plotly",

@@ -12,6 +12,7 @@ from torch import Tensor
 from . import lifecycle
 from .analyzer.engine import Engine
 from .analyzer.live import LiveAnalysis
+from .analyzer.live_rules import LiveRules
 from .interventions.base import Training
 from .interventions.ladder import Ladder
 from .interventions.stop import Ending
@@ -51,10 +52,12 @@ class Monitor:
         spool: SpoolPlace | None,
         segment: Segment,
         channels: Sequence[str],
+        page: str,
         on_alert: Callable[[Alert], object] | None,
         ladder: Ladder,
         training: Training,
         mirrors: Mirrors,
+        rules: LiveRules,
     ) -> None:
         self.run = run
         """The run as it was created: ``run.id`` is what the commands take."""
@@ -62,7 +65,7 @@ class Monitor:
         """What measures: its probes, its governor, whether the step now running is sampled."""
         self.faults = faults
         """What went wrong inside the monitor so far, and the time spent in hooks."""
-        self._analysis = LiveAnalysis(engine, channels, run.name)
+        self._analysis = LiveAnalysis(engine, channels, run.name, rules, self._event, page)
         self._ladder, self._acting = ladder, bool(ladder)
         self._step, self._segment = segment.start_step, segment.segment
         self._on_alert = on_alert
@@ -80,6 +83,7 @@ class Monitor:
             analyze=self._analyze,
             complete=mirrors.after(self._analysis.completed),
             notifications=self._analysis.notifications,
+            consult=rules.look,
             channels=channels,
             flush_interval=_FLUSH_ACTING if ladder else _FLUSH,
             spool=spool,

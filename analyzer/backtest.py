@@ -119,7 +119,7 @@ def backtest(store: Store, run: Run, rules: RuleSet | None = None, *, progress: 
     for batch in store.batches(run.id):
         engine.feed(batch)
         risks += engine.risk.take_points()
-        _note_losses(losses, batch)
+        note_losses(losses, batch)
         steps, samples, last = steps + len(batch.steps), samples + batch.points, batch.steps[-1].time
         if progress is not None:
             progress(len(batch.steps))
@@ -144,7 +144,7 @@ def backtest(store: Store, run: Run, rules: RuleSet | None = None, *, progress: 
     )
 
 
-def _note_losses(losses: dict[int, float], batch: Batch) -> None:
+def note_losses(losses: dict[int, float], batch: Batch) -> None:
     """Take the loss of each step; where a run resumed at an earlier one, what came later counts, what lay behind is forgotten."""
     first = batch.steps[0].step
     if losses and next(reversed(losses)) >= first:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..storage.base import Store
 from ..storage.errors import StoreError
 from ..storage.records import Notification, NotificationState, derived_id
+from .notify import LINK
 from .sending import send
 
 if TYPE_CHECKING:
@@ -90,9 +91,9 @@ def _deliver(store: Store, wanted: Sequence[Notification], now: float) -> int:
         store.note_delivery(first.channel, now, digest=len(entries) > 1)
     for entry in entries:
         if not error:
-            settled = replace(entry, state=NotificationState.SENT, error="")
+            settled = replace(entry, state=NotificationState.SENT, error="", next_attempt_at=now)
         elif entry.attempts >= MOST_ATTEMPTS:
-            settled = replace(entry, state=NotificationState.FAILED, error=error)
+            settled = replace(entry, state=NotificationState.FAILED, error=error, next_attempt_at=now)
         else:
             settled = replace(entry, next_attempt_at=now + retry_delay(first.id, entry.attempts), error=error)
         store.settle_notification(settled)
@@ -101,10 +102,17 @@ def _deliver(store: Store, wanted: Sequence[Notification], now: float) -> int:
 
 def digest_of(entries: Sequence[Notification]) -> tuple[str, str]:
     """Return title and text of one message for several alerts, in the order given."""
-    lines = [f"- {entry.title.removeprefix('foreshock: ')}: {entry.body.partition(chr(10))[0]}" for entry in entries[:_MOST_LISTED]]
+    lines = [_in_digest(entry) for entry in entries[:_MOST_LISTED]]
     if len(entries) > _MOST_LISTED:
         lines.append(f"- and {len(entries) - _MOST_LISTED} more")
     return f"foreshock: {len(entries)} alerts", "\n".join([*lines, "", "`foreshock alerts --open` and the page have the details."])
+
+
+def _in_digest(entry: Notification) -> str:
+    """Return a message as a line of a digest, with its link, where it has one."""
+    first, *_, last = entry.body.split("\n") if "\n" in entry.body else (entry.body, "")
+    link = f" {last.removeprefix(LINK)}" if last.startswith(LINK) else ""
+    return f"- {entry.title.removeprefix('foreshock: ')}: {first}{link}"
 
 
 class Courier:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..storage.records import Alert, AlertState, Batch, SeriesKey, StepRecord
 from .alerts import AlertBook
-from .episodes import Turn, Watcher
+from .episodes import Turn, Watcher, begins_anew
 from .facts import Facts
 from .risk import SIGNAL, RiskModel
 from .risk_course import RiskCourse
@@ -45,6 +45,7 @@ class Engine:
         self._plans: dict[int, tuple[tuple[SeriesKey, ...], Plan]] = {}
         self._plan_of: dict[tuple[SeriesKey, ...], Plan] = {}
         self._guarding: set[Watcher] = set()
+        self._ended: dict[tuple[str, str], int] = {}
         self._facts = Facts()
         self._book = AlertBook(self.run_id)
         self.risk = RiskCourse(self._risk_model)
@@ -96,6 +97,34 @@ class Engine:
                 self._watcher(alert.rule, alert.module).adopt(alert.episode, still_open=still_open)
                 if still_open:
                     self.risk.turned(alert.rule, alert.module, alert.severity, alert.last_step, fired=True)
+
+    def change_rules(self, rules: RuleSet, record: StepRecord) -> None:
+        """Judge by other rules from this step on. What ``feed`` returns next includes the alerts that this closes.
+
+        A changed number keeps what was learned, and alerts that are open or pending (see ``Watcher.change``). Where a rule now
+        looks at other signals, reduces them otherwise, or looks at their other side, it begins anew, as a new one does; its open
+        alerts are resolved, and so are those of a rule that is switched off or gone, or that looks at their module no more.
+        """
+        active = {rule.name: rule for rule in rules.active}
+        for (name, module), watcher in list(self._watchers.items()):
+            rule = active.get(name)
+            if rule is None or begins_anew(watcher.rule, rule) or not (rule.across or matches(rule, module)):
+                self._end(watcher, record)
+            elif rule != watcher.rule:
+                watcher.change(rule)
+        self.rules = rules
+        self._plans.clear()
+        self._plan_of.clear()
+
+    def _end(self, watcher: Watcher, record: StepRecord) -> None:
+        """Let a watcher go; the next on its module counts its episodes on."""
+        name, module = at = watcher.rule.name, watcher.module
+        if watcher.open:
+            self.risk.turned(name, module, watcher.rule.severity, record.step, fired=False)
+            self._book.resolve(watcher, record)
+        self._guarding.discard(watcher)
+        self._ended[at] = watcher.episode
+        del self._watchers[at]
 
     @classmethod
     def replay(cls, run_id: str, batches: Iterable[Batch], rules: RuleSet | None = None) -> "Engine":
@@ -244,6 +273,8 @@ class Engine:
         watcher = self._watchers.get((rule, module))
         if watcher is None:
             watcher = self._watchers[rule, module] = Watcher(self.rules[rule], module)
+            if (episode := self._ended.pop((rule, module), None)) is not None:
+                watcher.adopt(episode, still_open=False)
         return watcher
 
     def _track(self, key: SeriesKey) -> Track:
@@ -261,6 +292,7 @@ class Engine:
             "version": _STATE_VERSION,
             "segment": self._segment,
             "watchers": [watcher.state_dict() for watcher in self._watchers.values()],
+            "ended": [[*at, episode] for at, episode in self._ended.items()],
             "tracks": [track.state_dict() for track in self._tracks.values()],
             "facts": self._facts.state_dict(),
             "book": self._book.state_dict(),
@@ -291,6 +323,7 @@ class Engine:
                 self._watchers[saved["rule"], saved["module"]] = watcher
                 if watcher.detector.SEES_NON_FINITE and watcher.busy:
                     self._guarding.add(watcher)
+        self._ended = {(rule, module): episode for rule, module, episode in state.get("ended", ())}
         self._facts.load_state_dict(state["facts"])
         self._book.load_state_dict(state["book"])
         if "risk" in state:  # else it was written before there was a risk, which then begins anew

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any
 
-from .detectors import Finding
+from .detectors import Detector, Finding
 from .rules import Rule
 
 _MOST_DOUBLINGS = 6
@@ -133,6 +133,31 @@ class Watcher:
         self._hits = self._quiet = 0
         self._ready = step
 
+    def change(self, rule: Rule) -> None:
+        """Go on by a changed rule, from the next sample on: what was learned, and an alert that is open or pending, stay.
+
+        The detector is made anew with the new parameters and takes over what the old one learned. A warm-up is counted from where
+        the series began; a cooldown that runs is not changed. What ``begins_anew`` names needs a fresh watcher.
+        """
+        before, self.rule = self.rule, rule
+        self._interval = rule.interval
+        if self.last_step is not None:
+            self.due = self.last_step + rule.interval
+            if rule.warmup != before.warmup:
+                self._start = self.detector.origin + rule.warmup
+        if rule.parameters == before.parameters:
+            return
+        origin = self.detector.origin
+        try:
+            learned = self.detector.state_dict()
+            self.detector = rule.build()
+            self.detector.load_state_dict(learned)
+        except Exception as error:  # noqa: BLE001 - as in ``feed``
+            self._give_up(self.last_step or 0, error)
+        else:
+            self._detect = self.detector.feed
+        self.detector.origin = origin
+
     def adopt(self, episode: int, *, still_open: bool) -> None:
         """Go on after an episode that another engine saw."""
         if episode > self.episode:
@@ -169,6 +194,19 @@ class Watcher:
         if state["fingerprint"] == self.rule.fingerprint:
             self._hits, self._quiet = state["hits"], state["quiet"]
             self.detector.load_state_dict(state["detector"])
+
+
+def begins_anew(before: Rule, after: Rule) -> bool:
+    """Return whether what one rule learned means nothing to the other: it looked at other numbers, or at their other side."""
+    if (before.detector, before.signals, before.reduce, before.across) != (
+        after.detector,
+        after.signals,
+        after.reduce,
+        after.across,
+    ):
+        return True
+    relearns = Detector.registry[after.detector].RELEARNS
+    return any(before.parameters.get(name) != after.parameters.get(name) for name in relearns)
 
 
 def _sees_nothing(*sample: float) -> None:

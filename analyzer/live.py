@@ -3,14 +3,18 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..storage.base import Store
 from ..storage.records import Alert, AlertState, Batch, Notification
 from .engine import Engine
+from .live_rules import LiveRules
 from .notify import ConsoleNotifier, Courier, Outbox
 from .risk_course import RiskPoints
+
+RULES_CHANGED = "rules_changed"
+"""Kind of the event that tells of rules that were changed while the run trained."""
 
 
 class LiveAnalysis:
@@ -20,16 +24,28 @@ class LiveAnalysis:
         engine: fed by the writer thread only; its state is read and set from the training thread, or a signal handler on it.
         channels: Apprise URLs.
         run_name: as notifications name the run.
+        rules: where changes of the rules come from; taken over with the next batch.
+        tell: told of them, by kind of event, message and data.
+        page: address of the dashboard, for links in notifications; empty where it is not known.
     """
 
-    def __init__(self, engine: Engine, channels: Sequence[str], run_name: str) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        channels: Sequence[str],
+        run_name: str,
+        rules: LiveRules | None = None,
+        tell: Callable[..., None] = lambda kind, message, **data: None,
+        page: str = "",
+    ) -> None:
         self._engine = engine
+        self._rules, self._tell = rules, tell
         self._lock = threading.RLock()
         self.fresh: deque[Alert] = deque()
         """Alerts that nobody took yet; filled on the writer thread."""
         self._seen = {alert.id for alert in engine.alerts}
         self._console = ConsoleNotifier()
-        self._outbox = Outbox(channels, run_name=run_name)
+        self._outbox = Outbox(channels, run_name=run_name, page=page)
         self._courier: Courier | None = None
         self._points = RiskPoints()
 
@@ -45,7 +61,11 @@ class LiveAnalysis:
         return self._engine.risk.value
 
     def feed(self, batch: Batch) -> Sequence[Alert]:
-        """Judge a batch; return the alerts that changed."""
+        """Judge a batch, by what the rules are now; return the alerts that changed."""
+        if self._rules is not None and (news := self._rules.take()) is not None and news.message:
+            with self._lock:
+                self._engine.change_rules(news.rules, batch.steps[0])
+            self._tell(RULES_CHANGED, news.message, **news.data, step=batch.steps[0].step)
         with self._lock:
             changed = self._engine.feed(batch)
         for alert in changed:

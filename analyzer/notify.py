@@ -6,14 +6,20 @@ from collections.abc import Sequence
 from contextlib import suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TextIO
+from urllib.parse import quote
 
 from ..storage.records import Alert, AlertState, Notification, Severity, derived_id
+from .report_link import report_line
 from .wording import step_number
 
 if TYPE_CHECKING:
     from .courier import Courier, deliver_due
 
 __all__ = ["ConsoleNotifier", "Courier", "Outbox", "console_line", "deliver_due", "notification_body"]
+
+
+LINK = "Evidence, history, and what you decide: "
+"""What the last line of a notification begins with, where it has a link to the alert's page."""
 
 
 class ConsoleNotifier:
@@ -68,12 +74,14 @@ class Outbox:
         channels: Apprise URLs.
         least: lowest severity that is sent.
         run_name: named in the title.
+        page: address of the dashboard as people reach it; the text ends with a link to the alert there. Empty: with none.
     """
 
-    def __init__(self, channels: Sequence[str], least: Severity = Severity.WARNING, run_name: str = "") -> None:
+    def __init__(self, channels: Sequence[str], least: Severity = Severity.WARNING, run_name: str = "", page: str = "") -> None:
         self.channels = tuple(dict.fromkeys(channels))
         self.least = least
         self.run_name = run_name
+        self.page = page
         self.filled = threading.Event()
         """Set when there is something new to deliver."""
 
@@ -87,7 +95,7 @@ class Outbox:
                 alert_id=alert.id,
                 channel=channel,
                 title=self._title(alert),
-                body=notification_body(alert),
+                body=notification_body(alert, self.page),
                 next_attempt_at=alert.created_at,
             )
             for channel in self.channels
@@ -101,13 +109,23 @@ class Outbox:
         return f"foreshock: {alert.severity.value}{run} at step {step_number(alert.first_step)}"
 
 
-def notification_body(alert: Alert) -> str:
-    """Return what a notification says: the message, the likeliest cause with its reasons, the remedy."""
+def alert_path(alert_id: str) -> str:
+    """Return the path of an alert's page, below the dashboard's address."""
+    return f"/alert/{quote(alert_id, safe='')}"
+
+
+def notification_body(alert: Alert, page: str = "") -> str:
+    """Return what a notification says: the message, the likeliest cause with its reasons, the remedy, and where there is more.
+
+    Args:
+        page: address of the dashboard; empty where it is not known.
+    """
     lines = [alert.message]
     if alert.diagnosis:
         cause = alert.diagnosis[0]
         lines += ["", f"Likeliest cause: {cause.title} ({cause.confidence:.0%}).", *(f"- {reason}" for reason in cause.reasons)]
     lines += ["", f"What to do: {alert.diagnosis[0].remedy if alert.diagnosis else alert.remedy}"]
+    lines += ["", *([f"{LINK}{page}{alert_path(alert.id)}"] if page else []), report_line(alert.run_id, page)]
     return "\n".join(lines)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..storage.records import Severity
 from .detectors import COMMON_FACTS, Detector
+from .detectors.base import Parameter
 from .plugins import problems as problems_of_plugins
 from .wording import placeholders
 
@@ -14,9 +15,15 @@ Problem = tuple[str, str, str]
 """(rule, key, what is wrong); rule and key may be empty."""
 
 REDUCTIONS = ("max", "min", "mean", "median", "third")
-# key: (smallest allowed, default)
-_COUNTS = {"interval": (1, 1), "warmup": (0, 0), "persistence": (1, 1), "clear": (1, 10), "cooldown": (0, 200)}
-_TEXTS = ("title", "message", "remedy")
+COUNTS: Mapping[str, Parameter] = {
+    "interval": Parameter(1, "steps", "samples nearer together than this are passed over", 1),
+    "warmup": Parameter(0, "steps", "nothing is judged so long after a series begins", 0),
+    "persistence": Parameter(1, "samples", "so many in a row must stand out before an alert fires", 1),
+    "clear": Parameter(10, "samples", "so many in a row must be normal before it resolves", 1),
+    "cooldown": Parameter(200, "steps", "so long after it resolved the same module stays quiet; doubles with every episode", 0),
+}
+"""The numbers that every rule has."""
+_TEXTS = ("title", "why", "message", "remedy")
 _KEYS = (
     *_TEXTS,
     "detector",
@@ -24,7 +31,7 @@ _KEYS = (
     "severity",
     "reduce",
     "modules",
-    *_COUNTS,
+    *COUNTS,
     "parameters",
     "links",
     "gather",
@@ -86,6 +93,7 @@ def check_rule(name: str, table: Mapping[str, Any]) -> tuple[dict[str, Any], lis
     detector = Detector.registry[str(kind)]
     fields: dict[str, Any] = {"detector": kind}
     fields["title"] = table.get("title", name.replace("_", " ").capitalize())
+    fields["why"] = table.get("why", "")
     fields["message"] = table.get("message", "{series} is {value} at step {step}[, against {threshold}].")
     fields["remedy"] = table.get("remedy", "")
     for key in _TEXTS:
@@ -111,11 +119,12 @@ def check_rule(name: str, table: Mapping[str, Any]) -> tuple[dict[str, Any], lis
             wrong(key, f"got {value!r}; allowed: a list of texts")
         else:
             fields[key] = tuple(value)
-    for key, (smallest, otherwise) in _COUNTS.items():
-        count = table.get(key, otherwise)
-        if isinstance(count, bool) or not isinstance(count, int) or count < smallest:
-            wrong(key, f"got {count!r}; allowed: a whole number of at least {smallest}")
-        fields[key] = count
+    for key, number in COUNTS.items():
+        fields[key] = number.default
+        try:
+            fields[key] = number.check(table.get(key, number.default))
+        except ValueError as error:
+            wrong(key, str(error))
     fields["signals"], found = _check_signals(table.get("signals"), detector)
     problems += [(name, "signals", what) for what in found]
     fields["parameters"], mistakes = _check_parameters(table.get("parameters", {}), detector)

@@ -6,8 +6,9 @@ Overrides are merged key by key: change a parameter, disable a rule (``enabled =
 
 import json
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Union
@@ -47,6 +48,7 @@ class Rule:
         cooldown: steps after it resolved before the same module can fire again; doubles with every episode.
         parameters: of the detector.
         links: papers or pages.
+        why: what trouble it tells of, in a sentence.
         enabled: a disabled rule is listed but not run.
     """
 
@@ -66,6 +68,7 @@ class Rule:
     cooldown: int
     parameters: Mapping[str, Setting]
     links: tuple[str, ...] = ()
+    why: str = ""
     gather: bool = False
     across: bool = False
     enabled: bool = True
@@ -125,11 +128,33 @@ class RuleSet(Mapping[str, Rule]):
         """The enabled rules."""
         return tuple(rule for rule in self._rules.values() if rule.enabled)
 
+    @property
+    def tables(self) -> Mapping[str, Mapping[str, Any]]:
+        """The rules as they stand in TOML: what was given of each, without the defaults that hold beside it."""
+        return self._tables
+
+    def differences(self, other: "RuleSet") -> dict[str, dict[str, Any]]:
+        """Return what, merged into ``other``, gives these rules: the tables of rules that it lacks, else the keys that differ."""
+        found = {name: _differing(table, other._tables.get(name, {})) for name, table in self._tables.items()}
+        return {name: changes for name, changes in found.items() if changes}
+
+    def replaced(self, tables: Mapping[str, Mapping[str, Any]]) -> "RuleSet":
+        """Return these rules with the tables of some of them, whole, in the place of their own.
+
+        Raises:
+            RuleError: see ``__init__``.
+        """
+        return RuleSet({**self._tables, **tables})
+
+    def only(self, names: Collection[str]) -> "RuleSet":
+        """Return these rules with all but some of them switched off."""
+        return RuleSet({name: {**table, **({} if name in names else {"enabled": False})} for name, table in self._tables.items()})
+
     @classmethod
     def default(cls) -> "RuleSet":
         """Return the rules that come with the package, and those that other distributions bring (see ``plugins``)."""
         plugins.load()
-        rules = cls(tomllib.loads(files(__package__).joinpath("rules.toml").read_text("utf-8"))["rules"])
+        rules = cls(_package_tables())
         for name, tables in plugins.rule_tables():
             try:
                 rules = rules.merged(tables)
@@ -207,6 +232,13 @@ class RuleSet(Mapping[str, Rule]):
         raise RuleError(problems, source=source, text=text)
 
 
+@cache
+def _package_tables() -> Mapping[str, Mapping[str, Any]]:
+    """Return the tables of the package, read once: that takes some hundredths of a second. Nobody changes them."""
+    tables: dict[str, dict[str, Any]] = tomllib.loads(files(__package__).joinpath("rules.toml").read_text("utf-8"))["rules"]
+    return tables
+
+
 def _overlaid(table: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``table`` with ``changes`` laid over it; sub-tables are merged, everything else is replaced."""
     merged = dict(table)
@@ -214,3 +246,16 @@ def _overlaid(table: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
         below = merged.get(key)
         merged[key] = {**below, **value} if isinstance(below, Mapping) and isinstance(value, Mapping) else value
     return merged
+
+
+def _differing(table: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of ``table`` whose values are others in ``other``, sub-tables by key."""
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        below = other.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            if inner := {name: each for name, each in value.items() if name not in below or below[name] != each}:
+                found[key] = inner
+        elif key not in other or below != value:
+            found[key] = value
+    return found

@@ -34,6 +34,7 @@ class Watchdog:
     Args:
         store: stays the caller's.
         channels: Apprise URLs that its alerts go to besides those the run itself asked for.
+        page: address of the dashboard, for links in notifications; empty where it is not known.
         every: seconds between two looks.
         lost_after, stalled_after: least seconds of silence, or without a step (see ``pulse`` for what makes them longer).
         clock: a steady clock, in seconds.
@@ -44,13 +45,14 @@ class Watchdog:
         store: Store | Callable[[], Store],
         *,
         channels: Sequence[str] = (),
+        page: str = "",
         every: float = EVERY_S,
         lost_after: float = LOST_FLOOR_S,
         stalled_after: float = STALLED_FLOOR_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
-        self._channels = tuple(channels)
+        self._channels, self._page = tuple(channels), page
         self._every = every
         self._floors = {"lost_floor": lost_after, "stalled_floor": stalled_after}
         self._clock = clock
@@ -171,7 +173,7 @@ class Watchdog:
             if not rule or (run.id, rule) in ours or (run.id, rule) in self._told:
                 continue
             if (raised := self._alert(store, run, rule, pulse)) is not None:
-                outbox = Outbox([*store.channels(run.id), *self._channels], run_name=run.name)
+                outbox = Outbox([*store.channels(run.id), *self._channels], run_name=run.name, page=self._page)
                 if not self._save(store, raised, outbox.notifications(raised)):
                     return told
                 told.append(raised)

@@ -17,7 +17,12 @@ def main(url: str, name: str, pause: float) -> None:
     """Train until nobody listens any more; print each step and the time at which ``monitor.step`` was called."""
     torch.set_num_threads(1)
     ended = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+
+    def wait() -> None:
+        sys.stdin.read()
+        ended.set()
+
+    threading.Thread(target=wait, daemon=True).start()
     model = torch.nn.Sequential(
         torch.nn.Linear(32, 64), torch.nn.Tanh(), torch.nn.Linear(64, 64), torch.nn.Tanh(), torch.nn.Linear(64, 8)
     )

@@ -3,7 +3,6 @@
 import dataclasses
 import getpass
 import json
-import re
 import signal
 import threading
 import time
@@ -22,9 +21,6 @@ StoreOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print data as JSON, and nothing else.")]
 AlertArgument = Annotated[str, typer.Argument(help="An alert's id, or its first letters: `foreshock alerts --json` shows them.")]
 CommentOption = Annotated[str, typer.Option("--comment", metavar="TEXT", help="Why; kept with the decision.")]
-
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_PREFIX = 4
 
 notify = typer.Typer(help="Where alerts are sent: try a channel, see what could not be delivered.", no_args_is_help=True)
 
@@ -124,7 +120,14 @@ def watchdog(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: over.set())
     with closing(_open(store)) as opened:
-        guard = Watchdog(opened, channels=settings.notify, every=every, lost_after=lost_after, stalled_after=stalled_after)
+        guard = Watchdog(
+            opened,
+            channels=settings.notify,
+            page=settings.dashboard_url,
+            every=every,
+            lost_after=lost_after,
+            stalled_after=stalled_after,
+        )
         guard.start()
         typer.echo(f"Watching the runs in {opened.url}; stop with Ctrl+C.", err=True)
         over.wait()
@@ -169,29 +172,35 @@ def failed(
 
 
 def _decide(reference: str, state: "AlertState", comment: str, store: str | None) -> None:
+    from ..analyzer.handling import HandlingError, decide
+
     with closing(_open(store)) as opened:
         alert = _find(opened, reference)
-        opened.set_alert_state(alert.id, state, at=time.time(), by=_user(), comment=comment)
+        try:
+            outcome = decide(opened, {alert.id: None}, state, by=_user(), comment=comment)
+        except HandlingError as error:
+            raise typer.BadParameter(str(error), param_hint="--comment") from None
+        for _, why in outcome.refused:
+            typer.echo(f"Error: {why}", err=True)
+            raise typer.Exit(2)
         typer.echo(f"{alert.rule} at step {alert.first_step}: {state}")
 
 
 def _find(store: "Store", reference: str) -> "Alert":
     """Return the alert whose id begins so."""
-    found = [alert for alert in store.alerts() if alert.id.startswith(reference)] if len(reference) >= _PREFIX else []
-    if len(found) != 1:
-        what = "no alert has" if not found else f"{len(found)} alerts have"
-        raise typer.BadParameter(
-            f"{what} an id that begins with {reference!r}; give {_PREFIX} letters or more, as `foreshock alerts --json` shows them",
-            param_hint="ALERT",
-        )
-    return found[0]
+    try:
+        return store.alert(reference)
+    except KeyError as error:
+        raise typer.BadParameter(str(error.args[0]), param_hint="ALERT") from None
 
 
 def _seconds(given: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", given.strip())
-    if match is None:
-        raise typer.BadParameter(f"{given!r} is no time such as 90s, 30m, 2h or 1d", param_hint="--for")
-    return float(match[1]) * _UNITS[match[2]]
+    from ..analyzer.handling import HandlingError, seconds
+
+    try:
+        return seconds(given)
+    except HandlingError as error:
+        raise typer.BadParameter(str(error), param_hint="--for") from None
 
 
 def _silence_line(silence: Any) -> str:

@@ -9,16 +9,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .output import plain
+
 if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
 
     from ..analyzer.backtest import Backtest
+    from ..analyzer.rule_layers import RuleLayers
 
 
 def backtest(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name, id, or first letters of the id.")],
-    rules: Annotated[Path | None, typer.Option(metavar="FILE", help="TOML file of rules to try; else the configured ones.")] = None,
+    rules: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="TOML file of rules to try; else what the run was given, or the configured ones."),
+    ] = None,
+    defaults: Annotated[bool, typer.Option("--defaults", help="Leave out what was changed in the store.")] = False,
     store: Annotated[
         str | None, typer.Option("--store", metavar="URL", help="SQLAlchemy URL; else FORESHOCK_STORE, else foreshock.toml.")
     ] = None,
@@ -26,30 +33,35 @@ def backtest(
 ) -> None:
     """Replay a stored run: the alerts its rules, or others, would give, beside those it gave, and the lead before the failure."""
     from ..analyzer.backtest import backtest as replayed
+    from ..analyzer.rule_layers import GIVEN, in_force
     from ..analyzer.rules import RuleError, RuleSet
     from ..config import load_settings
     from ..storage import open_store
 
     settings = load_settings(store=store)
     try:
-        rule_set = RuleSet.load(rules if rules is not None else settings.rules)
+        asked = RuleSet.load(rules) if rules is not None else None
+        configured = RuleSet.load(settings.rules)
     except (RuleError, OSError) as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from None
     with closing(open_store(settings.store, create=False)) as opened:
         chosen = opened.run(run)
+        given = asked if asked is not None or GIVEN in chosen.meta else configured
+        layers = in_force(opened, chosen, given=given, stored=not defaults)
         with _progress() as progress:
             task = progress.add_task("replaying", total=chosen.last_step + 1)
-            found = replayed(opened, chosen, rule_set, progress=lambda steps: progress.advance(task, steps))
+            found = replayed(opened, chosen, layers.rules, progress=lambda steps: progress.advance(task, steps))
     if as_json:
-        typer.echo(json.dumps(found.plain(), indent=2, allow_nan=False))
+        told = {"rules_changed_in_store": [plain(version) for version in layers.applied], "rules_left_out": _left_out(layers)}
+        typer.echo(json.dumps(found.plain() | told, indent=2, allow_nan=False))
         return
     from rich.console import Console
 
     console = Console(markup=False, highlight=False, emoji=False)
     if found.pairs:
         console.print(_table(found))
-    console.print("\n".join(_summed(found)))
+    console.print("\n".join([*_summed(found), *_about(layers)]))
 
 
 def _summed(found: "Backtest") -> Iterator[str]:
@@ -70,6 +82,17 @@ def _summed(found: "Backtest") -> Iterator[str]:
         yield f"First warning now: {_lead(found.lead)}. As stored: {_lead(found.stored_lead)}."
     if found.highest_risk is not None:
         yield f"Highest risk{' before it' if found.failed else ''}: {found.highest_risk:.0f} of 100."
+
+
+def _about(layers: "RuleLayers") -> Iterator[str]:
+    """Yield what the store has changed of the rules, and what was left out of that."""
+    if names := dict.fromkeys(version.rule for version in layers.applied):
+        yield f"With what was changed in the store of {', '.join(names)}; --defaults leaves that out."
+    yield from (f"Left out: {reason}" for reason in _left_out(layers))
+
+
+def _left_out(layers: "RuleLayers") -> list[str]:
+    return [*(f"version {each.version.version}: {each.reason}" for each in layers.refused), *layers.unknown]
 
 
 def _lead(lead: int | None) -> str:

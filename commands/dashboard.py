@@ -32,7 +32,7 @@ def dashboard(
 
     try:
         # Given a way to open the store, the page is served while SQLAlchemy is still loading.
-        serve(lambda: _opened(store, read_store), host=host, port=port, channels=_channels)
+        serve(lambda: _opened(store, read_store), host=host, port=port, channels=_channels, page=_page)
     except AddressError as error:
         note(f"Error: {error}")
         raise typer.Exit(2) from None
@@ -45,6 +45,12 @@ def _opened(store: str | None, read_store: str | None) -> "Store":
 
     settings = load_settings(store=store, read_store=read_store)
     return open_store(settings.store, create=False, role="dashboard", read_store=settings.read_store, read_timeout=_READ_TIMEOUT_S)
+
+
+def _page() -> str:
+    from ..config import load_settings
+
+    return load_settings().dashboard_url
 
 
 def _channels() -> Sequence[str]:

@@ -3,16 +3,16 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import dash
 from dash import ALL, MATCH, Input, Output, State
 from dash.exceptions import PreventUpdate
 
+from ..analyzer import handling
 from ..storage.base import Store
-from ..storage.errors import IllegalTransitionError, ReadOnlyStoreError, StoreError
-from ..storage.records import Alert, AlertState, Silence, new_id
+from ..storage.errors import ReadOnlyStoreError, StoreError
+from ..storage.records import AlertState
 from .source import StoreSource
 from .who import person
 
@@ -60,32 +60,20 @@ def record(store: Store, alert_id: str, choice: str) -> str:
 
     Raises:
         KeyError: no such alert, or no such choice.
-        StoreError: it could not be written, or the alert cannot go there.
+        StoreError: it could not be written.
     """
-    now = time.time()
     if choice in SILENCES:
-        seconds = SILENCES[choice][1]
-        alert = _found(store, alert_id)
+        seconds, now = SILENCES[choice][1], time.time()
         until = None if seconds is None else now + seconds
-        scope = Silence(new_id(), rule=alert.rule, module=alert.module, run_id=alert.run_id)
-        store.add_silence(replace(scope, until=until, created_at=now, created_by=person()))
+        handling.silence(store, {alert_id: None}, handling.Scope.LAYER, until=until, by=person(), now=now)
     elif choice == UNDO:
-        alert = _found(store, alert_id)
-        for silence in store.silences(active_at=now):
-            if about(silence, alert):
-                store.end_silence(silence.id, at=now, by=person())
-        if _found(store, alert_id).state is AlertState.SILENCED:
-            return "A wider silence covers it too: see foreshock silence --list."
+        if handling.unsilence(store, alert_id, by=person()):
+            return "A wider silence covers it too: the alert's page shows which."
     else:
-        store.set_alert_state(alert_id, AlertState(choice), at=now, by=person())
+        outcome = handling.decide(store, {alert_id: None}, AlertState(choice), by=person())
+        if outcome.refused:
+            return outcome.refused[0][1]
     return "Saved."
-
-
-def about(silence: Silence, alert: Alert) -> bool:
-    """Return whether a silence is about this very alert, or its rule in its module and run, and nothing wider."""
-    if silence.alert_id:
-        return silence.alert_id == alert.id
-    return (silence.rule, silence.module, silence.run_id) == (alert.rule, alert.module, alert.run_id)
 
 
 def retry(store: Store, letter: str) -> str:
@@ -100,17 +88,9 @@ def retry(store: Store, letter: str) -> str:
 def _told(work: Callable[[], str]) -> str:
     try:
         return work()
-    except (IllegalTransitionError, ReadOnlyStoreError) as error:
+    except ReadOnlyStoreError as error:
         return str(error)
     except StoreError as error:
         return f"Could not be saved: {error}"
     except (KeyError, ValueError):
         return "This alert is no longer in the store."
-
-
-def _found(store: Store, alert_id: str) -> Alert:
-    open_ones = store.alerts(states=[state for state in AlertState if state is not AlertState.RESOLVED])
-    found = next((alert for alert in open_ones if alert.id == alert_id), None)
-    if found is None:
-        raise KeyError(alert_id)
-    return found

@@ -41,6 +41,31 @@ class Subscription:
             self._loop.call_soon_threadsafe(self._news.set)
 
 
+class Backlog:
+    """What was heard since somebody last asked. May be asked from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._hearing = False
+        self._news = News()
+
+    def __call__(self) -> News:
+        """Return what was written since the last call; that anything may have been while nobody listens to the store."""
+        with self._lock:
+            heard, self._news = self._news, News()
+            return heard if self._hearing else News(everything=True)
+
+    def add(self, heard: News) -> None:
+        """Note what was heard."""
+        with self._lock:
+            self._news = News(self._news.runs | heard.runs, self._news.everything or heard.everything)
+
+    def hear(self, hearing: bool) -> None:
+        """Note whether the store is being listened to from now on."""
+        with self._lock:
+            self._hearing = hearing
+
+
 class NewsDesk:
     """Listens to the store while somebody waits for its news, and not otherwise.
 
@@ -55,6 +80,8 @@ class NewsDesk:
         self._listening = False
         self._closed = threading.Event()
         self._listener: Listener | None = None
+        self.backlog = Backlog()
+        """What was heard, for the list of all runs, which all tabs share."""
 
     @contextmanager
     def subscribed(self, run_id: str) -> Iterator[Subscription]:
@@ -95,12 +122,14 @@ class NewsDesk:
                 with self._lock:
                     self._listener = listener
                 self._tell(News(everything=True))  # what was written before there was a listener
+                self.backlog.hear(True)
                 while self._wanted():
                     began = time.monotonic()
                     if heard := listener.wait(_WAIT):
                         self._tell(heard)
                     elif time.monotonic() - began < _WAIT / 2:
                         break  # it was closed under us, with its store
+            self.backlog.hear(False)
             with self._lock:
                 self._listener = None
 
@@ -110,6 +139,7 @@ class NewsDesk:
             return self._listening
 
     def _tell(self, heard: News) -> None:
+        self.backlog.add(heard)
         with self._lock:
             concerned = [one for one in self._subscriptions if heard.concerns(one.run_id)]
         for subscription in concerned:

@@ -1,48 +1,86 @@
 """Make the live sections: a function per section, taking the store and the values of its inputs on the page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from ..analyzer.risk import SIGNAL
 from ..storage.base import Store
 from ..storage.records import Alert, Event, Run, Series
-from ..storage.results import SeriesData
+from ..storage.results import News, SeriesData
+from .comparing import read_signal
+from .figures.comparison import HEIGHT, LOW, Drawn, overlay_figure
 from .figures.gradient import gradient_figure
 from .figures.layer_signal import layer_signal_figure
 from .figures.loss import loss_figure
 from .figures.overhead import overhead_figure
 from .figures.risk import risk_figure
-from .figures.style import Figure
+from .figures.style import Figure, empty, text
 from .layers import measured, usual_signal
-from .paths import Order, whole
+from .paths import runs_view_of, whole
 from .pictures import PICTURES, Panel, pictures
 from .reading import run_wide
+from .roster import roster_of
+from .sections.around import Around
+from .sections.bell import Belled
 from .sections.chart import Chart
+from .sections.compare import CompareChoices, CompareTable, Overlay
 from .sections.delta_bias import DeltaBias
 from .sections.distribution import Distribution
+from .sections.dossier import Dossier
 from .sections.following import Marks, RunSection
 from .sections.head import Head
 from .sections.heads import Heads
 from .sections.heat import Heat
+from .sections.inbox import Inbox
 from .sections.layer import Choices, LayerFacts
 from .sections.numbers import LayerNumbers
+from .sections.offers import Offers
 from .sections.outlook import OutlookWords
 from .sections.overview import Overview
 from .sections.parts import Parts
 from .sections.picture import PictureChart
+from .sections.rule import RuleState
+from .sections.rules import RulesList
 from .sections.spectrum import Spectrum
+from .sieve import sieve_of
 from .signals import FIRST_SIGNAL, SECOND_SIGNAL, describe
 
 
-def overview(store: Store, order: Order) -> Overview:
-    """Return the table of runs in the order that the page's address asks for."""
-    return Overview(store, *order)
+def overview(store: Store, search: str | None, heard: Callable[[], News] | None = None) -> Belled:
+    """Return the list of runs as the query of the page's address asks for it.
+
+    Args:
+        heard: Tells the list of all runs what was written; without it the list compares all of them at each look.
+    """
+    if heard is not None:
+        roster_of(store).follow(heard)
+    return Belled(store, Overview(store, runs_view_of(search)))
 
 
-def head(store: Store, run_id: str) -> Head:
+def inbox(store: Store, sieve: Mapping[str, Any] | None) -> Belled:
+    """Return the inbox; ``sieve`` as its page keeps it."""
+    return Belled(store, Inbox(store, sieve_of(sieve)))
+
+
+def offers(store: Store, sieve: Mapping[str, Any] | None) -> Offers:
+    """Return what the lists of the inbox offer."""
+    return Offers(store, sieve_of(sieve))
+
+
+def dossier(store: Store, alert_id: str) -> Belled:
+    """Return the words and the evidence of an alert's page."""
+    return Belled(store, Dossier(store, alert_id))
+
+
+def around(store: Store, alert_id: str) -> Around:
+    """Return loss and risk around an alert's first step."""
+    return Around(store, store.alert(alert_id))
+
+
+def head(store: Store, run_id: str) -> Belled:
     """Return header, verdict, alerts and events of a run."""
-    return Head(store, store.run(run_id))
+    return Belled(store, Head(store, store.run(run_id)))
 
 
 def choices(store: Store, run_id: str, module: str | None, signal: str | None, compare: str | None) -> Choices:
@@ -186,3 +224,62 @@ def optimizer_panel(store: Store, run_id: str, module: str | None, head: str | N
 
 def _pictures(store: Store, run: Run, panel: Panel, module: str | None, head: str | None) -> dict[str, RunSection]:
     return {one.name: PictureChart(store, run, one, module or "", whole(head)) for one in pictures(panel)}
+
+
+def rules_list(store: Store, run_id: str) -> RulesList:
+    """Return the list of rules, as a run is judged by them where one is named."""
+    return RulesList(store, run_id)
+
+
+def rule_state(store: Store, subject: Mapping[str, str], seen: Mapping[str, int] | None) -> RuleState:
+    """Return what is in force of one rule, its history, and what it fired on."""
+    return RuleState(store, subject["rule"], subject["run"], seen)
+
+
+def compare_table(store: Store, run_ids: Sequence[str], baseline: str | None) -> CompareTable:
+    """Return what a comparison of runs says in words."""
+    return CompareTable(store, run_ids, baseline or "")
+
+
+def compare_choices(store: Store, run_ids: Sequence[str], signal: str | None, module: str | None) -> CompareChoices:
+    """Return the signals and layers that can be laid over each other."""
+    return CompareChoices(store, run_ids, signal or "", module or "")
+
+
+def compare_loss(store: Store, run_ids: Sequence[str], over: str, scale: str) -> Overlay:
+    """Return the losses of several runs over one axis."""
+
+    def draw(drawn: Sequence[Drawn]) -> Figure:
+        return overlay_figure(drawn, "loss (log scale)" if scale == "log" else "loss", over=over, log=scale == "log")
+
+    return Overlay(store, run_ids, "compare-loss", partial(_loss_of, store), over, draw)
+
+
+def compare_difference(store: Store, run_ids: Sequence[str], over: str, baseline: str | None) -> Overlay:
+    """Return the losses of several runs minus that of one of them."""
+
+    def draw(drawn: Sequence[Drawn]) -> Figure:
+        if not baseline:
+            return empty("Choose a baseline above.", height=LOW)
+        return overlay_figure(drawn, "loss − baseline", over=over, height=LOW, zero=True)
+
+    return Overlay(store, run_ids if baseline else (), "compare-difference", partial(_loss_of, store), over, draw, baseline or "")
+
+
+def compare_overlay(store: Store, run_ids: Sequence[str], signal: str | None, module: str | None, over: str, scale: str) -> Overlay:
+    """Return any signal of several runs, or of one layer of them, over one axis."""
+    info = describe(signal or "")
+
+    def draw(drawn: Sequence[Drawn]) -> Figure:
+        if not signal:
+            return empty("Choose a signal above.", height=HEIGHT)
+        return overlay_figure(drawn, text(info.axis_title), over=over, log=scale == "log")
+
+    def read(run: Run, points: int) -> SeriesData | None:
+        return read_signal(store, run.id, info, module or "", points)
+
+    return Overlay(store, run_ids if signal else (), "compare-overlay", read, over, draw)
+
+
+def _loss_of(store: Store, run: Run, points: int) -> SeriesData | None:
+    return read_signal(store, run.id, describe("loss"), "", points)

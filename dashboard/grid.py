@@ -63,6 +63,11 @@ class Grid:
         return self.start + column * self.width
 
 
+def worry(values: Floats, trouble: Trouble) -> Floats:
+    """Return numbers that are the larger, the more worrying the values are."""
+    return _WORRY[trouble](values)
+
+
 def spacing(steps: Ints | Sequence[int], max_columns: int = MAX_COLUMNS) -> tuple[int, int]:
     """Return (start, width) of a grid for these steps: the usual distance between samples, widened to ``max_columns`` columns."""
     distinct = np.unique(np.asarray(steps, dtype=np.int64))
@@ -93,7 +98,7 @@ def fill(
     finite = np.isfinite(values)
     odd = zip(which[~finite].tolist(), at[~finite].tolist(), values[~finite].tolist(), strict=True)
     # A stable sort by trouble lets the last assignment, the worst value, win without a Python loop.
-    order = np.argsort(_WORRY[trouble](values[finite]), kind="stable")
+    order = np.argsort(worry(values[finite], trouble), kind="stable")
     cells[which[finite][order], at[finite][order]] = values[finite][order]
     return Grid(start, width, _hold(cells, before), tuple(OddCell(*cell) for cell in odd))
 

@@ -16,7 +16,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import dash
 from dash import Input, State
@@ -54,9 +54,6 @@ class Section(Protocol):
     def subject(self) -> str:
         """Id of the run that it follows; ``''`` where it follows all of them."""
 
-    def look(self, graph: str, looks: Sequence[Any]) -> None:
-        """Look at it as the values of ``Lens.of`` say; ``graph`` is the one that it fills."""
-
     def paint(self) -> Updates:
         """Return everything the section shows, and remember how far it has read."""
 
@@ -65,6 +62,13 @@ class Section(Protocol):
 
     def tick(self) -> Updates:
         """Return what changes with time alone. Does not ask the store."""
+
+
+class Lensed(Section, Protocol):
+    """A section that draws something over steps."""
+
+    def look(self, graph: str, looks: Sequence[Any]) -> None:
+        """Look at it as the values of ``Lens.of`` say; ``graph`` is the one that it fills."""
 
 
 class Showings:
@@ -110,6 +114,10 @@ class Showings:
         if newest is None or newest[0] <= number:
             self._newest[tab, section] = (number, token)
         return token
+
+    def running(self, tab: str, section: str) -> bool:
+        """Return whether there is a showing that has not ended."""
+        return (tab, section) in self._newest
 
     def current(self, tab: str, section: str, token: object) -> bool:
         """Return whether no newer showing has begun."""
@@ -259,7 +267,7 @@ def follow(
 def lensed(section: Section, place: str, looks: Sequence[Any]) -> Section:
     """Return a section, looked at as the values of ``Lens.of`` say; where there are none, as it is."""
     if looks:
-        section.look(place, looks)
+        cast("Lensed", section).look(place, looks)
     return section
 
 
@@ -291,7 +299,7 @@ class View:
 async def _show(view: View, make: Callable[[], Section], desk: NewsDesk) -> None:
     """Paint, then keep sending what changed until this showing is over. No fault ends it: it says so and begins anew."""
     socket = dash.ctx.websocket
-    liveness, pause = _Liveness(socket, view), TRY_AGAIN
+    liveness, pause = Liveness(socket, view), TRY_AGAIN
     while view.current() and not (socket and socket.is_shutdown):
         try:
             section = await asyncio.to_thread(make)
@@ -322,7 +330,7 @@ async def _show(view: View, make: Callable[[], Section], desk: NewsDesk) -> None
         pause = min(2 * pause, MOST_TRY_AGAIN)
 
 
-async def _follow(section: Section, view: View, desk: NewsDesk, news: Subscription, liveness: "_Liveness") -> None:
+async def _follow(section: Section, view: View, desk: NewsDesk, news: Subscription, liveness: "Liveness") -> None:
     """Send what changed whenever there is news and the tab has drawn what it was sent last."""
     said = time.monotonic()
     while await liveness.holds():
@@ -342,7 +350,7 @@ async def _follow(section: Section, view: View, desk: NewsDesk, news: Subscripti
             view.send({"store-trouble": {"children": desk.notice}, **updates})
 
 
-class _Liveness:
+class Liveness:
     """Whether a showing goes on: it is the current one, and its tab, asked now and then, still shows the page.
 
     A closed tab cannot say goodbye: its socket may be shared with other tabs.

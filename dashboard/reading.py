@@ -156,20 +156,21 @@ def layer_points(
 
     Args:
         start: from this step on, and then every point.
-        stop: with ``start``, to before this one.
+        stop: up to this step, exclusive, and then stretches whatever ``start`` is.
         window: first and last step to read; what came shortly before it is there too: a cell holds it until the next.
     """
     series = layer_series(store, run_id, info.name)
-    if start is None:
+    if window is not None:
+        start, stop = window[0], window[1] + 1
+    if start is None or stop is not None:
         share = min(MOST_STRETCHES, max(LEAST_STRETCHES, STRETCHES // max(1, len(series))))
-        between = {"start": window[0], "stop": window[1] + 1} if window is not None else {}
-        found = [_worst(envelope, info) for envelope in store.envelopes(series, max_points=share, **between)]
+        found = [_worst(envelope, info) for envelope in store.envelopes(series, start=start, stop=stop, max_points=share)]
         if window is not None:
-            earlier = {"start": window[0] - max(_BEFORE, window[1] - window[0]), "stop": window[0]}
-            held = [_worst(envelope, info) for envelope in store.envelopes(series, max_points=4, **earlier)]
-            found = [_together(pair) for pair in zip(held, found, strict=True)]
+            earlier = window[0] - max(_BEFORE, window[1] - window[0])
+            held = store.envelopes(series, start=earlier, stop=window[0], max_points=4)
+            found = [_together([_worst(before, info), points]) for before, points in zip(held, found, strict=True)]
     else:
-        found = [_points(data) for data in store.read(series, start=start, stop=stop)]
+        found = [_points(data) for data in store.read(series, start=start)]
     parts: dict[str, list[Points]] = {}
     for one, points in zip(series, found, strict=True):
         parts.setdefault(one.key.module, []).append(points)
@@ -205,19 +206,20 @@ def _together(parts: Sequence[Points]) -> Points:
     return Points(np.concatenate([part.steps for part in parts]), np.concatenate([part.values for part in parts]))
 
 
-def layer_grid(points: LayerPoints, info: SignalInfo, window: tuple[int, int] | None = None) -> Grid | None:
+def layer_grid(
+    points: LayerPoints, info: SignalInfo, max_columns: int = MAX_COLUMNS, window: tuple[int, int] | None = None
+) -> Grid | None:
     """Lay a signal's points on a grid of their own, or of a window's steps; None where there are none."""
     steps = np.concatenate([np.empty(0, np.int64), *(row.steps for row in points.rows)])
     if not len(steps):
         return None
     if window is None:
-        start, width = spacing(steps)
+        start, width = spacing(steps, max_columns)
         return fill(points.rows, start, width, trouble=info.trouble)
     inside = steps[steps >= window[0]]
     begin, width = spacing(inside) if len(inside) else (window[0], max(1, -(-(window[1] - window[0] + 1) // MAX_COLUMNS)))
     start = begin - width * -(-(begin - window[0]) // width)
     before = np.array([_newest_before(row, window[0]) for row in points.rows])
-    # Up to the end of the window where that is past: a layer that is measured seldom has not vanished.
     columns = (max(int(inside.max()) if len(inside) else window[0], window[0]) - start) // width + 1
     return fill(points.rows, start, width, trouble=info.trouble, before=before, columns=columns)
 

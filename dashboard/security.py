@@ -55,7 +55,8 @@ class Guard:
 
         async def send_with_headers(event: MutableMapping[str, Any]) -> None:
             if event["type"] == "http.response.start":
-                event["headers"] = [*event.get("headers", []), *self._security_headers()]
+                own = {name.lower() for name, _ in event.get("headers", [])}  # a report brings the policy that fits it
+                event["headers"] = [*event.get("headers", []), *(one for one in self._security_headers() if one[0] not in own)]
             await send(event)
 
         await self._app(scope, receive, send_with_headers)

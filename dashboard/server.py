@@ -23,6 +23,7 @@ def serve(
     *,
     announce: Announce | None = None,
     channels: Callable[[], Sequence[str]] = tuple,
+    page: Callable[[], str] = str,
 ) -> None:
     """Serve the dashboard over a store until SIGINT or SIGTERM, a watchdog beside it; blocks.
 
@@ -33,6 +34,7 @@ def serve(
         port: 0 takes a free one.
         announce: Called with the page's URL once the page can be used; by default the URL is printed.
         channels: Called once the store is open; returns Apprise URLs that the watchdog's alerts go to, besides the run's own.
+        page: Called then too; returns the address under which people reach the page, for links in notifications.
 
     Raises:
         AddressError: not a loopback address, or the port is taken.
@@ -46,7 +48,7 @@ def serve(
             (announce or _print_url)(url)
             from ..analyzer.watchdog import Watchdog  # not before: the first page needs none
 
-            watchdog = Watchdog(source(), channels=channels())
+            watchdog = Watchdog(source(), channels=channels(), page=page())
             watchdog.start()
             ending.callback(watchdog.close)
 

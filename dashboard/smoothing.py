@@ -58,10 +58,7 @@ def smoothed(found: Envelope, steps: int, start: int | None = None) -> list[Smoo
         start: First step that is shown; what lies before it only counts.
     """
     segments = np.asarray(found.segment, np.int64)
-    lines = (
-        _line(segment, *(np.asarray(column)[segments == segment] for column in _columns(found)), steps, start)
-        for segment in np.unique(segments).tolist()
-    )
+    lines = [_line(segment, _columns(found, segments == segment), steps, start) for segment in np.unique(segments).tolist()]
     return [line for line in lines if line.steps]
 
 
@@ -70,17 +67,21 @@ def warm_up(start: int | None, steps: int) -> int | None:
     return None if start is None else start - 5 * steps
 
 
-def _columns(found: Envelope) -> tuple[Any, Any, Any, Any]:
-    return found.end_step, found.mean, found.count, found.nonfinite
+Stretches = tuple[list[int], list[float], list[int], list[int]]
+"""Last steps, means, numbers of points, and how many of these are not finite."""
 
 
-def _line(segment: int, ends: Any, means: Any, counts: Any, odd: Any, steps: int, start: int | None) -> Smooth:
-    average = Average(steps)
-    values = [
-        average.add(end, math.nan if bad else mean, count)
-        for end, mean, count, bad in zip(ends.tolist(), means.tolist(), counts.tolist(), odd.tolist(), strict=True)
-    ]
-    shown = ends.tolist() if start is None else [end for end in ends.tolist() if end >= start]
+def _columns(found: Envelope, chosen: Any) -> Stretches:
+    ends, means, counts, odd = (
+        np.asarray(one)[chosen].tolist() for one in (found.end_step, found.mean, found.count, found.nonfinite)
+    )
+    return ends, means, counts, odd
+
+
+def _line(segment: int, stretches: Stretches, steps: int, start: int | None) -> Smooth:
+    average, ends = Average(steps), stretches[0]
+    values = [average.add(end, math.nan if bad else mean, count) for end, mean, count, bad in zip(*stretches, strict=True)]
+    shown = ends if start is None else [end for end in ends if end >= start]
     picked = thinned(values[len(values) - len(shown) :])
     offset = len(values) - len(shown)
     return Smooth(segment, [shown[place] for place in picked], [values[offset + place] for place in picked], average)

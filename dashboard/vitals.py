@@ -32,26 +32,31 @@ class Vitals:
         return self.life in (Life.LIVE, Life.STALE)
 
 
-def vitals(run: Run, now: float) -> Vitals:
+def life(run: Run, now: float) -> Life:
     """Return the state of ``run`` at the time ``now`` (seconds since the epoch).
 
     A run that calls itself running is *stale* when its heartbeat is older than 10 s and *lost* when it is older than 30 s.
     """
     if BEING_DELETED in run.meta:
-        return Vitals(Life.TERMINATED, "being deleted; what is left of it is not whole")
-    match run.status:
-        case RunStatus.FINISHED:
-            return Vitals(Life.FINISHED, f"finished {ago(now - (run.ended_at or run.heartbeat_at))}")
-        case RunStatus.CRASHED:
-            return Vitals(Life.CRASHED, f"crashed {ago(now - (run.ended_at or run.heartbeat_at))}")
-        case RunStatus.TERMINATED:
-            return Vitals(Life.TERMINATED, f"terminated {ago(now - (run.ended_at or run.heartbeat_at))}")
+        return Life.TERMINATED
+    if run.status is not RunStatus.RUNNING:
+        return Life(run.status.value)
     silence = now - max(run.heartbeat_at, run.created_at)
     if silence > LOST_AFTER:
-        return Vitals(Life.LOST, f"lost {ago(silence)}")
-    if silence > STALE_AFTER:
-        return Vitals(Life.STALE, f"stale since {clock(now - silence)}")
-    return Vitals(Life.LIVE, "live")
+        return Life.LOST
+    return Life.STALE if silence > STALE_AFTER else Life.LIVE
+
+
+def vitals(run: Run, now: float) -> Vitals:
+    """Return the state of ``run`` as ``life`` has it, in words."""
+    state = life(run, now)
+    if BEING_DELETED in run.meta:
+        return Vitals(state, "being deleted; what is left of it is not whole")
+    if state in (Life.LIVE, Life.STALE, Life.LOST):
+        silence = now - max(run.heartbeat_at, run.created_at)
+        phrases = {Life.LOST: f"lost {ago(silence)}", Life.STALE: f"stale since {clock(now - silence)}"}
+        return Vitals(state, phrases.get(state, "live"))
+    return Vitals(state, f"{state.value} {ago(now - (run.ended_at or run.heartbeat_at))}")
 
 
 def ago(seconds: float) -> str:
@@ -65,6 +70,17 @@ def ago(seconds: float) -> str:
     if seconds < 48 * 3600:
         return f"{int(seconds) // 3600} h ago"
     return f"{int(seconds) // 86400} days ago"
+
+
+def lasted(seconds: float) -> str:
+    """Return how long something took, as people say it: 40 s, 12 min, 3 h 05 min, 2 days."""
+    if seconds < 60:
+        return f"{int(seconds)} s"
+    if seconds < 3600:
+        return f"{int(seconds) // 60} min"
+    if seconds < 48 * 3600:
+        return f"{int(seconds) // 3600} h {int(seconds) % 3600 // 60:02} min"
+    return f"{int(seconds) // 86400} days"
 
 
 def moment(at: float) -> str:

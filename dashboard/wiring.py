@@ -19,7 +19,15 @@ if TYPE_CHECKING:
     from ..storage.base import Store
     from .sections.following import RunSection
 
-LIVE_PAGES = (("overview", "order"), ("run-page", "run"))
+LIVE_PAGES = (
+    ("overview", "runs-search"),
+    ("run-page", "run"),
+    ("compare-page", "compared"),
+    ("inbox", "sieve"),
+    ("alert-page", "alert-id"),
+    ("rules-page", "rules-run"),
+    ("rule-page", "rule-of"),
+)
 """Pages with live sections: id of the page (a ``main`` with ``data-live``, beside it a store ``ID-ticket``), and of the store that
 says what it is about."""
 
@@ -41,7 +49,7 @@ class Charted:
 
 
 def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk: NewsDesk) -> Mapping[str, Charted]:
-    """Register every live section of both pages; return those that draw something over steps, by the id of their graph."""
+    """Register every live section of all pages; return those that draw something over steps, by the id of their graph."""
     charts: dict[str, Charted] = {}
     run, module = Input("run", "data"), Input("module", "value")
     signal, compare = Input("signal", "value"), Input("compare", "value")
@@ -52,9 +60,9 @@ def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk:
 
     lens = [State(part, KEPT[part]) for part in LENS]
 
-    lens = [State(part, KEPT[part]) for part in LENS]
-
-    def chart(name: str, graph: str, *inputs: Input | State, heavy: bool = False, panel: Panel | None = None) -> None:
+    def chart(
+        name: str, graph: str, *inputs: Input | State, heavy: bool = False, painted: str = "", panel: Panel | None = None
+    ) -> None:
         """Register a section of the run's page whose graph is over steps: it is zoomed, smoothed and scaled with all others.
 
         Args:
@@ -64,8 +72,8 @@ def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk:
         if panel is not None:
             in_panel(panel, name, graph, *inputs, heavy=heavy)
             return
-        make = _maker(name, source)
-        follow(app, showings, desk, name, *inputs, make=make, page="run-page", place=graph, lens=lens, heavy=heavy)
+        about: dict[str, Any] = {"page": "run-page", "place": graph, "painted": painted, "lens": lens, "heavy": heavy}
+        follow(app, showings, desk, name, *inputs, make=_maker(name, source), **about)
 
     def in_panel(panel: Panel, name: str, place: str, *inputs: Input | State, heavy: bool = True) -> None:
         """Register a section that is live while its panel is open; its factory is not told of the panel."""
@@ -79,11 +87,21 @@ def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk:
         charts.update({one.name: Charted("picture", ["run", "module", "head"], told=[one.name]) for one in pictures(panel)})
         in_panel(panel, f"{panel.value}_panel", place, *inputs)
 
-    section("overview", "runs", Input("order", "data"), page="overview")
+    follow(
+        app,
+        showings,
+        desk,
+        "overview",
+        Input("runs-search", "data"),
+        make=_maker("overview", source, desk.backlog),
+        page="overview",
+        place="runs",
+        painted="overview-painted",
+    )
     section("head", "verdict", run, painted="run-page-painted")
     section("outlook", "outlook", run)
     section("choices", "module", run, State("module", "value"), State("signal", "value"), State("compare", "value"))
-    chart("loss", "loss", run)
+    chart("loss", "loss", run, painted="loss-painted")
     chart("risk", "risk", run)
     chart("heat_a", "heat-a", run, signal, module, heavy=True)
     chart("heat_b", "heat-b", run, compare, module, heavy=True)
@@ -97,6 +115,14 @@ def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk:
     charts_of(Panel.ATTENTION, "logits", run, module, head)
     charts_of(Panel.OPTIMIZER, "gradient", run, module, head, also=[Charted("gradient", ["run"])])
     chart("overhead", "overhead", run, panel=Panel.MONITOR)
+    section("rules_list", "rules-list", Input("rules-run", "data"), page="rules-page")
+    section("rule_state", "rule-history", Input("rule-of", "data"), Input("rule-seen", "data"), page="rule-page")
+    section("inbox", "inbox-list", Input("sieve", "data"), page="inbox", painted="inbox-painted")
+    section("offers", "inbox-rule", Input("sieve", "data"), page="inbox")
+    alert = Input("alert-id", "data")
+    section("dossier", "alert-history", alert, page="alert-page", painted="alert-page-painted")
+    section("around", "around-loss", alert, page="alert-page")
+    _compare(section)
     return charts
 
 
@@ -131,5 +157,17 @@ def section_of(name: str, store: "Store", values: Sequence[Any]) -> "RunSection"
     return section
 
 
-def _maker(name: str, source: StoreSource) -> Callable[..., Section]:
-    return lambda *values: section_of(name, source(), values)
+def _maker(name: str, source: StoreSource, *more: Any) -> Callable[..., Section]:
+    return lambda *values: section_of(name, source(), (*values, *more))
+
+
+def _compare(section: Callable[..., None]) -> None:
+    """Register the live sections of the page that compares runs."""
+    page, runs = "compare-page", Input("compared", "data")
+    signal, module, base = Input("compare-signal", "value"), Input("compare-module", "value"), Input("compare-base", "value")
+    over, scale = Input("compare-axis", "value"), Input("compare-scale", "value")
+    section("compare_table", "compare-table", runs, base, page=page, painted="compare-page-painted")
+    section("compare_choices", "compare-module", runs, signal, State("compare-module", "value"), page=page)
+    section("compare_loss", "compare-loss", runs, over, scale, page=page)
+    section("compare_difference", "compare-difference", runs, over, base, page=page)
+    section("compare_overlay", "compare-overlay", runs, signal, module, over, scale, page=page)

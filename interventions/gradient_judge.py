@@ -10,7 +10,7 @@ The past never learns from what it flags, and says nothing before it holds ``war
 calling small changes wild: at the defaults (window 128, threshold 8, floor 0.2) a norm below e^1.6 = 5 times the median passes
 whatever its z. After ``limit`` wild steps in a row (those that are not finite neither count nor break the row) it gives way: the
 wild steps after them pass until a fine one comes, and the past is learned anew, so that a lasting change of level costs ``limit``
-steps and no more.
+steps and no more. A step that is *held* it never gives way to: the caller says which (an update many times larger than any before).
 
 Memory: ``window`` float32 numbers. Cost: one norm over the gradients, and two medians of ``window`` numbers.
 """
@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 # Verdicts, as they travel to the host.
-FINE, NOT_FINITE, WILD, GIVEN_WAY, LARGE = 0, 1, 2, 3, 4
-# LARGE: the gradients are fine, the update that they would make is wild or not finite.
-SKIPPED = (NOT_FINITE, WILD, LARGE)
+FINE, NOT_FINITE, WILD, GIVEN_WAY, LARGE, HELD = 0, 1, 2, 3, 4, 5
+# LARGE: the gradients are fine, the update that they would make is wild or not finite. HELD: wild, after ``limit`` of them.
+SKIPPED = (NOT_FINITE, WILD, LARGE, HELD)
 _MAD_TO_SIGMA = 1.4826
 
 
@@ -45,7 +45,7 @@ def both(of_gradients: Tensor, of_update: Tensor) -> Tensor:
     """Return the verdict on a step from those on its gradients and on the update that they would make; 0-d tensors."""
     large = (of_update == NOT_FINITE) | (of_update == WILD)
     passed = (of_gradients == FINE) | (of_gradients == GIVEN_WAY)
-    kept = torch.where(of_gradients == FINE, of_update, of_gradients)
+    kept = torch.where((of_gradients == FINE) | (of_update == HELD), of_update, of_gradients)
     return torch.where(passed & large, LARGE, torch.where(passed, kept, of_gradients))
 
 
@@ -64,15 +64,20 @@ class GradientJudge:
         self._place = torch.zeros((), dtype=torch.long, device=device)
         self._known = torch.zeros((), dtype=torch.long, device=device)
         self._in_a_row = torch.zeros((), dtype=torch.long, device=device)
+        self.largest = torch.zeros((), device=device)
+        """The largest norm that was accepted, 0-d float32; 0 before the first."""
 
     @torch.no_grad()
-    def judge(self, norm: Tensor, elsewhere: Tensor | None = None, left_out: Tensor | None = None) -> Tensor:
+    def judge(
+        self, norm: Tensor, elsewhere: Tensor | None = None, left_out: Tensor | None = None, held: Tensor | None = None
+    ) -> Tensor:
         """Return the verdict on a step, a 0-d tensor; costs no wait.
 
         Args:
             norm: 0-d float32.
             elsewhere: 0-d, not 0 where this step is skipped anyway (by a GradScaler): then nothing is learned of it.
             left_out: 0-d, true where another judge has this step left out: it counts in the row of wild ones and is not learned.
+            held: 0-d, true where this step must not be given way to.
         """
         finite = torch.isfinite(norm)
         log_norm = norm.clamp_min(torch.finfo(torch.float32).tiny).log()
@@ -80,8 +85,10 @@ class GradientJudge:
         sigma = (_MAD_TO_SIGMA * torch.nanmedian((self._past - median).abs())).clamp_min(self._floor)
         wild = finite & (self._known >= self._warmup) & ((log_norm - median) / sigma > self._threshold)
         counts = torch.ones_like(finite) if elsewhere is None else elsewhere.to(self.device) == 0
-        given_way = wild & (self._in_a_row >= self._limit)
-        verdict = torch.where(given_way, GIVEN_WAY, torch.where(finite, torch.where(wild, WILD, FINE), NOT_FINITE))
+        lasting = wild & (self._in_a_row >= self._limit)
+        given_way = lasting if held is None else lasting & ~held
+        verdict = torch.where(finite, torch.where(wild, torch.where(lasting, HELD, WILD), FINE), NOT_FINITE)
+        verdict = torch.where(given_way, GIVEN_WAY, verdict)
 
         row = torch.where(wild, self._in_a_row + 1, torch.where(finite, 0, self._in_a_row))
         self._in_a_row = torch.where(counts, row, self._in_a_row)
@@ -95,4 +102,5 @@ class GradientJudge:
         self._past.index_copy_(0, at[None], torch.where(learned, log_norm, self._past[at])[None])
         self._place = self._place + learned
         self._known = self._known + learned
+        self.largest = torch.where(learned, torch.maximum(self.largest, norm), self.largest)
         return torch.where(counts, verdict, FINE)

@@ -28,7 +28,7 @@ from typing_extensions import override
 
 from .base import Handles, Intervention, Training
 from .foretold import update_norm
-from .gradient_judge import FINE, GIVEN_WAY, LARGE, NOT_FINITE, SKIPPED, WILD, GradientJudge, both, norm_of
+from .gradient_judge import FINE, GIVEN_WAY, HELD, LARGE, NOT_FINITE, SKIPPED, WILD, GradientJudge, both, norm_of
 from .running_statistics import RunningStatistics
 
 _SOURCE = "intervention skip_step"
@@ -44,7 +44,8 @@ class SkipStep(Intervention):
         window: accepted sizes that make up the past.
         warmup: how many there must be before anything is called wild.
         floor: least standard deviation of these logarithms assumed.
-        limit: bad steps in a row that are skipped; after these it gives way.
+        limit: bad steps in a row that are skipped; after these it gives way, if it does.
+        ceiling: it never gives way to an update of more than this many times the largest one made so far; infinity: to any.
         wait: let the training thread wait for the device in every step, for optimizers there that are not fused.
 
     Raises:
@@ -61,13 +62,14 @@ class SkipStep(Intervention):
         warmup: int = 32,
         floor: float = 0.2,
         limit: int = 10,
+        ceiling: float = 10.0,
         *,
         wait: bool = False,
     ) -> None:
-        if not (threshold > 0 and window >= warmup >= 2 and floor > 0 and limit >= 1):
+        if not (threshold > 0 and window >= warmup >= 2 and floor > 0 and limit >= 1 and ceiling >= 1):
             raise ValueError(
-                f"SkipStep(threshold={threshold}, window={window}, warmup={warmup}, floor={floor}, limit={limit}): "
-                "all must be positive, warmup at least 2 and at most window"
+                f"SkipStep(threshold={threshold}, window={window}, warmup={warmup}, floor={floor}, limit={limit}, "
+                f"ceiling={ceiling}): all must be positive, warmup at least 2 and at most window, ceiling at least 1"
             )
         self._options: dict[str, Any] = {
             "threshold": threshold,
@@ -76,7 +78,7 @@ class SkipStep(Intervention):
             "floor": floor,
             "limit": limit,
         }
-        self._wait = wait
+        self._wait, self._ceiling = wait, ceiling
         self._gates: list[_Gate] = []
         self.skipped = 0
         """Updates left out so far, as far as is known: of other devices one hears some steps late."""
@@ -89,7 +91,10 @@ class SkipStep(Intervention):
         for optimizer in training.optimizers:
             self._refuse(optimizer)
         self._statistics = RunningStatistics(training.models.values())
-        self._gates = [_Gate(optimizer, training, self._options, self._report) for optimizer in training.optimizers]
+        self._gates = [
+            _Gate(optimizer, training, self._options, ceiling=self._ceiling, report=self._report)
+            for optimizer in training.optimizers
+        ]
 
     @override
     def after_step(self, step: int) -> None:
@@ -126,9 +131,12 @@ class SkipStep(Intervention):
                 "device; or ask for interventions=[SkipStep(wait=True)], which waits for it in every step"
             )
 
-    def _report(self, step: int, verdict: int, norm: float, update: float) -> None:
+    def _report(self, step: int, verdict: int, norm: float, update: float, again: bool) -> None:
+        """Tell of a verdict; ``again``: that of the step before was the same."""
         data = {name: size if size - size == 0 else str(size) for name, size in (("norm", norm), ("update", update))}
         data["at"] = step
+        if verdict == GIVEN_WAY and again:
+            return
         if verdict == GIVEN_WAY:
             limit = self._options["limit"]
             self.tell(
@@ -137,13 +145,24 @@ class SkipStep(Intervention):
             )
             return
         self.skipped += 1
-        if self.skipped > _TOLD_ONE_BY_ONE and self.skipped % _TOLD_ONE_BY_ONE:
+        if verdict == HELD and not again:
+            self.tell(
+                f"{self._options['limit']} updates in a row were skipped, and those that follow are skipped too: that of step "
+                f"{step:,} would change the weights by {update:.3g}, more than {self._ceiling:g} times as much as any before. "
+                "Training stands still until they are smaller: mend what makes them so (the learning rate, moments that were lost, "
+                "the loss's scale), or let them pass by SkipStep(ceiling=math.inf).",
+                **data,
+            )
+            return
+        if (self.skipped > _TOLD_ONE_BY_ONE or verdict == HELD) and self.skipped % _TOLD_ONE_BY_ONE:
             return
         why = f"its gradient norm {norm:.3g} is far above those before"
         if verdict == NOT_FINITE:
             why = "its gradients are not finite"
         elif verdict == LARGE:
             why = f"it would change the weights by {update:.3g}, far more than those before, though its gradients are usual"
+        elif verdict == HELD:
+            why = f"it would change the weights by {update:.3g}, more than {self._ceiling:g} times as much as any before"
         self.tell(f"Skipped the update of step {step:,}: {why}. {self.skipped:,} skipped so far.", **data)
 
 
@@ -151,9 +170,15 @@ class _Gate:
     """One optimizer's hooks, and the verdicts on their way to the host."""
 
     def __init__(
-        self, optimizer: Optimizer, training: Training, options: dict[str, Any], report: Callable[[int, int, float, float], None]
+        self,
+        optimizer: Optimizer,
+        training: Training,
+        options: dict[str, Any],
+        *,
+        ceiling: float,
+        report: Callable[[int, int, float, float, bool], None],
     ) -> None:
-        self._training, self._options, self._report = training, options, report
+        self._training, self._options, self._ceiling, self._report = training, options, ceiling, report
         self._judges: tuple[GradientJudge, GradientJudge] | None = None
         # What is put back after the step: gradients taken away, and the attribute ``found_inf`` as it was.
         self._taken: list[tuple[Tensor, Tensor]] = []
@@ -161,7 +186,7 @@ class _Gate:
         self._pending: deque[_Travelling] = deque()
         self.skipped: bool | Tensor = False
         """Whether the last update was left out; a tensor, not 0 for yes, where only the device knows."""
-        self._gave_way = False
+        self._standing = FINE
         before, after = (torch.compiler.disable(hook) for hook in (self._before, self._after))
         self._handles = Handles([optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)])
 
@@ -204,10 +229,12 @@ class _Gate:
         scale, found = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
         if scale is not None:
             norm = norm / scale.to(device)
-        of_gradients, update = self._judges[0].judge(norm, found), update_norm(optimizer, device)
-        left_out = (of_gradients == NOT_FINITE) | (of_gradients == WILD)
+        update = update_norm(optimizer, device)
+        held = update > self._ceiling * self._judges[1].largest
+        of_gradients = self._judges[0].judge(norm, found, held=held)
+        left_out = (of_gradients == NOT_FINITE) | (of_gradients == WILD) | (of_gradients == HELD)
         update = torch.where(of_gradients == NOT_FINITE, torch.nan, update)  # of which the entries looked at need not tell
-        verdict = both(of_gradients, self._judges[1].judge(update, found, left_out))
+        verdict = both(of_gradients, self._judges[1].judge(update, found, left_out, held))
         travelling = _Travelling(self._training.step(), verdict, norm, update)
         if _may_read(device) or not _is_fused(optimizer) or _lacks_momentum(optimizer):
             step, said, *sizes = travelling.read()
@@ -236,9 +263,9 @@ class _Gate:
                 del optimizer.found_inf
 
     def _tell(self, step: int, verdict: int, norm: float, update: float) -> None:
-        again, self._gave_way = self._gave_way, verdict == GIVEN_WAY
-        if verdict != FINE and not (again and self._gave_way):
-            self._report(step, verdict, norm, update)
+        before, self._standing = self._standing, verdict
+        if verdict != FINE:
+            self._report(step, verdict, norm, update, verdict == before)
 
 
 class _Travelling:

@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .base import Store
     from .errors import (
+        AlertChangedError,
         IllegalTransitionError,
         InvalidRecordError,
         LeaseHeldError,
         ReadOnlyStoreError,
+        RuleConflictError,
         StoreConfigurationError,
         StoreError,
         StoreUnavailableError,
@@ -17,10 +19,12 @@ if TYPE_CHECKING:
     from .opening import open_store
 
 _HOMES = {
+    "AlertChangedError": "errors",
     "IllegalTransitionError": "errors",
     "InvalidRecordError": "errors",
     "LeaseHeldError": "errors",
     "ReadOnlyStoreError": "errors",
+    "RuleConflictError": "errors",
     "Store": "base",
     "StoreConfigurationError": "errors",
     "StoreError": "errors",
@@ -29,10 +33,12 @@ _HOMES = {
     "open_store": "opening",
 }
 __all__ = [
+    "AlertChangedError",
     "IllegalTransitionError",
     "InvalidRecordError",
     "LeaseHeldError",
     "ReadOnlyStoreError",
+    "RuleConflictError",
     "Store",
     "StoreConfigurationError",
     "StoreError",

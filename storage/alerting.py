@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Row, and_, case, select, update
 
 from . import outboxes, silencing
 from .codec import clean, diagnosis_from_json, diagnosis_to_json, evidence_from_json, evidence_to_json, join, split, to_json
-from .errors import IllegalTransitionError
+from .errors import AlertChangedError, IllegalTransitionError
 from .records import Alert, AlertState, Event, Notification, Severity, Silence, derived_id, new_id
 from .runs import key_of
 from .tables import alerts, events, runs
@@ -66,14 +66,24 @@ def list_alerts(
         query = query.where(runs.c.id == run_id).order_by(alerts.c.segment, alerts.c.first_step, alerts.c.created_at, alerts.c.id)
     if states is not None:
         query = query.where(alerts.c.state.in_([state.value for state in states]))
-    return [_alert(row) for row in connection.execute(query)]
+    return [alert_of(row) for row in connection.execute(query)]
 
 
 def decide(
-    connection: Connection, alert_id: str, state: AlertState, *, at: float, by: str, comment: str, until: float | None
+    connection: Connection,
+    alert_id: str,
+    state: AlertState,
+    *,
+    at: float,
+    by: str,
+    comment: str,
+    until: float | None,
+    seen: AlertState | None,
 ) -> None:
     """Set an alert's state as a person decided, and note it as an event."""
     before = _state(connection, alert_id)
+    if seen is not None and before is not seen:
+        raise AlertChangedError(f"This alert was {seen} when you looked and is {before} now. Nothing was changed.")
     if before is state:
         return
     if state not in before.successors:
@@ -193,10 +203,25 @@ def list_events(connection: Connection, run_id: str, kind: str | None) -> list[E
     query = select(events).where(events.c.run_key == key_of(connection, run_id)).order_by(events.c.time, events.c.id)
     if kind is not None:
         query = query.where(events.c.kind == kind)
-    return [
-        Event(row.id, run_id, row.segment, row.step, row.time, row.kind, row.message, json.loads(row.data))
-        for row in connection.execute(query)
-    ]
+    return [_event(row, run_id) for row in connection.execute(query)]
+
+
+def events_of_alert(connection: Connection, alert_id: str) -> list[Event]:
+    """Return the events whose data name an alert, in order of time."""
+    alert_id = clean(alert_id)
+    of = select(alerts.c.run_key, runs.c.id).join(runs, runs.c.key == alerts.c.run_key).where(alerts.c.id == alert_id)
+    run = connection.execute(of).one_or_none()
+    if run is None:
+        return []
+    # Their text is searched by the engine, and the few that are left are read.
+    named = events.c.data.contains(to_json([alert_id])[1:-1], autoescape=True)
+    query = select(events).where(events.c.run_key == run.run_key, named).order_by(events.c.time, events.c.id)
+    found = [_event(row, run.id) for row in connection.execute(query)]
+    return [event for event in found if event.data.get("alert") == alert_id]
+
+
+def _event(row: Row[Any], run_id: str) -> Event:
+    return Event(row.id, run_id, row.segment, row.step, row.time, row.kind, row.message, json.loads(row.data))
 
 
 def _alert_row(alert: Alert, run_key: int) -> dict[str, Any]:
@@ -227,7 +252,8 @@ def _alert_row(alert: Alert, run_key: int) -> dict[str, Any]:
     }
 
 
-def _alert(row: Row[Any]) -> Alert:
+def alert_of(row: Row[Any]) -> Alert:
+    """Return the alert of a row that has the run's id beside the table's columns."""
     return Alert(
         id=row.id,
         run_id=row.run_id,

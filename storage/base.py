@@ -17,11 +17,12 @@ else is raised but what a method names.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Container, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Container, Hashable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from .records import (
     Alert,
+    AlertQuery,
     AlertState,
     Batch,
     Changes,
@@ -29,6 +30,7 @@ from .records import (
     Lease,
     Notification,
     NotificationState,
+    RuleVersion,
     Run,
     RunStatus,
     Segment,
@@ -37,10 +39,14 @@ from .records import (
     Severity,
     Silence,
 )
-from .results import Envelope, News, SeriesData, StepHistogram
+from .results import AlertLine, Envelope, News, SeriesData, StepHistogram
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+Tally = Literal["state", "severity", "rule", "cause", "run", "run_name", "project"]
+"""What alerts are counted by."""
 
 
 class Listener(ABC):
@@ -99,8 +105,16 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def runs(self, *, project: str | None = None, limit: int | None = None) -> list[Run]:
-        """Return runs, newest first, with ``last_step`` filled in."""
+    def runs(self, *, project: str | None = None, ids: Sequence[str] | None = None, limit: int | None = None) -> list[Run]:
+        """Return runs, newest first, with ``last_step`` filled in; narrowed to a project, and to these ids."""
+
+    @abstractmethod
+    def run_marks(self) -> dict[str, Hashable]:
+        """Return run id -> a mark that differs from the one before once that run's row was changed; newest run first.
+
+        For who keeps a list of thousands of runs up to date: all marks cost about a tenth of ``runs``, which is then asked for
+        those that changed.
+        """
 
     @abstractmethod
     def run(self, reference: str) -> Run:
@@ -233,6 +247,13 @@ class Store(ABC):
         """Return (segment, step, wall-clock time), in order."""
 
     @abstractmethod
+    def step_rates(self, run_ids: Sequence[str], *, window: int = 50) -> dict[str, float]:
+        """Return run id -> steps per second over about the last ``window`` steps that its newest segment told of.
+
+        Runs that are not there, have fewer than two steps in that segment, or told no times, are left out.
+        """
+
+    @abstractmethod
     def histograms(
         self, run_id: str, signal: str, module: str, *, start: int | None = None, stop: int | None = None, limit: int | None = None
     ) -> list[StepHistogram]:
@@ -282,12 +303,54 @@ class Store(ABC):
         """Return a run's alerts, oldest first (by segment and first step); those of all runs, newest ``created_at`` first."""
 
     @abstractmethod
-    def alert_counts(self, states: Sequence[AlertState]) -> dict[str, dict[Severity, int]]:
-        """Return run id -> severity -> number of alerts in one of these states, without reading the alerts themselves."""
+    def alert_counts(self, states: Sequence[AlertState], *, run_ids: Sequence[str] | None = None) -> dict[str, dict[Severity, int]]:
+        """Return run id -> severity -> number of alerts in one of these states, without reading the alerts themselves.
+
+        Args:
+            run_ids: count those of these runs only. None counts all, which looks at every alert there is.
+        """
+
+    @abstractmethod
+    def alert(self, reference: str) -> Alert:
+        """Return the alert with that id, else the one whose id starts with it (4 or more letters).
+
+        Raises:
+            KeyError: none matches, or a prefix matches several; the message says which.
+        """
+
+    @abstractmethod
+    def find_alerts(self, query: AlertQuery, *, by_run: bool = False, limit: int = 50, offset: int = 0) -> list[AlertLine]:
+        """Return some of the alerts that match, without their evidence: what needs a person comes first.
+
+        Open ones before resolved ones; of these the most severe first, those that nobody has decided about before the others, then
+        the newest; resolved ones by when that was, the latest first. The cost does not follow the size of what is left out.
+
+        Args:
+            by_run: those of a run together; runs in the order of their worst alert, newest first.
+        """
+
+    @abstractmethod
+    def tally_alerts(self, query: AlertQuery, by: Sequence[Tally], *, limit: int | None = None) -> dict[tuple[str, ...], int]:
+        """Return values of ``by`` -> number of alerts that match, most first, without reading the alerts themselves.
+
+        A cause is the likeliest one; ``""`` where there is none.
+        """
+
+    @abstractmethod
+    def alert_events(self, alert_id: str) -> list[Event]:
+        """Return the events that name an alert in their data (decisions, comments, captures) in order of time; none of no alert."""
 
     @abstractmethod
     def set_alert_state(
-        self, alert_id: str, state: AlertState, *, at: float, by: str = "", comment: str = "", until: float | None = None
+        self,
+        alert_id: str,
+        state: AlertState,
+        *,
+        at: float,
+        by: str = "",
+        comment: str = "",
+        until: float | None = None,
+        seen: AlertState | None = None,
     ) -> None:
         """A person's decision about an alert. Recorded as an event of the run. The state it is in already changes nothing.
 
@@ -295,10 +358,12 @@ class Store(ABC):
 
         Args:
             until: for ``silenced``: when it ends; None: when the alert does.
+            seen: the state in which the person saw it; None: whatever it is.
 
         Raises:
             KeyError: no such alert.
             IllegalTransitionError: the alert cannot go there from its state.
+            AlertChangedError: it is not in the state ``seen``, looked at in the same transaction.
         """
 
     @abstractmethod
@@ -349,8 +414,10 @@ class Store(ABC):
         """Let a dead letter wait again, due at ``at``, as if it had never been tried; return False where it is no dead letter."""
 
     @abstractmethod
-    def notifications(self, *, states: Sequence[NotificationState] | None = None, limit: int | None = None) -> list[Notification]:
-        """Return outbox entries, those last due first."""
+    def notifications(
+        self, *, states: Sequence[NotificationState] | None = None, alert_id: str | None = None, limit: int | None = None
+    ) -> list[Notification]:
+        """Return outbox entries, of one alert or of all, those last due first."""
 
     @abstractmethod
     def note_delivery(self, channel: str, at: float, *, digest: bool) -> None:
@@ -371,6 +438,42 @@ class Store(ABC):
     @abstractmethod
     def channels(self, run_id: str) -> list[str]:
         """Return where a run's alerts go, as last noted."""
+
+    # -- rules that people changed -------------------------------------------------------------------------------
+
+    @abstractmethod
+    def save_rule(self, version: RuleVersion, *, seen: int) -> RuleVersion:
+        """Add a version of a rule in its scope and return it as stored, numbered ``seen + 1``. Nothing is overwritten: going back
+        is a new version too. Known by its id: the same again returns what is stored.
+
+        Whether a rule of that name takes such changes, the store does not know; who reads them checks them.
+
+        Args:
+            seen: number of the version of that rule and scope that the author has looked at; 0 where there was none.
+
+        Raises:
+            RuleConflictError: somebody else saved one meanwhile; the message says who, when and what. Nothing was written.
+            UnknownRunError: it is about a run that is not there.
+            InvalidRecordError: its changes cannot be written as JSON.
+        """
+
+    @abstractmethod
+    def rule_history(
+        self, rule: str | None = None, *, project: str | None = None, run_id: str | None = None, limit: int | None = None
+    ) -> list[RuleVersion]:
+        """Return versions, newest first: of all rules or one, of all scopes, or those of this project and run (both exact)."""
+
+    @abstractmethod
+    def rule_overrides(self, *, project: str = "", run_id: str = "") -> list[RuleVersion]:
+        """Return the newest version of every rule that was ever changed for all runs, for this project, for this run: in this
+        order, in which later ones are laid over earlier ones.
+
+        A row that is no JSON table comes with ``{"unreadable": text}``, which no rule takes; it never makes this fail.
+        """
+
+    @abstractmethod
+    def rules_revision(self) -> str:
+        """Return a text that differs after any rule was changed in any scope. One small query: who follows the rules asks this."""
 
     # -- leases --------------------------------------------------------------------------------------------------
 

@@ -33,6 +33,8 @@ _OF_BUNDLE = frozenset({"bundle.json", "attention.pt", "README.txt"})
 _CHECKPOINT = re.compile(r"step-\d+\.pt(\.part)?")
 PRUNED = "captures_pruned"
 """Kind of the event that tells of files that were deleted."""
+INSPECTED = "inspected"
+"""Kind of the event that keeps the verdict on a bundle: its ``bundle`` is the folder's name, wherever that lay."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ what takes the time, most of all in drivers written in Python; so a server sends
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from sqlalchemy import ColumnElement, Connection, Select, Table, case, func, literal_column, select
@@ -24,6 +24,7 @@ _ROW = np.dtype([("series", "i8"), ("step", "i8"), ("value", "f8"), ("kind", "i1
 _NAMES = {Kind.POSITIVE_INFINITY: "inf", Kind.NEGATIVE_INFINITY: "-inf", Kind.NAN: "nan"}
 
 Array = np.ndarray[Any, Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,8 @@ def columns(
     return Columns(*(np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in ("series", "steps", "values")))
 
 
-def in_parts(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
-    """Yield the numbers, some at a time."""
+def in_parts(numbers: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield the numbers (or ids), some at a time."""
     return (numbers[first : first + _SERIES] for first in range(0, len(numbers), _SERIES))
 
 

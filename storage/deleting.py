@@ -27,6 +27,7 @@ from .tables import (
     leases,
     outbox,
     rollups,
+    rule_versions,
     runs,
     samples,
     segments,
@@ -124,6 +125,7 @@ def _delete_the_rest(connection: Connection, key: int, run_id: str) -> None:
     of_run = select(alerts.c.id).where(alerts.c.run_key == key)
     connection.execute(delete(outbox).where(outbox.c.alert_id.in_(of_run)))
     connection.execute(delete(silences).where(or_(silences.c.run_id == run_id, silences.c.alert_id.in_(of_run))))
+    connection.execute(delete(rule_versions).where(rule_versions.c.run_id == run_id))
     connection.execute(delete(leases).where(leases.c.name == analyzer_lease(run_id, "").name))
     for table in (alerts, events, channels, steps, batches, series, segments):
         connection.execute(delete(table).where(table.c.run_key == key))

@@ -32,9 +32,17 @@ class LeaseHeldError(StoreError):
     """Another process has the right that this write needs. Nothing was written."""
 
 
+class RuleConflictError(StoreError):
+    """A rule was changed by somebody else since the caller looked; the message says by whom and to what. Nothing was written."""
+
+
 class RunIsAliveError(StoreError):
     """The run is being written by a living process; what was asked for is only done to runs that ended. Nothing was changed."""
 
 
 class IllegalTransitionError(StoreError, ValueError):
     """An alert cannot go from the state it is in to the one asked for; the message names those it can go to."""
+
+
+class AlertChangedError(StoreError):
+    """An alert is not in the state any more in which who decides saw it. Nothing was changed."""

@@ -105,7 +105,9 @@ def _thinned(line: Array, end: float, points: int) -> list[float]:
     return values
 
 
-def alert_counts(connection: Connection, states: Sequence[AlertState]) -> dict[str, dict[Severity, int]]:
+def alert_counts(
+    connection: Connection, states: Sequence[AlertState], run_ids: Sequence[str] | None = None
+) -> dict[str, dict[Severity, int]]:
     """Return run id -> severity -> number of its alerts in one of these states."""
     query = (
         select(runs.c.id, alerts.c.severity, func.count())
@@ -114,7 +116,8 @@ def alert_counts(connection: Connection, states: Sequence[AlertState]) -> dict[s
         .group_by(runs.c.id, alerts.c.severity)
     )
     found: dict[str, dict[Severity, int]] = {}
-    for run_id, severity, count in connection.execute(query):
+    queries = [query] if run_ids is None else [query.where(runs.c.id.in_(some)) for some in _parts(run_ids)]
+    for run_id, severity, count in (row for one in queries for row in connection.execute(one)):
         found.setdefault(run_id, {})[Severity(severity)] = count
     return found
 

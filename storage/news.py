@@ -22,7 +22,7 @@ from .errors import StoreError
 from .faults import translate
 from .records import new_id
 from .results import News
-from .tables import alerts, batches, events, outbox, runs, segments
+from .tables import alerts, batches, events, outbox, rule_versions, runs, segments
 
 EVERYTHING = News(everything=True)
 FILE_PERIOD = 0.2
@@ -178,6 +178,7 @@ class _ServerLook(_Look):
             select(func.count()).select_from(events),
             select(func.count()).select_from(outbox),
             select(func.sum(outbox.c.attempts)),
+            select(func.count()).select_from(rule_versions),
         )
         with self._database.read() as connection:
             return tuple(connection.execute(select(*(query.scalar_subquery() for query in counted))).one())

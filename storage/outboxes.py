@@ -85,9 +85,13 @@ def cancel(connection: Connection, alert_id: str) -> None:
     connection.execute(update(outbox).where(waiting).values(state=NotificationState.CANCELLED.value))
 
 
-def listed(connection: Connection, states: Sequence[NotificationState] | None, limit: int | None) -> list[Notification]:
+def listed(
+    connection: Connection, states: Sequence[NotificationState] | None, alert_id: str | None, limit: int | None
+) -> list[Notification]:
     """Return outbox entries, those last due first."""
     query = select(outbox).order_by(outbox.c.next_attempt_at.desc(), outbox.c.id).limit(limit)
+    if alert_id is not None:
+        query = query.where(outbox.c.alert_id == clean(alert_id))
     if states is not None:
         query = query.where(outbox.c.state.in_([state.value for state in states]))
     return [_notification(row) for row in connection.execute(query)]

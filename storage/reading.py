@@ -7,11 +7,12 @@ import numpy as np
 from sqlalchemy import Connection, Select, Table, bindparam, func, select
 
 from .codec import NON_FINITE, clean, unpack
+from .columns import in_parts
 from .decimation import evenly
 from .records import Change, Changes, Series, SeriesKey
 from .results import SeriesData, StepHistogram
 from .runs import key_of
-from .tables import batches, histograms, samples, series, steps
+from .tables import batches, histograms, samples, segments, series, steps
 
 _UNBOUNDED = 2**63 - 1
 
@@ -33,6 +34,7 @@ _POINTS = (
     .order_by(samples.c.segment, samples.c.step)
 )
 _ROWS = 10_000  # fetched at a time
+_LONG = 20  # times as many steps as are wanted: then they are looked up one by one
 
 _PACKED = select(histograms.c.packed).where(
     *(histograms.c[name] == bindparam(name) for name in ("series_id", "segment", "step")),
@@ -83,13 +85,36 @@ def changes(connection: Connection, run_id: str, after: int) -> Changes:
 
 def step_times(connection: Connection, run_id: str, max_points: int | None) -> list[tuple[int, int, float]]:
     """Return (segment, step, time), evenly thinned."""
+    run_key = key_of(connection, run_id)
+    if max_points is not None and (found := _thin_step_times(connection, run_key, max_points)):
+        return found
     query = (
         select(steps.c.segment, steps.c.step, steps.c.time)
-        .where(steps.c.run_key == key_of(connection, run_id))
+        .where(steps.c.run_key == run_key)
         .order_by(steps.c.segment, steps.c.step)
     )
     rows = connection.execute(query).all()
     return [(rows[i][0], rows[i][1], rows[i][2]) for i in evenly(len(rows), max_points)]
+
+
+def _thin_step_times(connection: Connection, run_key: int, max_points: int) -> list[tuple[int, int, float]]:
+    """Look up evenly spread steps of a long run; return nothing where the run is short, or most of these steps are not there."""
+    of_segment = select(steps.c.step).where(steps.c.run_key == run_key, steps.c.segment == segments.c.segment).correlate(segments)
+    first, last = (of_segment.order_by(way).limit(1).scalar_subquery() for way in (steps.c.step.asc(), steps.c.step.desc()))
+    query = select(segments.c.segment, first, last).where(segments.c.run_key == run_key).order_by(segments.c.segment)
+    ends = [row for row in connection.execute(query) if row[1] is not None]
+    span = sum(end - begin + 1 for _, begin, end in ends)
+    if span < _LONG * max_points:
+        return []
+    found: list[tuple[int, int, float]] = []
+    for segment, begin, end in ends:
+        count = end - begin + 1
+        wanted = [begin + index for index in evenly(count, max(2, round(max_points * count / span)))]
+        for some in in_parts(wanted):
+            place = (steps.c.run_key == run_key, steps.c.segment == segment, steps.c.step.in_(some))
+            rows = connection.execute(select(steps.c.step, steps.c.time).where(*place).order_by(steps.c.step))
+            found += [(segment, row[0], row[1]) for row in rows]
+    return found if 2 * len(found) >= max_points else []
 
 
 def histograms_of(

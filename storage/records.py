@@ -235,6 +235,27 @@ class Alert:
 
 
 @dataclass(frozen=True, slots=True)
+class AlertQuery:
+    """Which alerts are looked for. Each part narrows; one that is empty does not.
+
+    Args:
+        cause: name of the likeliest cause, the first of the diagnosis.
+        text: stands in the message, the rule, the module or the run's name, whatever its capital letters (ASCII ones on SQLite).
+        steps: the first and the last step at which it may have begun.
+    """
+
+    states: tuple[AlertState, ...] = ()
+    severities: tuple[Severity, ...] = ()
+    run_id: str = ""
+    project: str = ""
+    rule: str = ""
+    module: str = ""
+    cause: str = ""
+    text: str = ""
+    steps: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """Something that happened to a run: resume, intervention, failing probe, lost samples, a store that came back."""
 
@@ -250,7 +271,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """An outbox entry: one alert to one channel (an Apprise URL), delivered off the training thread with retries."""
+    """An outbox entry: one alert to one channel (an Apprise URL), delivered off the training thread with retries.
+
+    ``next_attempt_at`` is when it is tried next; once it was sent or given up, when that was.
+    """
 
     id: str
     alert_id: str
@@ -303,6 +327,39 @@ class Silence:
             (self.project, project),
         )
         return all(wanted in ("", given) for wanted, given in scopes)
+
+
+@dataclass(frozen=True, slots=True)
+class RuleVersion:
+    """What a person changed of one rule, in one scope: all runs of the store, those of a project, or one run.
+
+    ``changes`` is all that differs there, as TOML has it (``{"enabled": False, "parameters": {"z": 9.0}}``), not what differs from
+    the version before; empty: nothing does, and what lies below holds. ``version`` counts from 1 in each scope and is the store's.
+
+    Raises:
+        ValueError: no rule is named, or both a project and a run are.
+    """
+
+    id: str
+    rule: str
+    changes: Mapping[str, Any]
+    project: str = ""
+    run_id: str = ""
+    version: int = 0
+    created_at: float = 0.0
+    created_by: str = ""
+    comment: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.rule:
+            raise ValueError("a rule's version needs the name of its rule")
+        if self.project and self.run_id:
+            raise ValueError("a rule is changed for a project or for one run, not for both: leave one of them empty")
+
+    @property
+    def scope(self) -> tuple[str, str]:
+        """Project and run, each empty where it does not apply."""
+        return self.project, self.run_id
 
 
 @dataclass(frozen=True, slots=True)

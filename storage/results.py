@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .records import Histogram, SeriesKey
+from .records import Alert, Histogram, SeriesKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,15 @@ class StepHistogram:
     segment: int
     step: int
     histogram: Histogram
+
+
+@dataclass(frozen=True, slots=True)
+class AlertLine:
+    """An alert as a list shows it: without its evidence, and with the run it is of."""
+
+    alert: Alert
+    run_name: str
+    project: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, insert, select, update
 
 from .codec import clean, to_json
+from .columns import in_parts
 from .errors import UnknownRunError
 from .records import Run, RunStatus, Segment
 from .tables import runs, segments
@@ -62,12 +63,18 @@ def change(
         connection.execute(update(runs).where(runs.c.id == run_id).values(**fields))
 
 
-def listed(connection: Connection, *, project: str | None = None, limit: int | None = None) -> list[Run]:
+def listed(
+    connection: Connection, *, project: str | None = None, ids: Sequence[str] | None = None, limit: int | None = None
+) -> list[Run]:
     """Return runs, newest first."""
     query = select(runs).order_by(runs.c.created_at.desc(), runs.c.key.desc()).limit(limit)
     if project is not None:
         query = query.where(runs.c.project == project)
-    return [_run(row) for row in connection.execute(query)]
+    if ids is None:
+        return [_run(row) for row in connection.execute(query)]
+    rows = [row for some in in_parts(ids) for row in connection.execute(query.where(runs.c.id.in_(some)))]
+    rows.sort(key=lambda row: (row.created_at, row.key), reverse=True)
+    return [_run(row) for row in rows[:limit]]
 
 
 def find(connection: Connection, reference: str) -> Run:

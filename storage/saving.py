@@ -38,6 +38,7 @@ class Saver:
         reporter: told of every change between a store that works and one that does not.
         channels: where the run's alerts go; kept in the store for the watchdog.
         leftovers: spools of dead processes, drained when there is nothing else to do.
+        consult: called with the store after every attempt that went well; it keeps its own pace.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Saver:
         reporter: Reporter,
         channels: Sequence[str] = (),
         leftovers: Leftovers | None = None,
+        consult: Callable[[Store], None] = lambda store: None,
     ) -> None:
         self.store = store if isinstance(store, Store) else None
         self.steps_written = 0
@@ -62,6 +64,7 @@ class Saver:
         self._backlog = backlog
         self._reporter = reporter
         self._leftovers = leftovers
+        self._consult = consult
         self._end: End | None = None
         self._known_alerts: dict[str, Alert] = {}  # the newest state of each, in case the store loses them
         self._points_there = 0  # of this run in the store, as far as we know
@@ -123,6 +126,7 @@ class Saver:
             self._save_entries(store)
             self._call = time.monotonic(), _ANSWER
             self._beat(store)
+            self._consult(store)
         except Exception as error:  # noqa: BLE001 - whatever a store does, training goes on and samples are kept
             self._backlog.put_back()
             self._failed(error)

@@ -19,7 +19,7 @@ from .tables import VERSION_TABLE, metadata
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0003"
+HEAD = "0004"
 """The revision this program writes. Kept here so that opening a store of today needs no Alembic; a test compares."""
 
 _LOCK_NUMBER = 0x666F7265  # any number that is always the same: who holds it may migrate

@@ -1,7 +1,7 @@
 """The Store over SQLAlchemy Core: SQLite (file and memory), PostgreSQL, MySQL and MariaDB."""
 
 import time
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Connection
@@ -17,17 +17,21 @@ from . import (
     news,
     numbering,
     outboxes,
+    progress,
     reading,
+    rule_versions,
     runs,
     schema,
+    searching,
     silencing,
     writing,
 )
-from .base import Listener, Store
+from .base import Listener, Store, Tally
 from .database import Database
 from .errors import InvalidRecordError, LeaseHeldError
 from .records import (
     Alert,
+    AlertQuery,
     AlertState,
     Batch,
     Changes,
@@ -35,6 +39,7 @@ from .records import (
     Lease,
     Notification,
     NotificationState,
+    RuleVersion,
     Run,
     RunStatus,
     Segment,
@@ -44,7 +49,7 @@ from .records import (
     Silence,
 )
 from .replica import PatientListener, Replica
-from .results import Envelope, SeriesData, StepHistogram
+from .results import AlertLine, Envelope, SeriesData, StepHistogram
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,8 +112,12 @@ class SQLAlchemyStore(Store):
             news.announce(connection, run_id)
 
     @override
-    def runs(self, *, project: str | None = None, limit: int | None = None) -> list[Run]:
-        return self._ask(lambda connection: runs.listed(connection, project=project, limit=limit))
+    def runs(self, *, project: str | None = None, ids: Sequence[str] | None = None, limit: int | None = None) -> list[Run]:
+        return self._ask(lambda connection: runs.listed(connection, project=project, ids=ids, limit=limit))
+
+    @override
+    def run_marks(self) -> dict[str, Hashable]:
+        return self._ask(progress.run_marks)
 
     @override
     def run(self, reference: str) -> Run:
@@ -200,9 +209,8 @@ class SQLAlchemyStore(Store):
         max_points: int = 400,
         means: bool = False,
     ) -> list[Envelope]:
-        place = {"start": start, "stop": stop, "segment": segment}
-        size = {"max_points": max_points, "means": means}
-        return self._ask(lambda connection: list(charting.envelopes(connection, series, **place, **size)))
+        wanted: dict[str, Any] = {"start": start, "stop": stop, "segment": segment, "max_points": max_points, "means": means}
+        return self._ask(lambda connection: list(charting.envelopes(connection, series, **wanted)))
 
     @override
     def newest(self, run_ids: Sequence[str], keys: Sequence[SeriesKey]) -> dict[str, dict[SeriesKey, float]]:
@@ -219,6 +227,10 @@ class SQLAlchemyStore(Store):
     @override
     def step_times(self, run_id: str, *, max_points: int | None = None) -> list[tuple[int, int, float]]:
         return self._ask(lambda connection: reading.step_times(connection, run_id, max_points))
+
+    @override
+    def step_rates(self, run_ids: Sequence[str], *, window: int = 50) -> dict[str, float]:
+        return self._ask(lambda connection: progress.step_rates(connection, run_ids, window))
 
     @override
     def histograms(
@@ -258,16 +270,44 @@ class SQLAlchemyStore(Store):
             return alerting.list_alerts(connection, run_id, states=states, limit=limit)
 
     @override
-    def alert_counts(self, states: Sequence[AlertState]) -> dict[str, dict[Severity, int]]:
+    def alert_counts(self, states: Sequence[AlertState], *, run_ids: Sequence[str] | None = None) -> dict[str, dict[Severity, int]]:
         with self._database.read() as connection:
-            return newest.alert_counts(connection, states)
+            return newest.alert_counts(connection, states, run_ids)
+
+    @override
+    def alert(self, reference: str) -> Alert:
+        with self._database.read() as connection:
+            return searching.named(connection, reference)
+
+    @override
+    def find_alerts(self, query: AlertQuery, *, by_run: bool = False, limit: int = 50, offset: int = 0) -> list[AlertLine]:
+        with self._database.read() as connection:
+            return searching.find(connection, query, by_run=by_run, limit=limit, offset=offset)
+
+    @override
+    def tally_alerts(self, query: AlertQuery, by: Sequence[Tally], *, limit: int | None = None) -> dict[tuple[str, ...], int]:
+        with self._database.read() as connection:
+            return searching.tally(connection, query, by, limit)
+
+    @override
+    def alert_events(self, alert_id: str) -> list[Event]:
+        with self._database.read() as connection:
+            return alerting.events_of_alert(connection, alert_id)
 
     @override
     def set_alert_state(
-        self, alert_id: str, state: AlertState, *, at: float, by: str = "", comment: str = "", until: float | None = None
+        self,
+        alert_id: str,
+        state: AlertState,
+        *,
+        at: float,
+        by: str = "",
+        comment: str = "",
+        until: float | None = None,
+        seen: AlertState | None = None,
     ) -> None:
         with self._database.write() as connection:
-            alerting.decide(connection, alert_id, state, at=at, by=by, comment=comment, until=until)
+            alerting.decide(connection, alert_id, state, at=at, by=by, comment=comment, until=until, seen=seen)
             news.announce(connection)
 
     @override
@@ -331,9 +371,11 @@ class SQLAlchemyStore(Store):
             return outboxes.retry(connection, notification_id, at)
 
     @override
-    def notifications(self, *, states: Sequence[NotificationState] | None = None, limit: int | None = None) -> list[Notification]:
+    def notifications(
+        self, *, states: Sequence[NotificationState] | None = None, alert_id: str | None = None, limit: int | None = None
+    ) -> list[Notification]:
         with self._database.read() as connection:
-            return outboxes.listed(connection, states, limit)
+            return outboxes.listed(connection, states, alert_id, limit)
 
     @override
     def note_delivery(self, channel: str, at: float, *, digest: bool) -> None:
@@ -354,6 +396,31 @@ class SQLAlchemyStore(Store):
     def channels(self, run_id: str) -> list[str]:
         with self._database.read() as connection:
             return outboxes.channels_of(connection, run_id)
+
+    # -- rules that people changed -------------------------------------------------------------------------------
+
+    @override
+    def save_rule(self, version: RuleVersion, *, seen: int) -> RuleVersion:
+        with self._database.write() as connection:
+            news.announce(connection)
+            return rule_versions.save(connection, version, seen)
+
+    @override
+    def rule_history(
+        self, rule: str | None = None, *, project: str | None = None, run_id: str | None = None, limit: int | None = None
+    ) -> list[RuleVersion]:
+        with self._database.read() as connection:
+            return rule_versions.history(connection, rule, project, run_id, limit)
+
+    @override
+    def rule_overrides(self, *, project: str = "", run_id: str = "") -> list[RuleVersion]:
+        with self._database.read() as connection:
+            return rule_versions.newest(connection, project, run_id)
+
+    @override
+    def rules_revision(self) -> str:
+        with self._database.read() as connection:
+            return rule_versions.revision(connection)
 
     # -- leases --------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The schema: fifteen tables, as SQLAlchemy Core sees them. ``migrations/`` builds the same; a test holds the two together.
+"""The schema: sixteen tables, as SQLAlchemy Core sees them. ``migrations/`` builds the same; a test holds the two together.
 
 Why it looks like this:
 
@@ -28,6 +28,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    UniqueConstraint,
 )
 from sqlalchemy.dialects.mysql import LONGBLOB, LONGTEXT
 
@@ -273,5 +274,24 @@ deliveries = Table(
     Column("sent_at", Double, nullable=False),
     Column("digest", SmallInteger, nullable=False),
     Index("deliveries_of_channel", "channel", "sent_at"),
+    **_OPTIONS,
+)
+
+rule_versions = Table(
+    "rule_versions",
+    metadata,
+    Column("key", _NUMBER, primary_key=True),  # in the order in which they were saved
+    Column("id", _ID, nullable=False, unique=True),
+    Column("digest", String(32), nullable=False),  # of rule, project and run
+    Column("version", Integer, nullable=False),
+    Column("rule", _TEXT, nullable=False),
+    Column("project", _TEXT, nullable=False),
+    Column("run_id", _ID, nullable=False),
+    Column("changes", _TEXT, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("created_by", _TEXT, nullable=False),
+    Column("comment", _TEXT, nullable=False),
+    UniqueConstraint("digest", "version", name="rule_versions_of_scope"),
+    sqlite_autoincrement=True,
     **_OPTIONS,
 )

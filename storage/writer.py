@@ -84,6 +84,7 @@ class Writer:
         analyze: called on the writer thread with each batch, exactly once, committed or not; returns alerts to save.
         complete: called after it; returns the batch to save, to which the analysis may have added series of its own.
         notifications: the outbox entries of an alert.
+        consult: called with the store, whenever it works, on the thread that talks to it: for what the analysis reads there.
         channels: where alerts go; kept in the store for the watchdog, should this process die.
         flush_interval: seconds between batches.
         capacity: steps that may wait in the queue; more are dropped and counted.
@@ -101,6 +102,7 @@ class Writer:
         analyze: Callable[[Batch], Sequence[Alert]],
         complete: Callable[[Batch], Batch] = lambda batch: batch,
         notifications: Callable[[Alert], Sequence[Notification]] = lambda alert: (),
+        consult: Callable[[Store], None] = lambda store: None,
         channels: Sequence[str] = (),
         flush_interval: float = 0.5,
         capacity: int = 10_000,
@@ -120,7 +122,9 @@ class Writer:
         self._reporter = Reporter(run, on_trouble)
         self._backlog = Backlog(run, segment, channels=channels, memory_points=backlog_points, place=spool, reporter=self._reporter)
         leftovers = Leftovers(spool.folder) if spool is not None else None
-        self._saver = Saver(store, run, self._backlog, reporter=self._reporter, channels=channels, leftovers=leftovers)
+        self._saver = Saver(
+            store, run, self._backlog, reporter=self._reporter, channels=channels, leftovers=leftovers, consult=consult
+        )
         self._queue: deque[Pending | StepRecord | Marker | Segment] = deque()
         self._extras: deque[Event | Judgement] = deque()
         self._refused = 0  # by put, on the training thread

@@ -61,8 +61,7 @@ class Parameter:
                 raise ValueError(f"got {value!r}; allowed: {', '.join(map(repr, self.choices))}")
             return str(value)
         whole = isinstance(self.default, int)
-        kind = "a whole number" if whole else "a number"
-        allowed = f"allowed: {kind} of {self.unit} {self._range()}"
+        allowed = f"allowed: {self.allowed}"
         if (
             isinstance(value, bool)
             or not isinstance(value, (int, float))
@@ -74,7 +73,17 @@ class Parameter:
             raise ValueError(f"got {value!r}; {allowed}")
         return int(value) if whole else float(value)
 
-    def _range(self) -> str:
+    @property
+    def allowed(self) -> str:
+        """What is allowed, in words."""
+        if self.choices:
+            return " or ".join(self.choices)
+        kind = "a whole number" if isinstance(self.default, int) else "a number"
+        return f"{kind} of {self.unit} {self.span}"
+
+    @property
+    def span(self) -> str:
+        """The range that is allowed, in words."""
         if math.isinf(self.low) and math.isinf(self.high):
             return "(any)"
         if math.isinf(self.high):
@@ -109,7 +118,9 @@ class Detector(ABC):
         OPTIONAL: inputs a rule need not name; they are nan where there is no value.
         PARAMETERS: what a rule may set.
         FACTS: what its findings can say, for message templates.
+        SEES: what it looks for, in a few words that follow "is watched for".
         STATE: attributes that make up the state.
+        RELEARNS: parameters whose change makes what was learned meaningless; by any other, what was learned is carried over.
         BY_RANK: ``feed`` takes rank and value of every rank in turn, instead of one number.
     """
 
@@ -118,7 +129,9 @@ class Detector(ABC):
     OPTIONAL: ClassVar[frozenset[str]] = frozenset()
     PARAMETERS: ClassVar[Mapping[str, Parameter]] = {}
     FACTS: ClassVar[Mapping[str, str]] = {}
+    SEES: ClassVar[str] = "what its author describes"
     STATE: ClassVar[tuple[str, ...]] = ()
+    RELEARNS: ClassVar[frozenset[str]] = frozenset()
     SEES_NON_FINITE: ClassVar[bool] = False
     BY_RANK: ClassVar[bool] = False
     registry: ClassVar[dict[str, type["Detector"]]] = {}

@@ -16,6 +16,7 @@ class Coherence(Detector, name="coherence"):
     no more than that, so a single huge sample decides nothing. Zeros count as samples of no sign.
     """
 
+    SEES: ClassVar = "errors that all have one sign: a running sum that grows faster than random signs can make it"
     PARAMETERS: ClassVar = {
         "memory": Parameter(100, "samples", "over how much of the past is summed", 4, 1_000_000),
         "min_samples": Parameter(30, "samples", "length of the past before anything is judged", 4, 100_000),

@@ -18,6 +18,7 @@ class Collapse(Detector, name="collapse"):
     A sample with ``gap`` near 1 or a large ``turn`` has no steady principal direction; its signs mean little and it is passed over.
     """
 
+    SEES: ClassVar = "sign diversity far below the layer's own past while its spectral norm grows"
     INPUTS: ClassVar = ("diversity", "sigma", "gap", "turn", "loss")
     OPTIONAL: ClassVar = frozenset({"gap", "turn", "loss"})
     PARAMETERS: ClassVar = {

@@ -16,6 +16,7 @@ class Cusum(Detector, name="cusum"):
     that lasts for ``rebaseline`` samples after it was reported is the new baseline. Values without a logarithm are passed over.
     """
 
+    SEES: ClassVar = "a small shift that lasts, which no single sample shows"
     PARAMETERS: ClassVar = {
         "window": Parameter(128, "samples", "how much of the past is the baseline", 8, 4096),
         "min_samples": Parameter(32, "samples", "baseline size before anything is judged", 4, 4096),
@@ -34,6 +35,7 @@ class Cusum(Detector, name="cusum"):
         "sum": "the sum, in robust standard deviations",
     }
     STATE: ClassVar = ("window", "held", "sum", "since", "over")
+    RELEARNS: ClassVar = frozenset({"direction"})
 
     def reset(self) -> None:
         """Forget the baseline."""

@@ -14,6 +14,7 @@ class Degradation(Detector, name="degradation"):
     window is on its way back (a burst of bad labels, a switch of data) and is not flagged.
     """
 
+    SEES: ClassVar = "a running median that has left its best and is not on its way back"
     PARAMETERS: ClassVar = {
         "window": Parameter(50, "samples", "length of the running median", 5, 4096),
         "ratio": Parameter(0.25, "share of the best", "how far above the best is too far", 0.0),

@@ -21,6 +21,7 @@ class Growth(Detector, name="growth"):
     grows. Weights under a bounded update drift at most linearly, exponent 1 or below; in exponential growth it rises without bound.
     """
 
+    SEES: ClassVar = "exponential growth, faster than steady training can explain"
     INPUTS: ClassVar = ("value", "loss")
     OPTIONAL: ClassVar = frozenset({"loss"})
     PARAMETERS: ClassVar = {

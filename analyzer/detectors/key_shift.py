@@ -20,6 +20,7 @@ class KeyShift(Detector, name="key_shift"):
     sign it rises without bound.
     """
 
+    SEES: ClassVar = "rounding errors far above random ones while the logits grow"
     INPUTS: ClassVar = ("excess", "logit", "coherence")
     OPTIONAL: ClassVar = frozenset({"logit", "coherence"})
     PARAMETERS: ClassVar = {

@@ -8,6 +8,7 @@ from .base import Detector, Finding, Parameter
 class Level(Detector, name="level"):
     """Sees a value above (or below) ``level``; the way back must pass ``release`` times the level (or the level over it)."""
 
+    SEES: ClassVar = "a value beyond a fixed level"
     PARAMETERS: ClassVar = {
         "level": Parameter(0.0, "units of the signal", "the level"),
         "direction": Parameter("above", "", "which side is flagged", choices=("above", "below")),

@@ -9,6 +9,7 @@ from .base import Detector, Finding
 class NonFinite(Detector, name="non_finite"):
     """Sees any value that is NaN or infinite."""
 
+    SEES: ClassVar = "NaN or infinity"
     FACTS: ClassVar = {"kind": "NaN, +infinity or -infinity"}
     SEES_NON_FINITE: ClassVar = True
 

@@ -13,6 +13,7 @@ class OddRank(Detector, name="odd_rank"):
     With two ranks, or as many on one side as on the other, it cannot be said who is right; all that might have drifted are named.
     """
 
+    SEES: ClassVar = "a rank whose value is not that of the others"
     FACTS: ClassVar = {"ranks": "the ranks that differ, in words", "others": "how many agree, where most do"}
     STATE: ClassVar = ("agreed",)
     BY_RANK: ClassVar = True

@@ -14,6 +14,7 @@ class Overreach(Detector, name="overreach"):
     the rate went up, by ``rise`` or more. Long before the run fails, that is where it learns less from larger steps.
     """
 
+    SEES: ClassVar = "a loss that has turned while the learning rate goes on rising"
     INPUTS: ClassVar = ("loss", "rate")
     PARAMETERS: ClassVar = {
         "window": Parameter(25, "samples", "length of the running median of the loss", 5, 4096),

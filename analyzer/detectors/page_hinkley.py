@@ -14,6 +14,7 @@ class PageHinkley(Detector, name="page_hinkley"):
     the series' own spread, this one asks for it in log units (0.1 is a tenth). Values without a logarithm are passed over.
     """
 
+    SEES: ClassVar = "a shift of its usual level that lasts"
     PARAMETERS: ClassVar = {
         "min_samples": Parameter(50, "samples", "length of the past before anything is judged", 4, 100_000),
         "memory": Parameter(200, "samples", "over how much of the past the mean is taken", 4, 1_000_000),
@@ -29,6 +30,7 @@ class PageHinkley(Detector, name="page_hinkley"):
         "sum": "the sum above its lowest, in log units",
     }
     STATE: ClassVar = ("seen", "mean", "sum", "since", "over", "shifted")
+    RELEARNS: ClassVar = frozenset({"direction"})
 
     def reset(self) -> None:
         """Forget mean and sum."""

@@ -144,11 +144,12 @@ class Learnt:
     What happens to weights and logits then teaches nothing: gradients are noise, which Adam scales up to full steps.
     """
 
-    __slots__ = ("_level", "first", "share")
+    __slots__ = ("_level", "first", "lowest", "share")
 
     def __init__(self, share: float) -> None:
         self.share = share
         self.first: float | None = None
+        self.lowest = math.inf
         self._level = -math.inf
 
     def begin(self, loss: float) -> None:
@@ -158,19 +159,23 @@ class Learnt:
 
     def all(self, loss: float) -> bool:
         """Take the loss now; say whether all is learnt. Always False where no loss is known."""
-        if loss < self._level:
-            self._level = math.inf
-        return self._level == math.inf
+        if loss < self.lowest:
+            self.lowest = loss
+        return self.lowest < self._level
 
     def state_dict(self) -> list[float | None]:
-        """Return the first loss and the level, None where all is learnt."""
-        return [self.first, None if self._level == math.inf else self._level if self.first else 0.0]
+        """Return the first loss, None where all is learnt (0.0 where not, for older readers), and the lowest, None for none."""
+        lowest = self.lowest if self.lowest < math.inf else None
+        return [self.first, None if self.lowest < self._level else self._level if self.first else 0.0, lowest]
 
     def load_state_dict(self, state: list[float | None]) -> None:
-        """Continue from ``state_dict``."""
+        """Continue from ``state_dict``; whether all is learnt follows from this one's ``share``."""
         self.first = state[0]
-        if self.first is not None:
-            self._level = math.inf if state[1] is None else float(state[1])
+        self._level = -math.inf if self.first is None else self.share * self.first
+        if len(state) > 2:
+            self.lowest = math.inf if state[2] is None else state[2]
+        else:  # written before the lowest was kept
+            self.lowest = -math.inf if self.first is not None and state[1] is None else math.inf
 
 
 class Milestones:

@@ -20,6 +20,7 @@ class Shock(Detector, name="shock"):
     update is wild where it is ``wild`` times the median of the past ones and the last ones before it were calm.
     """
 
+    SEES: ClassVar = "a loss far above its usual right after an update out of all proportion"
     INPUTS: ClassVar = ("loss", "gradient", "rate")
     OPTIONAL: ClassVar = frozenset({"rate"})
     PARAMETERS: ClassVar = {

@@ -16,6 +16,7 @@ class Spike(Detector, name="spike"):
     on a linear scale instead. Only upward moves count.
     """
 
+    SEES: ClassVar = "a value far above its own recent past"
     PARAMETERS: ClassVar = {
         "window": Parameter(128, "samples", "how much of the past is the baseline", 8, 4096),
         "min_samples": Parameter(32, "samples", "baseline size before anything is judged", 4, 4096),

@@ -18,6 +18,7 @@ class Stuck(Detector, name="stuck"):
     A symptom of the first ``early`` samples counts for good: signals that vanish come back after a while, into a net that lags.
     """
 
+    SEES: ClassVar = "a symptom beyond its level while the loss has not improved"
     INPUTS: ClassVar = ("symptom", "loss", "reference")
     OPTIONAL: ClassVar = frozenset({"reference"})
     PARAMETERS: ClassVar = {

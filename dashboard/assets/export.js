@@ -1,12 +1,13 @@
 /* Take a chart along: as a picture (plotly draws it in the page's colours), or what it draws as CSV, from the server. */
 (function () {
   "use strict";
-  const { plotOf, query } = window.foreshock;
+  const { plotOf } = window.foreshock;
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const page = () => document.getElementById("run-page");
+  const page = () => document.querySelector("main") || document.body;
+  const name = () => page().dataset.name || document.title.replace(/ · foreshock$/, "");
 
   /* Letters that a file's name may have anywhere. */
-  const fileName = (chart) => (page().dataset.name + "-" + chart).replace(/[^\p{L}\p{N}._-]+/gu, "_").slice(0, 120);
+  const fileName = (chart) => (name() + "-" + chart).replace(/[^\p{L}\p{N}._-]+/gu, "_").slice(0, 120);
 
   function save(href, name) {
     const link = document.createElement("a");
@@ -24,8 +25,9 @@
     layout.paper_bgcolor = layout.plot_bgcolor = card;
     layout.font = { ...layout.font, color: soft };
     for (const name of ["xaxis", "yaxis"]) layout[name] = { ...layout[name], gridcolor: grid, range: plot._fullLayout[name].range };
-    const heading = plot.closest("section").querySelector(".card-title");
-    const title = page().dataset.name + (heading ? " · " + heading.textContent : "");
+    const section = plot.closest("section");
+    const heading = section && section.querySelector(".card-title");
+    const title = name() + (heading ? " · " + heading.textContent : "");
     layout.title = { text: title.replace(/&/g, "&amp;").replace(/</g, "&lt;"), font: { size: 14 }, x: 0.02, xanchor: "left" };
     layout.margin = { ...layout.margin, t: 40 + (layout.margin.t || 0) + (barAbove(plot) ? 40 : 0) };
     layout.height = undefined;
@@ -43,7 +45,7 @@
   function exported(button) {
     const chart = button.closest("[data-chart]").dataset.chart;
     const kind = button.dataset.tool;
-    if (kind === "csv") save(page().dataset.tables + "/" + chart + ".csv?" + query(), fileName(chart) + ".csv");
+    if (kind === "csv") save(page().dataset.tables + "/" + chart + ".csv?" + window.foreshock.query(), fileName(chart) + ".csv");
     else picture(plotOf(chart), kind, chart);
   }
 

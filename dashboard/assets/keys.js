@@ -56,7 +56,7 @@
   }
 
   const go = (label) => () => {
-    const link = [...document.querySelectorAll(".places a")].find((one) => one.textContent.trim() === label);
+    const link = [...document.querySelectorAll(".places a")].find((one) => one.textContent.trim().startsWith(label));
     if (link) link.click();
   };
 
@@ -76,7 +76,7 @@
     "Shift →": onRun(() => page.pan(0.5)),
     l: onRun(() => page.toggleScale(page.pointed())),
     s: onRun(() => step("smoothing", 1)),
-    c: onRun(page.copy),
+    c: onRun(() => page.copy()),
     j: onRun(() => step("module", 1)),
     k: onRun(() => step("module", -1)),
     "]": onRun(() => step("signal", 1)),

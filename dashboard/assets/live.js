@@ -89,7 +89,12 @@
   }
 
   /* -- where the reader is, among the places of the header -------------------------------------------------------------- */
-  const first = (path) => path.split("/")[1] || "run";
+  /* The page of a run belongs to the runs, that of an alert to the alerts. */
+  const HOMES = { "": "run", alert: "alerts" };
+  const first = (path) => {
+    const part = path.split("/")[1] || "";
+    return part in HOMES ? HOMES[part] : part;
+  };
 
   function place(path) {
     document.querySelectorAll(".places a").forEach((link) => {

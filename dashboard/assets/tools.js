@@ -37,7 +37,8 @@
     const frame = chart.querySelector(".graph-frame");
     if (!tools || !frame || tools.firstChild) return;
     const label = frame.getAttribute("aria-label");
-    tools.append(button("log", "Logarithmic axis: " + label, "scale", "Logarithmic axis (l)"), menu(label, chart.dataset.table === "yes"));
+    const table = chart.dataset.table === "yes" && Boolean(chart.closest("main[data-tables]"));
+    tools.append(button("log", "Logarithmic axis: " + label, "scale", "Logarithmic axis (l)"), menu(label, table));
     tools.firstChild.hidden = true;
   }
 
@@ -50,13 +51,10 @@
     tool.setAttribute("aria-pressed", String(scale === "log"));
   }
 
-  function all() {
-    document.querySelectorAll("[data-chart]").forEach((chart) => {
-      dress(chart);
-      show(chart);
-    });
-  }
-
-  /* After every round of figures, once plotly has drawn them. */
-  document.addEventListener("foreshock-sent", () => requestAnimationFrame(() => requestAnimationFrame(all)));
+  document.addEventListener("foreshock-drawn", (event) => {
+    const chart = event.detail.closest("[data-chart]");
+    if (!chart) return;
+    dress(chart);
+    show(chart);
+  });
 })();

@@ -25,6 +25,7 @@
     kept = Object.fromEntries(context.inputs_list.map((one) => [one.id, [one.property, one.value]]));
     place = location.pathname;
     if (!first && location.pathname + location.search !== address()) history.replaceState(history.state, "", address());
+    return window.dash_clientside.no_update;
   }
 
   /* Back and forward within a page: the view changes, the page stays. Dash would build it anew. */
@@ -104,15 +105,20 @@
     zoom(now[0] + by, now[1] + by);
   }
 
+  /* On other pages a chart is zoomed by itself. */
+  const linked = (plot) => Boolean(plot.closest("#run-page")) && overSteps(plot);
+
   function dragged(plot, change) {
     const ends = change["xaxis.range"] || [change["xaxis.range[0]"], change["xaxis.range[1]"]];
-    if (overSteps(plot) && ends[0] !== undefined && ends[1] !== undefined) zoom(...ends);
+    if (linked(plot) && ends[0] !== undefined && ends[1] !== undefined) zoom(...ends);
   }
 
   function doubled(plot) {
     const rows = plot._fullLayout.yaxis;
-    if (!rows.fixedrange) window.Plotly.relayout(plot, { "yaxis.autorange": rows.type === "category" ? "reversed" : true });
-    if (overSteps(plot)) show("");
+    const whole = rows.fixedrange ? {} : { "yaxis.autorange": rows.type === "category" ? "reversed" : true };
+    if (linked(plot)) show("");
+    else whole["xaxis.autorange"] = true;
+    if (Object.keys(whole).length) window.Plotly.relayout(plot, whole);
   }
 
   /* Plotly tells by events of its own. Dash would keep every hovered point and every dragged axis as a property of the chart's: each
@@ -123,9 +129,21 @@
     for (const name of ["plotly_relayout", "plotly_restyle", "plotly_hover", "plotly_unhover"]) plot.removeAllListeners(name);
     plot.on("plotly_relayout", (change) => (drag && drag.asked ? null : dragged(plot, change)));
     plot.on("plotly_doubleclick", () => doubled(plot));
+    plot.on("plotly_afterplot", () => document.dispatchEvent(new CustomEvent("foreshock-drawn", { detail: plot })));
+    document.dispatchEvent(new CustomEvent("foreshock-drawn", { detail: plot }));
   }
 
-  document.addEventListener("foreshock-sent", () => requestAnimationFrame(() => requestAnimationFrame(() => plots().forEach(hear))));
+  /* Graphs come with their page, and plotly makes charts of them in its own time. */
+  let listening = 0;
+  function listen() {
+    clearTimeout(listening);
+    const graphs = [...document.querySelectorAll(".graph-frame .js-plotly-plot")];
+    graphs.forEach(hear);
+    const waiting = document.querySelectorAll(".graph-frame").length > graphs.filter((plot) => plot.foreshockHeard).length;
+    if (waiting) listening = setTimeout(listen, 200);
+  }
+
+  document.addEventListener("foreshock-sent", listen);
 
   let drag = null;
   document.addEventListener(
@@ -146,7 +164,7 @@
   document.addEventListener(
     "pointerup",
     (event) => {
-      if (!drag || Math.abs(event.clientX - drag.from) < LEAST || !overSteps(drag.plot)) return;
+      if (!drag || Math.abs(event.clientX - drag.from) < LEAST || !linked(drag.plot)) return;
       const axis = drag.plot._fullLayout.xaxis;
       const left = drag.plot.getBoundingClientRect().left + axis._offset;
       const step = (x) => axis.p2d(Math.min(axis._length, Math.max(0, x - left)));

@@ -17,7 +17,7 @@ RAW_POINTS = 400
 FAINT = 0.3
 """Opacity of a line behind its smoothed one."""
 
-_NARROW = 1.5
+_NARROW = 0.6
 """Decades below which plotly finds the better ticks of a logarithmic axis whose ends are known."""
 _LOG_WORDS = " (log scale)"
 _NOTE = "▽ zero or below: no place on a log axis"
@@ -62,7 +62,7 @@ def in_window(figure: Figure, window: tuple[int, int] | None, measured: bool) ->
         figure = empty(said, height=figure["layout"]["height"])
         figure["layout"]["xaxis"] = step_axis()
     layout = figure["layout"]
-    few = {"dtick": 1} if window[1] - window[0] < 8 else {"nticks": 9}
+    few = {"dtick": 1} if window[1] - window[0] < 8 else {"nticks": 6}
     x = {name: value for name, value in layout["xaxis"].items() if name not in ("dtick", "nticks")}
     layout["xaxis"] = {**x, **few, "range": list(window), "autorange": False}
     # Another revision: what the reader dragged is forgotten, the window is the server's word now.

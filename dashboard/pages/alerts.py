@@ -3,18 +3,19 @@
 from collections.abc import Sequence
 from typing import Any
 
-from dash import html
+from dash import dcc, html
 from dash.development.base_component import Component
 
+from ...analyzer.handling import about
 from ...storage.records import Alert, AlertState, Cause, Silence
-from ..decisions import SILENCES, UNDO, about
-from ..paths import cause_path
+from ..decisions import SILENCES, UNDO
+from ..paths import alert_path, cause_path
 from ..reading import is_open
 from ..vitals import moment
 from .attributes import aria, data
 from .parts import severity_badge
 
-_STATES = {
+STATE_WORDS = {
     AlertState.PENDING: "pending",
     AlertState.FIRING: "open",
     AlertState.ACKNOWLEDGED: "acknowledged",
@@ -47,10 +48,13 @@ def alert_card(alert: Alert, silences: Sequence[Silence] = ()) -> html.Article:
     )
     head = [
         severity_badge(alert.severity),
-        html.Span(_STATES[alert.state], className=f"state state-{alert.state.value}"),
+        html.Span(STATE_WORDS[alert.state], className=f"state state-{alert.state.value}"),
         html.Span(steps, className="quiet"),
     ]
-    parts: list[Any] = [html.Div(head, className="alert-head"), html.P(alert.message, className="alert-message")]
+    parts: list[Any] = [
+        html.Div(head, className="alert-head"),
+        html.P(dcc.Link(alert.message, href=alert_path(alert.id)), className="alert-message"),
+    ]
     if alert.module:
         parts.append(html.P([html.Span("Layer ", className="quiet"), html.Code(alert.module)], className="alert-where"))
     if alert.state is AlertState.SILENCED:
@@ -73,7 +77,7 @@ def _reasons(alert: Alert) -> list[Component]:
     parts: list[Component] = []
     causes = sorted(alert.diagnosis, key=lambda cause: -cause.confidence)
     if causes:
-        parts.append(html.Ol([html.Li(_cause(cause)) for cause in causes], className="causes"))
+        parts.append(html.Ol([html.Li(cause_parts(cause)) for cause in causes], className="causes"))
     if alert.remedy:
         parts.append(html.P([html.Strong("What to do: "), alert.remedy], className="remedy"))
     if alert.value is not None and alert.threshold is not None:
@@ -83,12 +87,13 @@ def _reasons(alert: Alert) -> list[Component]:
     return parts
 
 
-def _cause(cause: Cause) -> list[Component]:
+def cause_parts(cause: Cause, *, remedy: bool = True) -> list[Component]:
+    """Return a cause with how well it fits, its reasons, what to do, and the way to its page."""
     sure = html.Span(f"{100 * cause.confidence:.0f} %", className="confidence", title="How well the measurements fit this cause")
     parts: list[Component] = [html.Div([html.Strong(cause.title), sure], className="cause-head")]
     if cause.reasons:
         parts.append(html.Ul([html.Li(reason) for reason in cause.reasons]))
-    if cause.remedy:
+    if cause.remedy and remedy:
         parts.append(html.P(cause.remedy, className="remedy"))
     if cause.doc:
         parts.append(html.P(html.A("How to be sure, and what to do next time", href=cause_path(cause.doc), target="_blank")))

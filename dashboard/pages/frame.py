@@ -2,11 +2,11 @@
 
 from dash import dcc, html
 
-from ..paths import runs_path
+from ..paths import alerts_path, rules_path, runs_path
 from .attributes import aria, data
 from .keys import keys_button, keys_sheet
 
-PLACES = (("Runs", runs_path()),)
+PLACES = (("Runs", runs_path()), ("Alerts", alerts_path()), ("Rules", rules_path()))
 """What the header leads to: (label, path)."""
 
 
@@ -30,7 +30,7 @@ def frame() -> html.Div:
                         className="brand",
                         title="All runs",
                     ),
-                    html.Nav([dcc.Link(label, href=path) for label, path in PLACES], className="places", **aria(label="Pages")),
+                    html.Nav([_place(label, path) for label, path in PLACES], className="places", **aria(label="Pages")),
                     html.Div(id="store-trouble", className="store-trouble", role="alert"),
                     html.Div("Reconnecting to the dashboard …", id="connection", className="connection", role="status"),
                     keys_button(),
@@ -43,6 +43,12 @@ def frame() -> html.Div:
         ],
         id="frame",
     )
+
+
+def _place(label: str, path: str) -> dcc.Link:
+    """Return a link of the header; beside that to the alerts stands how many are open."""
+    count = [html.Span(id="alerts-count")] if path == alerts_path() else []
+    return dcc.Link([label, *count], href=path)
 
 
 def theme_switch() -> html.Div:

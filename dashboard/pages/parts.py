@@ -11,9 +11,9 @@ from .attributes import aria, data
 
 GRAPH_CONFIG: Any = {
     "displayModeBar": False,  # what it offers stands in the chart's own menu, where a keyboard reaches it
+    "showSendToCloud": False,  # plotly would offer to upload the chart
     "responsive": True,
     "scrollZoom": False,
-    "doubleClick": False,  # resets all charts together (assets/view.js)
 }
 
 SEVERITY_ICONS = {Severity.INFO: "●", Severity.WARNING: "▲", Severity.CRITICAL: "◆"}
@@ -36,15 +36,17 @@ def card(title: str, *children: Any, hint: str = "", actions: Any = None, wide: 
     return html.Section([heading, *notes, *children], className=f"card {wide}".strip(), **aria(labelledby=f"{name}-title"))
 
 
-def graph(name: str, label: str, height: int, *, table: bool = True) -> html.Div:
-    """Return an empty graph that a live section fills. ``assets/tools.js`` gives it its tools: scale, and ways to take it along.
+def graph(name: str, label: str, height: int, *, table: bool = True, figure: dict[str, Any] | None = None) -> html.Div:
+    """Return a graph that a live section fills. ``assets/tools.js`` gives it its tools: scale, and ways to take it along.
 
     Args:
         label: What it is, to those who cannot see it.
         table: Whether what it draws can be had as CSV: it is among the charts of ``wiring``.
+        figure: What it shows already; none says that it is being loaded.
     """
-    figure = {"data": [], "layout": {"height": height, **_BLANK}}
-    plot = dcc.Graph(id=name, figure=figure, config=GRAPH_CONFIG, className="graph", style={"minHeight": height})
+    figure = figure or {"data": [], "layout": {"height": height, **_BLANK}}
+    config = {**GRAPH_CONFIG, "doubleClick": False}  # which resets all charts of the page together (assets/view.js)
+    plot = dcc.Graph(id=name, figure=figure, config=config, className="graph", style={"minHeight": height})
     # The frame keeps the place from the first paint on: what draws comes a moment later.
     frame = html.Div(plot, className="graph-frame", style={"minHeight": height}, role="group", **aria(label=label))
     return html.Div([html.Div(className="graph-tools"), frame], **data(chart=name, table="yes" if table else "no"))

@@ -17,14 +17,16 @@ def run_page(run: Run, view: View, words: Updates) -> html.Main:
     """Return the layout of a run's page for one view of it.
 
     Args:
-        words: What the parts in words say now, as ``sections.head`` paints them: they are read before any chart is drawn.
+        words: What the parts in words say now, as ``sections.head`` paints them: they are read before any chart is drawn. And the
+            loss as it is now, which is looked at first.
     """
     return html.Main(
         [
             dcc.Store(id="run", data=run.id),
             dcc.Store(id="run-page-ticket"),
             # All but the title of the tab, which is not part of the page.
-            dcc.Store(id="run-page-painted", data=digests({name: words[name] for name in words if name != "page-title"})),
+            dcc.Store(id="run-page-painted", data=digests({name: words[name] for name in words.keys() - {"page-title", "loss"}})),
+            dcc.Store(id="loss-painted", data=digests({"loss": words["loss"]})),
             html.Div(words["run-head"]["children"], id="run-head", className="run-head"),
             html.Section(words["verdict"]["children"], id="verdict", role="status", **aria(label="Verdict")),
             html.Div(id="outlook", className="card outlook", role="status", **aria(label="Outlook")),
@@ -48,7 +50,7 @@ def run_page(run: Run, view: View, words: Updates) -> html.Main:
 
 
 def _loss(words: Updates) -> html.Section:
-    plot = graph("loss", "Chart of the loss over training steps", loss.HEIGHT)
+    plot = graph("loss", "Chart of the loss over training steps", loss.HEIGHT, figure=words["loss"]["figure"])
     below = [
         html.H3(risk.TITLE, id="risk-title", className="part-title"),
         html.P(words["risk-words"]["children"], id="risk-words", className="hint"),

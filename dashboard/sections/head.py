@@ -16,7 +16,9 @@ from ..live import Updates
 from ..pages.alerts import alert_list
 from ..pages.attributes import aria
 from ..pages.parts import fact, number, percent, pill, risk_of, severity_badge
+from ..paths import report_path
 from ..reading import is_open, newest_of, shown_alerts
+from ..report.writing import usual_name
 from ..trouble import trouble_list, troubles_of_run
 from ..verdict import Verdict, verdict
 from ..vitals import Vitals, ago, clock, vitals
@@ -128,9 +130,19 @@ def run_head(run: Run, state: Vitals) -> list[Component]:
     facts += [f"{name} {run.meta[key]}" for key, name in (("host", "on"), ("model", "model")) if isinstance(run.meta.get(key), str)]
     return [
         html.Nav(dcc.Link("← All runs", href="/"), **aria(label="Breadcrumb")),
-        html.Div([html.H1(run.name or run.id, className="page-title"), html.Span(pill(state), id="state")], className="title-line"),
+        html.Div(
+            [html.H1(run.name or run.id, className="page-title"), html.Span(pill(state), id="state"), *_report_link(run)],
+            className="title-line",
+        ),
         html.P(" · ".join([run.project, *facts] if run.project else facts), className="quiet"),
     ]
+
+
+def _report_link(run: Run) -> list[Component]:
+    if run.last_step < 0:
+        return []
+    says = "The whole run in one HTML file, which opens anywhere without this page"
+    return [html.A("Report", href=report_path(run.id), download=usual_name(run), className="button", title=says)]
 
 
 def event_list(events: Sequence[Event], limit: int = 30) -> list[Component]:

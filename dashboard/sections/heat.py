@@ -35,7 +35,7 @@ class Heat(RunSection):
         window = self.lens.window
         points = layer_points(self.store, self.run.id, self._info, window=window)
         self._modules, self._drawn_segment = points.modules, self._segment
-        self._grid = layer_grid(points, self._info, window)
+        self._grid = layer_grid(points, self._info, window=window)
         self._most_columns = most_columns(self._grid, MAX_COLUMNS)
         figure = layer_heatmap_figure(self._grid, self._modules, self._info, self._chosen)
         return {

@@ -59,8 +59,10 @@ def _row(info: SignalInfo, those: Sequence[Course], with_step: bool) -> Componen
         cells.append(_cell("At step", *_worst(info, at)) if at else html.Td("–", **data(label="At step")))
     cells.append(_cell("Newest", newest, head if len(those) > 1 else -1))
     words, worse = change(info, first.value, newest.value)
-    towards = {"className": "worse", "title": "towards trouble"} if worse else {}
-    cells.append(html.Td(f"▲ {words}" if worse else words, **towards, **data(label="Change")))
+    told = html.Td(words, **data(label="Change"))
+    if worse:
+        told = html.Td(f"▲ {words}", className="worse", title="towards trouble", **data(label="Change"))
+    cells.append(told)
     return html.Tr(cells)
 
 

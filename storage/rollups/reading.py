@@ -6,9 +6,10 @@ and not the length of the run. What is in no bucket of the chosen level yet come
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, func, select
+from sqlalchemy import ColumnElement, Connection, ScalarSelect, func, select
 
 from ..columns import columns
 from ..tables import rollups, steps
@@ -47,17 +48,19 @@ def spans(connection: Connection, run_key: int, start: int | None, stop: int | N
     found: list[Span] = []
     low, high = -_UNBOUNDED if start is None else start, _UNBOUNDED if stop is None else stop - 1
     for number in _segments(connection, run_key) if segment is None else [segment]:
-        whole = (steps.c.run_key == run_key, steps.c.segment == number)
-        wanted = (*whole, steps.c.step.between(low, high))
+        whole = [steps.c.run_key == run_key, steps.c.segment == number]
         # Each a query of its own: asked for two ends in one, SQLite counts through all that lies between them.
-        ends = [(func.min, wanted), (func.max, wanted)]
+        looks = _ends([*whole, steps.c.step.between(low, high)])
         if start is not None or stop is not None:
-            ends += [(func.min, whole), (func.max, whole)]
-        looks = [select(end(steps.c.step)).where(*where).scalar_subquery() for end, where in ends]
+            looks += _ends(whole)
         first, last, *extent = connection.execute(select(*looks)).one()
         if first is not None:
             found.append(Span(number, first, last, max(map(abs, extent or (first, last)))))
     return found
+
+
+def _ends(where: Sequence[ColumnElement[bool]]) -> list[ScalarSelect[Any]]:
+    return [select(end).where(*where).scalar_subquery() for end in (func.min(steps.c.step), func.max(steps.c.step))]
 
 
 def _segments(connection: Connection, run_key: int) -> Iterator[int]:

@@ -13,7 +13,7 @@ import numpy as np
 from ..._version import __version__
 from ..base import Store
 from ..errors import UnknownRunError
-from ..records import Alert, Batch, Event, Run, RunStatus, Segment, SeriesKey
+from ..records import Alert, Batch, Event, RuleVersion, Run, RunStatus, Segment, SeriesKey
 from . import archive_tables, manifest
 from .archive_tables import Tables
 from .files import replacing
@@ -146,6 +146,7 @@ def difference_to(store: Store, archive: Archive, progress: Progress = lambda st
         ("its series", [each.key for each in store.series(run_id)], archive.series),
         ("its alerts", store.alerts(run_id), archive.alerts),
         ("its events", store.events(run_id), archive.events),
+        ("its rules", _rules_of(store, run_id), archive.manifest.rules),
     ]
     for name, theirs, ours in pairs:
         if repr(theirs) != repr(ours):  # nan is not equal to itself, and is written in one way
@@ -180,7 +181,13 @@ def _write(store: Store, run: Run, folder: Path, progress: Progress) -> None:
         rows[name] = len(table)
     parts = {name: part_of(path_of(folder, name), rows[name]) for name in manifest.TABLES}
     channels = tuple(_kind_of(channel) for channel in store.channels(run.id))
-    manifest.write(folder, Manifest(store.run(run.id), channels, parts, size, time.time(), __version__))
+    rules = _rules_of(store, run.id)
+    manifest.write(folder, Manifest(store.run(run.id), channels, parts, size, time.time(), __version__, rules=rules))
+
+
+def _rules_of(store: Store, run_id: str) -> tuple[RuleVersion, ...]:
+    """Return what was changed of the rules for this very run, oldest first."""
+    return tuple(reversed(store.rule_history(project="", run_id=run_id)))
 
 
 def _kind_of(channel: str) -> str:

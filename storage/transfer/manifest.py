@@ -2,6 +2,9 @@
 
 Version 1. One folder is one run. ``samples``, ``steps`` and ``histograms`` have the same row groups: each is a stretch of steps of
 one segment, so that an archive is read back a group at a time.
+
+What people changed of the rules for this very run stands in the manifest itself: a few rows, and a foreshock that does not know
+them reads the rest.
 """
 
 import hashlib
@@ -13,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..codec import to_json
-from ..records import Run, RunStatus
+from ..records import RuleVersion, Run, RunStatus
 from .packages import TransferError
 
 NAME = "manifest.json"
@@ -44,6 +47,7 @@ class Manifest:
     archived_at: float
     written_by: str
     version: int = VERSION
+    rules: tuple[RuleVersion, ...] = ()
     counts: Mapping[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -85,6 +89,7 @@ def write(folder: Path, manifest: Manifest) -> None:
             "meta": to_json(dict(run.meta)),  # text: it may hold nan, which JSON does not know
         },
         "channels": list(manifest.channels),
+        "rules": [{name: getattr(each, name) for name in _OF_RULE} | {"changes": dict(each.changes)} for each in manifest.rules],
         "steps_per_batch": manifest.steps_per_batch,
         "files": {name: {"rows": part.rows, "bytes": part.bytes, "sha256": part.sha256} for name, part in manifest.parts.items()},
     }
@@ -136,6 +141,7 @@ def check(folder: Path, manifest: Manifest) -> None:
             raise TransferError(f"{path} is damaged: its checksum is not the one in {NAME}. {_ELSEWHERE}")
 
 
+_OF_RULE = ("id", "rule", "version", "created_at", "created_by", "comment")
 _ELSEWHERE = "Nothing was restored; use another copy of the archive."
 
 
@@ -148,4 +154,10 @@ def _manifest(found: Mapping[str, Any]) -> Manifest:
     steps = int(found["steps_per_batch"])
     if steps < 1 or not math.isfinite(found["archived_at"]):
         raise ValueError("a number is out of range")
-    return Manifest(Run(**row), tuple(found["channels"]), parts, steps, float(found["archived_at"]), str(found["written_by"]))
+    run = Run(**row)
+    rules = tuple(
+        RuleVersion(run_id=run.id, changes=dict(each["changes"]), **{name: each[name] for name in _OF_RULE})
+        for each in found.get("rules", ())  # archives from before rules could be changed have none
+    )
+    channels, by = tuple(found["channels"]), str(found["written_by"])
+    return Manifest(run, channels, parts, steps, float(found["archived_at"]), by, rules=rules)

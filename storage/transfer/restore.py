@@ -63,6 +63,8 @@ def _write(store: Store, archive: Archive, progress: Progress) -> None:
     store.save_alerts(archive.alerts)
     for event in archive.events:
         store.add_event(event)
+    for version in archive.manifest.rules:
+        store.save_rule(version, seen=version.version - 1)
     # Last, for every batch moves the heartbeat; a run archived as running was lost, and stays so.
     store.update_run(run.id, status=run.status, ended_at=run.ended_at, heartbeat_at=run.heartbeat_at)
 

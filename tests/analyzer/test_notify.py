@@ -106,6 +106,22 @@ def test_an_alert_reaches_the_channel_once_with_cause_and_remedy(store, server):
     assert "What to do: Switch to stabilised attention." in message["message"]
 
 
+def test_a_message_leads_to_the_page_of_its_alert(store, server):
+    outbox = Outbox([server.url], page="https://watch.example/foreshock")
+    posted(store, outbox, ALERT)
+    deliver_due(store, now=10.0)
+    link = f"https://watch.example/foreshock/alert/{ALERT.id}"
+    (message,) = server.received
+    assert message["message"].splitlines()[-1].endswith(link)
+    many = [replace(ALERT, id=f"{number:032x}", episode=number) for number in range(1, 8)]
+    posted(store, outbox, *many)
+    deliver_due(store, now=10.0)
+    listed = server.received[-1]["message"]
+    assert all(f"https://watch.example/foreshock/alert/{each.id}" in listed for each in many)
+    (sent,) = store.notifications(alert_id=ALERT.id)
+    assert 10.0 <= sent.next_attempt_at < 20.0, "when it was sent"
+
+
 def test_every_channel_gets_its_own_and_quiet_alerts_get_none():
     outbox = Outbox(["json://a", "json://b"])
     quiet = [

@@ -21,6 +21,7 @@ def test_every_default_rule_is_complete_and_explains_itself():
     assert set(rules) == set(DEFAULTS)
     for rule in rules.values():
         assert rule.title
+        assert rule.why.endswith((".", ")."))
         assert rule.remedy.endswith(".")
         assert rule.message.endswith(".")
         assert set(placeholders(rule.message)) <= {*COMMON_FACTS, *Detector.registry[rule.detector].FACTS}

@@ -1,4 +1,5 @@
 import importlib.util
+import re
 import subprocess
 import sys
 import time
@@ -106,8 +107,12 @@ def browser(chromium: Callable[[], AbstractContextManager[Browser]]) -> Iterator
         yield browser
 
 
-# Dash's own words when a server asks a page that has just been left whether it is still there. The answer, "no", ends the asking.
-LEFT_BEHIND = "GET_PROPS_REQUEST: Component run-page not found in layout"
+# Dash's own words when a server asks a page that has just been left whether it is still there, or sends to it what was on its way.
+# The answer, "no", ends the asking.
+LEFT_BEHIND = re.compile(
+    r"GET_PROPS_REQUEST: Component (run-page|inbox|alert-page|overview) not found in layout"
+    r"|SET_PROPS: Component [\w-]+ not found in layout"
+)
 
 
 @pytest.fixture
@@ -119,7 +124,7 @@ def tab(browser: Browser) -> Iterator[Page]:
     complaints: list[str] = []
 
     def listen(message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning") and message.text != LEFT_BEHIND:
+        if message.type in ("error", "warning") and not LEFT_BEHIND.fullmatch(message.text):
             complaints.append(message.text)
 
     page.on("console", listen)

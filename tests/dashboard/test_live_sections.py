@@ -13,7 +13,7 @@ from typing import Any
 
 import dash
 import pytest
-from foreshock.dashboard import decisions, factory, live, paths
+from foreshock.dashboard import decisions, factory, live
 from foreshock.dashboard.desk import NewsDesk
 from foreshock.dashboard.live import Section, Sender, Showings, Updates
 from foreshock.dashboard.pace import Pace
@@ -26,7 +26,6 @@ from foreshock.storage.records import (
     Event,
     Notification,
     NotificationState,
-    RunStatus,
     SeriesKey,
     Silence,
     StepRecord,
@@ -169,9 +168,8 @@ def test_alerts_and_events_reach_an_open_page(store: Store, simulated: ModuleTyp
 def test_a_run_without_risk_shows_a_dash(store: Store, simulated: ModuleType) -> None:
     run = simulated.begin_run(store, "older")
     store.write(Batch(new_id(), run.id, 0, (StepRecord(0, 0.0, (SeriesKey("loss"),), [1.0]),)))
-    table, head, chart = factory.overview(store, ("risk", True)), make(store, run.id, "head"), make(store, run.id, "risk")
-    cell = next(cell for cell in _of(table.paint()["runs"]["children"], "Td") if cell.className == "col-risk")
-    assert cell.children.children == "–"
+    table, head, chart = factory.overview(store, "?sort=risk&order=desc"), make(store, run.id, "head"), make(store, run.id, "risk")
+    assert table.paint()["runs-table"]["data"]["lines"][0]["cells"]["risk"] == "–"
     said = head.paint()
     assert "nothing has been measured yet" in said["risk-words"]["children"]
     assert _fact(said["verdict"]["children"], "Risk") == "–"
@@ -216,7 +214,7 @@ def test_a_silence_from_the_page_covers_the_next_episode_and_is_undone(store: St
 
 def test_dead_letters_of_a_run_and_of_the_store(store: Store, simulated: ModuleType) -> None:
     run, other = simulated.begin_run(store, "mute"), simulated.begin_run(store, "other")
-    head, table = make(store, run.id, "head"), factory.overview(store, ("", False))
+    head, table = make(store, run.id, "head"), factory.overview(store, "")
     assert "letter" not in str(head.paint()["monitor-facts"])
     for each in (run, other):
         alert = simulated.failing_alerts(each.id)[0]
@@ -277,67 +275,12 @@ def test_attention_as_a_whole_is_seen_with_its_parts(store: Store, simulated: Mo
     assert "Attention entropy" in chart["layout"]["yaxis"]["title"]["text"]
 
 
-def test_overview_sends_rows_until_runs_come_or_go(store: Store, simulated: ModuleType) -> None:
-    table = factory.overview(store, ("", False))
-    assert "no-runs" in str(table.paint())
-    first = simulated.begin_run(store, "first")
-    assert "runs" in table.advance()
-    store.update_run(first.id, status=RunStatus.FINISHED)
-    updates = table.advance()
-    assert "runs" not in updates
-    assert any(key.startswith("row-") for key in updates)
-    simulated.begin_run(store, "second")
-    assert "runs" in table.advance()
-
-
-@pytest.mark.parametrize("column", ["name", "step", "alerts", "risk", "loss", "cost"])
-def test_overview_sorts_both_ways(column: str, store: Store, simulated: ModuleType) -> None:
-    orders = {"name": "abc", "step": "cab", "alerts": "acb", "loss": "bac", "cost": "???", "risk": "cab"}
-    for name, steps, alerts, risk in (("b", 30, slice(0, 2), 80.0), ("c", 10, slice(0, 1), math.nan), ("a", 20, slice(0, 0), 9.5)):
-        run = simulated.begin_run(store, name)
-        simulated.write_steps(store, run.id, simulated.Simulation(failing=False), 0, steps)
-        store.write(Batch(new_id(), run.id, 0, (StepRecord(steps - 1, 0.0, (SeriesKey("risk"),), [risk]),)))
-        store.save_alerts(simulated.failing_alerts(run.id)[alerts])
-    for descending in (False, True):
-        table = factory.overview(store, (column, descending))
-        table.paint()
-        names = [store.run(run_id).name for run_id in table.shown]
-        assert sorted(names) == ["a", "b", "c"]
-        expected = orders[column][::-1] if descending else orders[column]
-        assert all(wanted in ("?", name) for wanted, name in zip(expected, names, strict=True)), names
-
-
-def test_a_long_list_comes_page_by_page(store: Store, simulated: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = [simulated.begin_run(store, f"r{number}", at=1000.0 + number) for number in range(8)]
-    for run in runs:
-        simulated.write_steps(store, run.id, simulated.Simulation(failing=False), 0, 10)
-    monkeypatch.setattr("foreshock.dashboard.sections.overview.PAGE", 3)
-    pictured: list[list[str]] = []
-    sparklines = store.sparklines
-    monkeypatch.setattr(store, "sparklines", lambda ids, *key: pictured.append(list(ids)) or sparklines(ids, *key))
-
-    def names(page: int) -> tuple[list[str], str]:
-        table = factory.overview(store, ("name", True, page))
-        said = table.paint()["runs"]["children"]
-        nav = said[-1]
-        return [store.run(run_id).name for run_id in table.shown], " ".join(str(part.children) for part in nav.children)
-
-    assert names(1) == (["r7", "r6", "r5"], "← Previous 1–3 of 8 runs Next →")
-    assert names(3) == (["r1", "r0"], "← Previous 7–8 of 8 runs Next →")
-    assert names(99)[0] == ["r1", "r0"]
-    assert [len(ids) for ids in pictured] == [3, 2, 2], "a course is read of what is shown"
-    order = paths.order_of("?sort=name&order=desc&page=3")
-    assert order == ("name", True, 3)
-    assert paths.order_of("?" + paths.runs_path(order).partition("?")[2]) == order
-    assert paths.order_of("?page=x") == ("", False, 1)
-
-
 @pytest.mark.parametrize("name", ["overview", "head"])
 def test_time_passes_without_asking_the_store(
     name: str, store: Store, simulated: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = simulated.begin_run(store, "quiet")
-    section = factory.overview(store, ("", False, 1)) if name == "overview" else make(store, run.id, name)
+    section = factory.overview(store, "") if name == "overview" else make(store, run.id, name)
     section.paint()
     store.close()
     now = time.time

@@ -102,7 +102,7 @@ def test_the_list_of_runs(tab: Page, site: Site) -> None:
     failing = rows.filter(has_text="gpt2-bf16")
     expect(failing).to_contain_text("crashed")
     expect(failing.locator(".badge.severity-critical")).to_have_text(re.compile("1"))
-    expect(failing.locator("img.spark")).to_have_attribute("alt", re.compile("Loss over time"))
+    expect(failing.locator("svg.spark")).to_have_attribute("aria-label", re.compile("Loss over time"))
     expect(failing).to_contain_text("%")
     expect(rows.filter(has_text="gpt2-fp32")).to_contain_text("finished")
     expect(rows.filter(has_text=HOSTILE)).to_contain_text("<b>project</b>")

@@ -75,6 +75,26 @@ def test_wrong_values_name_their_source(monkeypatch: pytest.MonkeyPatch) -> None
         load_settings(budget=0.1, every=0)
 
 
+def test_the_address_of_the_page_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().dashboard_url == ""
+    assert load_settings(dashboard_url="http://[::1]:8050/").dashboard_url == "http://[::1]:8050"
+    monkeypatch.setenv("FORESHOCK_DASHBOARD_URL", "https://watch.example/foreshock/")
+    assert load_settings().dashboard_url == "https://watch.example/foreshock"
+    for wrong in (
+        "watch.example",
+        "ftp://host",
+        "https://",
+        "http://host:port",
+        "http://host/?a=b",
+        "http://host/#a",
+        "http://h/a b",
+    ):
+        with pytest.raises(ConfigurationError, match=r"argument: dashboard_url = .*such as https://host/foreshock is needed"):
+            load_settings(dashboard_url=wrong)
+    with pytest.raises(ConfigurationError, match="stands in every notification"):
+        load_settings(dashboard_url="http://ann:secret@host")
+
+
 def test_a_named_file_must_exist_and_brings_its_folder(here: Path) -> None:
     with pytest.raises(ConfigurationError, match="no such file"):
         load_settings(config="other.toml")

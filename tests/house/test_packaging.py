@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-OUTSIDE_THE_WHEEL = {".ci", "docs", "examples", "tests"}
+OUTSIDE_THE_WHEEL = {".ci", ".github", "docs", "examples", "tests"}
 ROOT_FILES_IN_THE_WHEEL = {".py", ".typed"}
 
 

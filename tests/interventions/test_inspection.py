@@ -1,5 +1,6 @@
 """Inspecting a bundle tells the rounded output's error from others, by what the layer itself did."""
 
+import contextlib
 import json
 import math
 from pathlib import Path
@@ -13,6 +14,9 @@ from foreshock.interventions.inspection import inspect_bundle
 from foreshock.interventions.recomputation import recomputed
 from foreshock.kernels.precision import DeltaSource, Precision
 from foreshock.kernels.reference import reference_attention
+from foreshock.storage import open_store
+from foreshock.storage.captures import INSPECTED
+from foreshock.storage.records import Run
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -169,6 +173,16 @@ def test_the_command_says_it_in_words_and_as_json(tmp_path: Path) -> None:
     assert data["steps"][2] == {"step": 2, "loss": 2.5, "batch": "3af0"}
     assert data["findings"][0]["numbers"]["coupling"] == pytest.approx(1.0, abs=0.02)
     assert runner.invoke(app, ["inspect", str(written(tmp_path / "cured", delta_from="float32"))]).exit_code == 0
+
+
+def test_the_verdict_is_noted_in_a_store_once(tmp_path: Path) -> None:
+    url, folder = f"sqlite:///{tmp_path / 'runs.db'}", written(tmp_path / "bundle")
+    with contextlib.closing(open_store(url)) as store:
+        store.create_run(Run("a" * 32, "mine"))
+        for _ in range(2):
+            assert CliRunner().invoke(app, ["inspect", str(folder), "--store", url]).exit_code == 1
+        (event,) = store.events("a" * 32, kind=INSPECTED)
+    assert (event.step, event.data) == (9, {"bundle": "bundle", "verdict": "confirmed"})
 
 
 def test_what_is_no_bundle_or_damaged_is_said_to_be(tmp_path: Path) -> None:

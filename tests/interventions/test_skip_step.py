@@ -11,7 +11,7 @@ import pytest
 import torch
 from foreshock.interventions.base import Training
 from foreshock.interventions.foretold import update_norm
-from foreshock.interventions.gradient_judge import FINE, GIVEN_WAY, NOT_FINITE, WILD, GradientJudge, norm_of
+from foreshock.interventions.gradient_judge import FINE, GIVEN_WAY, HELD, NOT_FINITE, WILD, GradientJudge, norm_of
 from foreshock.interventions.skip_step import SkipStep
 from foreshock.storage.records import Run
 from torch import Tensor, nn
@@ -152,25 +152,52 @@ def skipping_updates(skipping: SkipStep, gradients: list[float]) -> tuple[list[b
 
 
 def test_it_gives_way_to_a_lasting_change_of_level_and_says_so() -> None:
-    moved, told = skipping_updates(SkipStep(limit=3, warmup=4), [1.0] * 6 + [1e3] * 6)
+    moved, told = skipping_updates(SkipStep(limit=3, warmup=4, ceiling=math.inf), [1.0] * 6 + [1e3] * 6)
     assert moved == [True] * 6 + [False] * 3 + [True] * 3
     assert len(told) == 4
     assert "3 updates in a row were wild" in told[-1]
 
 
+def test_it_never_gives_way_to_an_update_far_larger_than_any_before() -> None:
+    moved, told = skipping_updates(SkipStep(limit=3, warmup=4), [1.0] * 6 + [1e3] * 60 + [9.0] * 9 + [1.0])
+    assert moved[:66] == [True] * 6 + [False] * 60
+    assert moved[66:] == [True] * 10, "nine times the largest is given way to: more than three before it were skipped"
+    assert "Training stands still" in told[3]
+    assert "more than 10 times as much as any before" in told[3]
+    assert "50 skipped so far" in told[4]
+    assert len(told) == 3 + 1 + 1 + 1, "three one by one, that it stands still, the fiftieth, and that it gives way"
+
+
+def test_a_lasting_change_of_gradients_is_given_way_to_where_the_update_stays_usual() -> None:
+    """Adam divides by their size: gradients a thousand times as large move the weights about three times as far."""
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.ones(8))
+    optimizer = torch.optim.AdamW([weight], lr=1e-3)
+    skipping = SkipStep(limit=3)
+    skipping.attach(Training({}, [optimizer], Run("r", "r")))
+    moved = []
+    for step in range(60):
+        weight.grad = torch.randn(8) * (1.0 if step < 50 else 1000.0)
+        before = weight.detach().clone()
+        optimizer.step()
+        moved.append(not torch.equal(weight, before))
+    skipping.close()
+    assert moved == [True] * 50 + [False] * 3 + [True] * 7
+
+
 def test_what_is_not_finite_is_skipped_however_long_it_lasts() -> None:
     """It neither counts towards giving way to what is wild, nor begins that count anew."""
     moved, told = skipping_updates(
-        SkipStep(limit=3, warmup=4), [1.0] * 6 + [math.nan, math.inf] * 20 + [1e3, 1e3, math.nan, 1e3, 1e3]
+        SkipStep(limit=3, warmup=4, ceiling=math.inf), [1.0] * 6 + [math.nan, math.inf] * 20 + [1e3, 1e3, math.nan, 1e3, 1e3]
     )
     assert moved == [True] * 6 + [False] * 44 + [True]
     assert "not finite" in told[0]
 
 
-def twin(norms: list[float], *, window: int, warmup: int, threshold: float, floor: float, limit: int) -> list[int]:
+def twin(norms: list[float], *, window: int, warmup: int, threshold: float, floor: float, limit: int, ceiling: float) -> list[int]:
     """The judge in plain numpy."""
     past: list[float] = []
-    verdicts, row = [], 0
+    verdicts, row, largest = [], 0, 0.0
     for norm in norms:
         kept = sorted(past[-window:])
         verdict = FINE
@@ -181,12 +208,15 @@ def twin(norms: list[float], *, window: int, warmup: int, threshold: float, floo
             deviations = sorted(abs(x - median) for x in kept)
             sigma = max(1.4826 * deviations[(len(kept) - 1) // 2], floor)
             verdict = WILD if (np.log(max(norm, 1.1754944e-38)) - median) / sigma > threshold else FINE
-        gives_way = verdict == WILD and row >= limit
+        lasting = verdict == WILD and row >= limit
         if verdict != NOT_FINITE:
             row = row + 1 if verdict == WILD else 0
-        if gives_way:
+        if lasting and norm > ceiling * largest:
+            verdict = HELD
+        elif lasting:
             verdict, past = GIVEN_WAY, []
         if math.isfinite(norm) and norm > 0 and verdict in (FINE, GIVEN_WAY):
+            largest = max(largest, norm)
             past.append(float(np.log(np.float32(norm))))
         verdicts.append(verdict)
     return verdicts
@@ -198,12 +228,14 @@ def test_the_judge_agrees_with_its_twin(seed: int) -> None:
     norms = np.exp(random.normal(0, 0.4, 300)).tolist()
     for at in random.integers(0, 300, 25):
         norms[at] = float(random.choice([math.nan, math.inf, 0.0, 1e3, 1e30]))
-    norms[200:] = [norm * 1e4 for norm in norms[200:]]  # a lasting change of level
+    norms[180:210] = [norm * 1e6 for norm in norms[180:210]]  # held back
+    norms[210:] = [norm * 1e3 for norm in norms[210:]]  # a lasting change of level that is given way to
     options: dict[str, Any] = {"window": 40, "warmup": 10, "threshold": 6.0, "floor": 0.1, "limit": 4}
     judge = GradientJudge(torch.device("cpu"), **options)
-    verdicts = [int(judge.judge(torch.tensor(norm))) for norm in norms]
-    assert verdicts == twin(norms, **options)
-    assert {FINE, NOT_FINITE, WILD, GIVEN_WAY} == set(verdicts)
+    ceiling = 3e4
+    verdicts = [int(judge.judge(norm, held=norm > ceiling * judge.largest)) for norm in map(torch.tensor, norms)]
+    assert verdicts == twin(norms, ceiling=ceiling, **options)
+    assert {FINE, NOT_FINITE, WILD, GIVEN_WAY, HELD} == set(verdicts)
     assert verdicts[-60:].count(FINE) > 45, "the new level was learned"
 
 

@@ -15,6 +15,7 @@ from foreshock.storage.records import (
     Event,
     Histogram,
     Notification,
+    RuleVersion,
     Run,
     RunStatus,
     Segment,
@@ -46,6 +47,7 @@ def fill(store: Store, run: Run) -> None:
     store.add_silence(Silence(new_id(), alert_id=alert.id))
     store.add_event(Event(new_id(), run.id, 0, 5, 1005.0, "note", "here"))
     store.set_channels(run.id, ["json://here"])
+    store.save_rule(RuleVersion(new_id(), "loss_spike", {"enabled": False}, run_id=run.id), seen=0)
 
 
 def database_of(store: Store) -> Database:

@@ -116,6 +116,10 @@ def _holds_what_was_saved(store: Store) -> None:
     assert (alert.rule, alert.evidence[0].steps, alert.diagnosis[0].name) == ("loss_spike", (1, 2), "lr")
     assert [event.kind for event in store.events(run.id)] == ["started"]
     assert len(store.due_notifications(1e12)) == 1
+    if versions := store.rule_history():  # saved from revision 0004 on
+        assert [(each.rule, each.changes, each.comment) for each in versions] == [
+            ("loss_spike", {"parameters": {"z": 12.0}}, "kept")
+        ]
     if any(run.name == "long" for run in store.runs()):  # saved from revision 0003 on: a run that fills rollups
         (drawn,) = store.read(store.series(store.run("long").id), max_points=12)
         assert (drawn.steps[0], drawn.steps[-1], max(drawn.values)) == (0, 122, 1.0)
@@ -228,6 +232,8 @@ def test_no_row_that_was_there_is_changed_and_rollups_are_those_of_today(saved: 
     open_store(empty_place).close()
     after = _rows(empty_place)
     assert {name: after[name] for name in before} == before
+    if "rollups" in before:
+        return
     with opened(tmp_path / "today.db") as store:
         store.create_run(Run("f" * 32, "lengthy"))
         for segment in POINTS:
@@ -239,7 +245,7 @@ def test_no_row_that_was_there_is_changed_and_rollups_are_those_of_today(saved: 
 @each_old
 def test_an_upgrade_that_was_killed_among_the_rows_is_repeated(saved: Path, empty_place: str, tmp_path: Path) -> None:
     before = _old_store(saved, empty_place)
-    done = subprocess.run([sys.executable, "-c", KILLED, empty_place], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", KILLED, empty_place, schema.HEAD], capture_output=True, text=True, timeout=60)
     assert done.returncode == -signal.SIGKILL, done.stderr
     there = _rows(empty_place)
     assert {name: there[name] for name in before} == before
@@ -253,7 +259,8 @@ def test_an_upgrade_that_was_killed_among_the_rows_is_repeated(saved: Path, empt
     once = f"sqlite:///{tmp_path / 'once.db'}"
     _old_store(saved, once)
     open_store(once).close()
-    _same_rollups(_rollups(empty_place), _rollups(once))
+    if "rollups" not in before:
+        _same_rollups(_rollups(empty_place), _rollups(once))
 
 
 KILLED = """
@@ -266,7 +273,8 @@ seen = []
 @event.listens_for(Engine, "before_cursor_execute")
 def _count(connection, cursor, statement, parameters, context, executemany):
     seen.extend([1] * statement.lstrip().startswith("INSERT INTO rollups"))
-    if len(seen) == 2:  # the rows of a first series are in
+    done = statement.startswith("UPDATE") and sys.argv[2] in statement + str(parameters)  # all but the word that it is done
+    if len(seen) == 2 or done:  # the rows of a first series are in
         os.kill(os.getpid(), signal.SIGKILL)
 
 open_store(sys.argv[1])

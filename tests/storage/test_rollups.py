@@ -302,6 +302,36 @@ def test_envelopes_hold_every_extreme(store: Store, run: Run) -> None:
     assert one.end_step[-1] == 2 * (len(values) - 1)
 
 
+def test_envelopes_tell_means_and_how_many_points_they_are_of(store: Store, run: Run) -> None:
+    values = long_run(store, run)
+    (one, _) = store.envelopes(store.series(run.id), max_points=100, means=True)
+    assert int(one.count.sum()) == len(values)
+    for start, end, mean, count in zip(one.start_step, one.end_step, one.mean, one.count, strict=True):
+        there = values[start // 2 : end // 2 + 1]
+        finite = there[np.isfinite(there)]
+        assert count == len(there)
+        assert mean == pytest.approx(finite.mean(), rel=1e-9) if len(finite) else np.isnan(mean)
+
+
+@pytest.mark.parametrize("place", [0.0, 0.3, 0.7, 0.99])
+@pytest.mark.parametrize("width", [7, 90, 1_500])
+def test_a_small_part_of_a_long_series_is_read_by_a_few_rows(store: Store, run: Run, place: float, width: int) -> None:
+    """Wherever it lies, and in full."""
+    values = long_run(store, run)
+    first = int(place * (len(values) - width))
+    (series, _) = store.series(run.id)
+    with fetched(store) as counts:
+        (found,) = store.envelopes([series], start=2 * first, stop=2 * (first + width), max_points=50)
+        (points,) = store.read([series], start=2 * first, stop=2 * (first + width), max_points=4 * width)
+    assert sum(counts) < 200 + 14 * max(50, width)
+    there = values[first : first + width]
+    finite = there[np.isfinite(there)]
+    assert np.nanmin(found.minimum) <= finite.min()
+    assert np.nanmax(found.maximum) >= finite.max()
+    np.testing.assert_array_equal(points.steps, np.arange(2 * first, 2 * (first + width), 2))
+    np.testing.assert_array_equal(points.values, there)
+
+
 def test_envelopes_of_little_and_nothing(store: Store, run: Run) -> None:
     assert store.envelopes([]) == []
     store.write(batch(run, {0: {"a": 1.0, "b": math.nan}, 5: {"a": 2.0}}))

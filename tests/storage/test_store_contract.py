@@ -86,6 +86,64 @@ def test_runs_come_newest_first_and_by_project(store: Store, new_run: MakeRun) -
     assert [item.name for item in store.runs(project="odd")] == ["r3", "r1"]
 
 
+def test_runs_are_narrowed_to_ids(store: Store, new_run: MakeRun) -> None:
+    runs = [new_run(f"r{i}", id=f"id-{i:04}", created_at=1000.0 + i // 2, project="odd" if i % 2 else "even") for i in range(1100)]
+    for item in runs[:4]:
+        store.create_run(item)
+    wanted = [item.id for item in runs]
+    assert [item.name for item in store.runs(ids=wanted)] == ["r3", "r2", "r1", "r0"], "in parts, and yet in one order"
+    assert [item.name for item in store.runs(ids=[runs[0].id, runs[3].id, "no such run"])] == ["r3", "r0"]
+    assert [item.name for item in store.runs(ids=wanted, project="odd", limit=1)] == ["r3"]
+    assert store.runs(ids=[]) == []
+
+
+def test_a_runs_mark_differs_once_the_run_was_changed(store: Store, new_run: MakeRun, batch_of: MakeBatch) -> None:
+    old, new = new_run("old", created_at=1.0, meta={"pid": 1234}), new_run("new", created_at=2.0)
+    for item in (old, new):
+        store.create_run(item)
+        store.open_segment(item.id, 0, 1000.0)
+    before = store.run_marks()
+    assert list(before) == [new.id, old.id]
+    assert store.run_marks() == before
+    changes: list[Callable[[], None]] = [
+        lambda: store.update_run(old.id, meta={"pid": 4321}),
+        lambda: store.update_run(old.id, heartbeat_at=5000.0),
+        lambda: store.write(batch_of(old, range(3))),
+        lambda: store.update_run(old.id, status=RunStatus.FINISHED),
+        lambda: store.update_run(old.id, ended_at=6000.0),
+    ]
+    for number, change in enumerate(changes):
+        change()
+        after = store.run_marks()
+        assert after[old.id] != before[old.id], number
+        assert after[new.id] == before[new.id]
+        before = after
+    store.delete_run(old.id)
+    assert list(store.run_marks()) == [new.id]
+
+
+def test_step_rates_are_those_of_the_newest_steps(store: Store, new_run: MakeRun) -> None:
+    quick, slow, short, timeless, untouched = (new_run(name) for name in ("quick", "slow", "short", "timeless", "untouched"))
+
+    def write(run: Run, segment: int, places: list[tuple[int, float]]) -> None:
+        store.write(Batch(new_id(), run.id, segment, tuple(StepRecord(step, time, (LOSS,), [1.0]) for step, time in places)))
+
+    for item in (quick, slow, short, timeless, untouched):
+        store.create_run(item)
+        store.open_segment(item.id, 0, 1000.0)
+    write(quick, 0, [(step, 1000.0 + step) for step in range(100)])
+    write(quick, 0, [(step, 1090.0 + step / 10) for step in range(100, 200)])
+    write(slow, 0, [(step, 5.0 + step / 100) for step in range(50)])
+    store.open_segment(slow.id, 40, 2000.0)
+    write(slow, 1, [(40, 2000.0), (60, 2040.0)])
+    write(short, 0, [(0, 1000.0)])
+    write(timeless, 0, [(step, 0.0) for step in range(9)])
+    every = [item.id for item in (quick, slow, short, timeless, untouched)]
+    assert store.step_rates([*every, "no such run"]) == pytest.approx({quick.id: 10.0, slow.id: 0.5})
+    assert store.step_rates([quick.id], window=199) == pytest.approx({quick.id: 199 / 109.9})
+    assert store.step_rates([]) == {}
+
+
 def test_a_run_is_found_by_id_by_newest_name_and_by_prefix(store: Store, new_run: MakeRun) -> None:
     old, new = new_run("same", id="aaaaaaaa1", created_at=1.0), new_run("same", id="aaaaaaaa2", created_at=2.0)
     other = new_run("other", id="bbbbbbbb%_1", created_at=3.0)
@@ -316,6 +374,8 @@ def test_alerts_are_counted_by_run_and_severity(store: Store, new_run: MakeRun, 
     }
     assert store.alert_counts([AlertState.RESOLVED, AlertState.SILENCED]) == {other.id: {Severity.WARNING: 1}}
     assert store.alert_counts([]) == {}
+    assert store.alert_counts([AlertState.RESOLVED, AlertState.FIRING], run_ids=[other.id, "no such run"]).keys() == {other.id}
+    assert store.alert_counts([AlertState.FIRING], run_ids=[]) == {}
 
 
 def test_changes_report_what_was_written_since(store: Store, new_run: MakeRun, run: Run, batch_of: MakeBatch) -> None:
@@ -332,6 +392,23 @@ def test_changes_report_what_was_written_since(store: Store, new_run: MakeRun, r
     assert store.changes(run.id, seen.cursor) == replace(seen, ranges=())
     store.write(batch_of(run, range(6, 7)))
     assert store.changes(run.id, seen.cursor).ranges == (Change(0, 6, 6),)
+
+
+def test_step_times_of_a_long_run_are_looked_up(store: Store, run: Run, batch_of: MakeBatch) -> None:
+    store.write(batch_of(run, range(400)))
+    store.open_segment(run.id, 300, 2000.0)
+    store.write(batch_of(run, range(300, 500), segment=1))
+    times = store.step_times(run.id, max_points=15)
+    assert times == [(segment, step, 1000.0 + step) for segment, step, _ in times]
+    assert [place[:2] for place in times[:2]] == [(0, 0), (0, 44)]
+    assert [place[:2] for place in times[9:11]] == [(0, 399), (1, 300)]
+    assert times[-1][:2] == (1, 499)
+    assert len(times) == 15
+    sparse = replace(run, id=new_id())
+    store.create_run(sparse)
+    store.open_segment(sparse.id, 0, 1000.0)
+    store.write(batch_of(sparse, range(0, 3000, 7)))
+    assert len(store.step_times(sparse.id, max_points=15)) == 15, "where most steps are not there, all are read"
 
 
 def test_step_times_are_thinned_evenly(store: Store, run: Run, batch_of: MakeBatch) -> None:
