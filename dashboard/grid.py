@@ -63,6 +63,11 @@ class Grid:
         return self.start + column * self.width
 
 
+def worry(values: Floats, trouble: Trouble) -> Floats:
+    """Return numbers that are the larger, the more worrying the values are."""
+    return _WORRY[trouble](values)
+
+
 def spacing(steps: Ints | Sequence[int], max_columns: int = MAX_COLUMNS) -> tuple[int, int]:
     """Return (start, width) of a grid for these steps: the usual distance between samples, widened to ``max_columns`` columns."""
     distinct = np.unique(np.asarray(steps, dtype=np.int64))
