@@ -19,7 +19,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
-WORRY: Mapping[Trouble, Callable[[Floats], Floats]] = {Trouble.HIGH: np.positive, Trouble.LOW: np.negative, Trouble.AWAY: np.abs}
+_WORRY: Mapping[Trouble, Callable[[Floats], Floats]] = {Trouble.HIGH: np.positive, Trouble.LOW: np.negative, Trouble.AWAY: np.abs}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ def fill(
     finite = np.isfinite(values)
     odd = zip(which[~finite].tolist(), at[~finite].tolist(), values[~finite].tolist(), strict=True)
     # A stable sort by trouble lets the last assignment, the worst value, win without a Python loop.
-    order = np.argsort(WORRY[trouble](values[finite]), kind="stable")
+    order = np.argsort(_WORRY[trouble](values[finite]), kind="stable")
     cells[which[finite][order], at[finite][order]] = values[finite][order]
     return Grid(start, width, _hold(cells, before), tuple(OddCell(*cell) for cell in odd))
 

@@ -8,7 +8,7 @@ from ...analyzer.wording import number, step_number
 from ...storage.base import Store
 from ...storage.records import Alert, Run
 from ..figures.layer_heatmap import layer_heatmap_figure
-from ..grid import MAX_COLUMNS, WORRY, Floats, Grid
+from ..grid import MAX_COLUMNS, Grid, worry
 from ..names import shorten
 from ..reading import LayerPoints, is_open, layer_grid, layer_points
 from ..signals import FIRST_SIGNAL, SECOND_SIGNAL, SignalInfo, describe
@@ -78,23 +78,18 @@ def _most_telling(points: LayerPoints, info: SignalInfo, alerted: set[str]) -> L
     def rank(row: int) -> tuple[bool, float]:
         values = np.asarray(points.rows[row].values, np.float64)
         values = values[np.isfinite(values)]
-        worst = float(_trouble(values, info).max()) if values.size else -np.inf
+        worst = float(worry(values, info.trouble).max()) if values.size else -np.inf
         return points.modules[row] not in alerted, -worst
 
     kept = sorted(sorted(range(len(points.modules)), key=rank)[:MOST_ROWS])
     return LayerPoints(tuple(points.modules[row] for row in kept), tuple(points.rows[row] for row in kept))
 
 
-def _trouble(values: Floats, info: SignalInfo) -> Floats:
-    """Return numbers that are the larger, the more worrying the values are."""
-    return WORRY[info.trouble](values)
-
-
 def _said(grid: Grid | None, points: LayerPoints, info: SignalInfo) -> str:
     """Return which layer has the most troubling value, and when."""
     if grid is None or not np.isfinite(grid.cells).any():
         return ""
-    row, column = np.unravel_index(np.nanargmax(_trouble(grid.cells, info)), grid.cells.shape)
+    row, column = np.unravel_index(np.nanargmax(worry(grid.cells, info.trouble)), grid.cells.shape)
     layer, at = shorten(points.modules[row], _MOST_LETTERS), step_number(grid.step_of(int(column)))
     words = f"Most worrying in {layer}: {number(float(grid.cells[row, column]))} near step {at}"
     return f"{words}{f'; {len(grid.odd):,} cells not finite' if grid.odd else ''}."
