@@ -80,10 +80,10 @@ def browsing(path: str | None = None) -> Iterator["Browser"]:
         path: of Chromium or Chrome; the first found of the usual names by default, else Playwright's own.
 
     Raises:
-        ValueError: there is none, or Playwright is not installed, with what mends it.
+        ValueError: there is none, Playwright is not installed (with what mends it), or the page does not answer in time.
     """
     try:
-        from playwright.sync_api import Error, sync_playwright
+        from playwright.sync_api import Error, TimeoutError, sync_playwright
     except ModuleNotFoundError:
         raise ValueError(
             "the page is measured in a real browser, driven by Playwright; mend it with: pip install playwright"
@@ -95,7 +95,11 @@ def browsing(path: str | None = None) -> Iterator["Browser"]:
         except Error as error:
             said = str(error).strip().splitlines()[0]
             raise ValueError(f"no browser starts ({said}); mend it with: playwright install chromium (or --browser PATH)") from None
-        yield browser
+        try:
+            yield browser
+        except TimeoutError as error:
+            said = str(error).strip().splitlines()[0]
+            raise ValueError(f"the page did not do within {_PATIENCE_MS / 1e3:.0f} s what was waited for: {said}") from None
         browser.close()
 
 
@@ -120,10 +124,12 @@ class Tab:
         return painted
 
     def settle(self) -> list[str]:
-        """Wait until all charts over steps are drawn; return their names."""
-        self._page.wait_for_function("() => window.foreshock && window.foreshock.plots().length >= 6")
-        self._page.wait_for_timeout(1500)
-        names: list[str] = self._page.evaluate("() => window.foreshock.plots().map(window.foreshock.nameOf)")
+        """Wait until no more charts over steps are drawn; return their names."""
+        self._page.wait_for_function("() => window.foreshock && window.foreshock.plots().length >= 3")
+        names: list[str] = []
+        while names != (now := self._page.evaluate("() => window.foreshock.plots().map(window.foreshock.nameOf)")):
+            names = now
+            self._page.wait_for_timeout(2000)
         return names
 
     def zoom(self, left: float, right: float, charts: list[str]) -> tuple[float, float]:

@@ -31,5 +31,5 @@
   });
   const pointed = () => (last && plotOf(last) ? last : "loss");
 
-  window.foreshock = { overSteps, plots, nameOf, plotOf, get, set, pointed };
+  window.foreshock = Object.assign({}, window.foreshock, { overSteps, plots, nameOf, plotOf, get, set, pointed });
 })();

@@ -244,13 +244,13 @@ def _segmented(name: str, label: str, options: Sequence[tuple[str, str]], value:
 
 
 def _chart(title: str, name: str, height: int, hint: str, runs: Sequence[Run], actions: Any = None) -> html.Section:
-    plot = graph(name, f"Chart of the compared runs: {title}", height)
+    plot = graph(name, f"Chart of the compared runs: {title}", height, table=False)
     return card(title, plot, _legend(runs), hint=hint, name=f"{name}-card", actions=actions)
 
 
 def _legend(runs: Sequence[Run]) -> html.Ul:
     entries = [html.Li([key(place), html.Span(run.name or run.id[:8], dir="auto")]) for place, run in enumerate(runs)]
-    return html.Ul(entries, className="legend keys", **aria(label="Lines"))
+    return html.Ul(entries, className="legend line-keys", **aria(label="Lines"))
 
 
 def _signal(comparison: Comparison, runs: Sequence[Run]) -> html.Section:
