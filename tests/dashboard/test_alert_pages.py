@@ -172,6 +172,7 @@ def test_several_are_decided_together_by_keyboard_alone(tab: Page, house: House,
     expect(tab.locator("#said")).to_contain_text("2 alerts silenced.")
     expect(bar).to_be_hidden()
     assert [house.state(alert) for alert in alerts] == [AlertState.SILENCED, AlertState.SILENCED, AlertState.FIRING]
+    expect(tab.locator(".inbox-row").filter(has_text="silenced")).to_have_count(2)  # who is quicker acts on what is no longer so
     tab.locator("[data-pick-all]").press("Enter")
     expect(bar).to_contain_text("3 selected")
     bar.get_by_role("button", name="Acknowledge").press("Enter")
