@@ -81,12 +81,8 @@ def _compare_page(app: dash.Dash) -> None:
 
 
 def _alerts(app: dash.Dash) -> None:
-    """Keep what the inbox is narrowed to; say that a decision was answered."""
-    parts = ("state", "severity", "run", "project", "rule", "cause", "text", "by")
-    chosen = [Input(f"inbox-{part}", "value") for part in parts]
-    more: dict[str, Any] = {"space": "foreshock_alerts", "prevent_initial_call": True}
-    _clientside(app, "sift", Output("sieve", "data"), *chosen, Input("inbox-place", "data"), **more)
-    _clientside(app, "answered", Input("answered", "data"), **more)
+    """Say that a decision was answered."""
+    _clientside(app, "answered", Input("answered", "data"), space="foreshock_alerts", prevent_initial_call=True)
 
 
 def _rules_page(app: dash.Dash) -> None:

@@ -131,7 +131,7 @@ def test_a_chart_that_is_logarithmic_by_itself_can_be_linear(store: Store, simul
     assert seen(chart, Lens(), "gradient")["layout"]["yaxis"]["type"] == "log"
     linear = seen(chart, Lens(log=False), "gradient")["layout"]
     assert "type" not in linear["yaxis"]
-    assert linear["yaxis"]["title"]["text"] == "L2 norm before clipping"
+    assert linear["yaxis"]["title"]["text"] == "L2 norm"
     assert "meta" not in seen(factory.risk(store, run.id), Lens(log=True), "risk")["layout"], "a risk has one scale"
 
 

@@ -18,7 +18,6 @@ from foreshock.dashboard.desk import NewsDesk
 from foreshock.dashboard.live import Section, Sender, Showings, Updates
 from foreshock.dashboard.pace import Pace
 from foreshock.dashboard.source import StoreSource
-from foreshock.dashboard.turns import Turns
 from foreshock.storage.base import Listener, Store
 from foreshock.storage.records import (
     AlertState,
@@ -435,7 +434,7 @@ class Willing(Pace):
 
 
 def view_of(pace: Pace) -> live.View:
-    return live.View(lambda: True, "run-page", "chart", Sender(), pace, live.Steering(pace), Turns(), heavy=False)
+    return live.View(lambda: True, "run-page", "chart", Sender(), pace, live.Steering(pace), live.Showings(), heavy=False)
 
 
 @pytest.fixture
