@@ -1,7 +1,7 @@
 """Where a run is heading, measured: what has left its own past furthest, how fast it grows, and which threshold it meets when.
 
 Nothing here is guessed from alerts: every number is read from the run's series, decimated, so that the cost follows the number of
-series and not the length of the run (some tens of milliseconds for a small model, about a second for a thousand layers of heads).
+series and not the length of the run (0.15 s of processor time for 22 layers).
 """
 
 import math

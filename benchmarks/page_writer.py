@@ -9,8 +9,9 @@ import sys
 import threading
 import time
 
-import foreshock
 import torch
+
+from ..attach import watch
 
 
 def main(url: str, name: str, pause: float) -> None:
@@ -28,7 +29,7 @@ def main(url: str, name: str, pause: float) -> None:
     )
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     source = random.Random(0)
-    with foreshock.watch(model, optimizer, run=name, store=url, every=10) as monitor:
+    with watch(model, optimizer, run=name, store=url, every=10) as monitor:
         step = 0
         while not ended.is_set():
             inputs = torch.randn(32, 32)
