@@ -159,7 +159,7 @@ class Learnt:
 
     def all(self, loss: float) -> bool:
         """Take the loss now; say whether all is learnt. Always False where no loss is known."""
-        if loss < self.lowest:
+        if self.first is not None and loss < self.lowest:
             self.lowest = loss
         return self.lowest < self._level
 

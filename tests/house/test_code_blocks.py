@@ -3,6 +3,8 @@
 import os
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
@@ -100,6 +102,20 @@ def process_group(tmp_path: Path) -> Iterator[None]:
     dist.destroy_process_group()
 
 
+@pytest.fixture
+def dashboard(watched: dict[str, Any], tmp_path: Path) -> Iterator[str]:
+    """A page and an API over the runs that were watched: its address."""
+    code = "import sys; from foreshock.cli import main; sys.exit(main())"
+    command = [sys.executable, "-P", "-c", code, "dashboard", "--port", "0"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield "http://" + process.stdout.readline().split("http://")[1].split()[0]
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method")  # torch.compile's own
 @pytest.mark.parametrize("block", blocks("python"))
 def test_python_runs(
@@ -107,6 +123,9 @@ def test_python_runs(
 ) -> None:
     if block.given == "a process group":
         request.getfixturevalue("process_group")
+    if block.given == "a dashboard":
+        address = request.getfixturevalue("dashboard")
+        block = Block(block.place, block.language, block.code.replace("http://127.0.0.1:8050", address), "")
     if "mirror=" in block.code:
         # Trackers that would look for a network or an account: that they are mirrored to is tested in tests/storage/transfer.
         block = Block(block.place, block.language, block.code.replace('"wandb", "prometheus:9464"', '"tensorboard:runs/y"'), "")

@@ -157,7 +157,7 @@ def test_changes_that_no_rule_takes_are_counted_and_told_and_the_last_good_rules
     with caplog.at_level(logging.WARNING, "foreshock"), training(small, url, eventually) as run:
         before = run.monitor.faults.total
         save_elsewhere(url, "heat", {"parameters": {"level": 5.0}})
-        run.until(run.changed(1), "a good change", heat=2.0)
+        run.until(run.changed(1), "a good change", heat=-1.0)
         save_elsewhere(url, "heat", bad, seen=1)
         save_elsewhere(url, "a rule of <b>tomorrow</b>", {"horizon": 3})
         run.until(lambda: run.monitor.faults.total >= before + 2, "two faults", heat=2.0)

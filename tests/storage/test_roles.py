@@ -143,7 +143,7 @@ def test_the_reader_reads_everything_and_hears_news(writer: Store, reader: Store
     assert [len(batch.steps) for batch in reader.batches(run.id)] == [100]
     for page in (page_at(reader, "/", ""), page_at(reader, f"/run/{run.id}", "")):
         assert "cannot be read" not in str(page)
-    for section in (factory.head(reader, run.id), factory.loss(reader, run.id, "linear"), factory.overview(reader, "")):
+    for section in (factory.head(reader, run.id), factory.loss(reader, run.id), factory.overview(reader, "")):
         section.paint()
         section.advance()
 
