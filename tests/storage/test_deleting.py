@@ -30,7 +30,6 @@ from foreshock.storage.sqlalchemy_store import SQLAlchemyStore
 from foreshock.storage.tables import metadata
 from sqlalchemy import func, select
 
-
 OF_NO_RUN = {"deliveries", "access_tokens", "access_sessions"}
 
 
