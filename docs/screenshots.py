@@ -9,10 +9,13 @@ headless Chromium looks at every page in light, in dark and at the width of a ph
 
 import argparse
 import json
+import math
+import random
 import re
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -61,13 +64,18 @@ class Stores:
 
     def real(self) -> dict[str, str]:
         """The demo's two runs, trained here: ``failing`` and ``healthy``."""
+        from foreshock.storage import open_store
         from foreshock.zoo.demo import train
         from foreshock.zoo.scenario import scenario
 
         names = {"healthy": "healthy", "failing": "low-precision-attention"}
         made = {name: train(scenario(kind), self._place("real"), seed=0, say=print) for name, kind in names.items()}
         print({name: one.outcome for name, one in made.items()})
-        return {name: one.run for name, one in made.items()}
+        runs = {name: one.run for name, one in made.items()}
+        store = open_store(self._place("real"))
+        alerts = sorted(store.alerts(store.run(runs["failing"]).id), key=lambda one: (-one.severity.rank, one.first_step))
+        store.close()
+        return {**runs, "alert": alerts[0].id}
 
     def little(self) -> dict[str, str]:
         """A run that has just begun: a small model, watched for twelve steps."""
@@ -103,6 +111,27 @@ class Stores:
         run = build(store, Sizes(), print)
         store.close()
         return {"run": run.id, "signal": SIGNAL}
+
+    def wide(self) -> dict[str, str]:
+        """Generated: 200 layers of 16 heads, one of which turns after two thirds of the run."""
+        from foreshock.storage import open_store
+        from foreshock.storage.records import Batch, Run, RunStatus, SeriesKey, StepRecord, new_id
+
+        store, draw, now = open_store(self._place("wide")), random.Random(0), time.time()
+        run = Run(new_id(), "200 layers of 16 heads", "demo", RunStatus.RUNNING, now, now)
+        store.create_run(run)
+        segment = store.open_segment(run.id, 0, now)
+        heads = [(layer, head) for layer in range(200) for head in range(16)]
+        keys = [SeriesKey("attention.max_logit", f"model.layers.{layer}.self_attn", head) for layer, head in heads]
+        keys += [SeriesKey("attention.entropy_min", key.module, key.head) for key in keys]
+        for step in range(0, 1500, 10):
+            turned = max(0.0, (step - 1000) / 100)
+            logits = [8 + layer / 40 + draw.gauss(0, 0.4) + (head == 5 and layer == 120) * 2**turned for layer, head in heads]
+            values = [1 + 4 * math.exp(-step / 200) + draw.gauss(0, 0.02), *logits, *(3 / logit for logit in logits)]
+            store.write(Batch(new_id(), run.id, segment, (StepRecord(step, now, (SeriesKey("loss"), *keys), values),)))
+        store.update_run(run.id, status=RunStatus.FINISHED, ended_at=now)
+        store.close()
+        return {"run": run.id}
 
     def _place(self, name: str) -> str:
         return f"sqlite:///{self.folder / name}.db"
@@ -145,6 +174,21 @@ PICTURES: dict[str, Picture] = {
         CHART,
         "A run of 500 series and 10 million points (generated: random walks)",
     ),
+    "run-wide": Picture(
+        "wide", lambda runs: f"run/{runs['run']}?signal=attention.max_logit", CHART, "A run of 200 layers of 16 heads (generated)"
+    ),
+    "panel-rounding": Picture("real", lambda runs: f"run/{runs['failing']}?panel=rounding", CHART, "Rounding bias"),
+    "panel-attention": Picture("real", lambda runs: f"run/{runs['failing']}?panel=attention", CHART, "Low-rank attention"),
+    "panel-optimizer": Picture("real", lambda runs: f"run/{runs['failing']}?panel=optimizer", CHART, "Optimizer and numerics"),
+    "panel-monitor": Picture("real", lambda runs: f"run/{runs['failing']}?panel=monitor", CHART, "What monitoring costs"),
+    "compare": Picture("real", lambda runs: f"compare?runs={runs['failing']},{runs['healthy']}", CHART, "Two runs compared"),
+    "compare-none": Picture("empty", lambda _: "compare", "main", "Comparing before runs are chosen"),
+    "alerts": Picture("real", lambda _: "alerts?state=all", ".inbox-row", "The inbox of alerts"),
+    "alerts-empty": Picture("empty", lambda _: "alerts", "#inbox-empty", "The inbox without an alert"),
+    "alert": Picture("real", lambda runs: f"alert/{runs['alert']}", CHART, "One alert: evidence, causes, what to do"),
+    "rules": Picture("real", lambda runs: f"rules?run={runs['failing']}", ".rule-entry", "The rules, as a run is judged by them"),
+    "rule": Picture("real", lambda runs: f"rules/loss_spike?run={runs['failing']}", "main form", "One rule, and how to change it"),
+    "api": Picture("real", lambda _: "api", "main", "The HTTP API"),
     "report": Picture("real", lambda runs: f"report/{runs['failing']}", CHART, "The same run as a report, one HTML file"),
     "cause": Picture("empty", lambda _: "cause/low-precision-attention", ".prose h2", "The page of a cause"),
     "unknown": Picture("empty", lambda _: "run/nobody", ".message", "A run that the store does not have"),

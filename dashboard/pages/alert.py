@@ -21,7 +21,7 @@ from ..sections.around import HEIGHT, LOSS_GRAPH, RISK_GRAPH, window
 from ..sieve import Sieve
 from ..signals import describe
 from ..vitals import ago, moment
-from .alerts import STATE_WORDS, cause_parts
+from .alerts import STATE_WORDS, cause_parts, rule_link
 from .asking import asking, choices
 from .attributes import aria, data
 from .inbox import end_button, silence_words
@@ -179,7 +179,7 @@ def why(alert: Alert, rule: Rule | None) -> list[Component]:
     if alert.threshold is not None:
         measured.append(f"threshold {number(alert.threshold)}")
     title = f": {rule.title}" if rule is not None else ""
-    said: list[Any] = [html.Span("Rule ", className="quiet"), html.Code(alert.rule), title, html.Span(f" ({', '.join(measured)})")]
+    said: list[Any] = [html.Span("Rule ", className="quiet"), rule_link(alert), title, html.Span(f" ({', '.join(measured)})")]
     parts.append(html.P(said if measured else said[:-1], className="rule-line"))
     return parts
 

@@ -10,7 +10,7 @@ from ...analyzer.handling import about
 from ...storage.records import Alert, AlertState, Cause, Silence
 from .. import who
 from ..decisions import SILENCES, UNDO
-from ..paths import alert_path, cause_path
+from ..paths import alert_path, cause_path, rules_path
 from ..reading import is_open
 from ..vitals import moment
 from .attributes import aria, data
@@ -82,10 +82,16 @@ def _reasons(alert: Alert) -> list[Component]:
     if alert.remedy:
         parts.append(html.P([html.Strong("What to do: "), alert.remedy], className="remedy"))
     if alert.value is not None and alert.threshold is not None:
-        parts.append(html.P(f"Measured {alert.value:.4g}, threshold {alert.threshold:.4g} (rule {alert.rule}).", className="quiet"))
+        measured = f"Measured {alert.value:.4g}, threshold {alert.threshold:.4g} (rule "
+        parts.append(html.P([measured, rule_link(alert), ")."], className="quiet"))
     elif parts:
-        parts.append(html.P(f"Rule {alert.rule}.", className="quiet"))
+        parts.append(html.P(["Rule ", rule_link(alert), "."], className="quiet"))
     return parts
+
+
+def rule_link(alert: Alert) -> Component:
+    """Return the name of an alert's rule, which leads to the rule's page: what it watches, and how to change it for this run."""
+    return dcc.Link(html.Code(alert.rule), href=rules_path(alert.run_id, alert.rule))
 
 
 def cause_parts(cause: Cause, *, remedy: bool = True) -> list[Component]:

@@ -116,6 +116,7 @@ class Report:
     life: str
     subtitle: str
     verdict: Verdict
+    outlook: Sequence[str]
     facts: Sequence[Fact]
     configuration: Sequence[Fact]
     loss: Picture

@@ -9,6 +9,7 @@ from ...storage.base import Store
 from ...storage.records import Alert, Event, Run
 from ..layers import usual_layer
 from ..reading import newest_of, shown_alerts, signals_and_layers
+from ..sections.outlook import outlook_sentences
 from ..signals import HISTOGRAM, describe
 from ..verdict import verdict
 from ..vitals import vitals
@@ -63,6 +64,7 @@ def gather(store: Store, run: Run, wanted: Wanted, progress: Progress = lambda d
         life=state.life.value,
         subtitle=_subtitle(run),
         verdict=verdict(run, everything, state, values.get("loss")),
+        outlook=[cut(each) for each in outlook_sentences(store, run, everything)],
         facts=facts.key_facts(run, everything, values),
         configuration=facts.configuration(run, store.segments(run.id)),
         loss=loss,

@@ -1,16 +1,24 @@
 """Where the run is heading, in plain words, under its verdict."""
 
 import time
+from collections.abc import Sequence
 
 from dash import html
 
 from ...analyzer.outlook import outlook
 from ...analyzer.outlook_words import sentences
-from ...storage.records import Severity
+from ...storage.base import Store
+from ...storage.records import Alert, Run, Severity
 from ..live import Updates
 from ..reading import is_open, shown_alerts
 from ..vitals import vitals
 from .paced import PacedSection
+
+
+def outlook_sentences(store: Store, run: Run, alerts: Sequence[Alert]) -> list[str]:
+    """Return what to say of a run's course, the most telling first; measured from its series."""
+    healthy = not any(is_open(alert) and alert.severity is not Severity.INFO for alert in alerts)
+    return sentences(outlook(store, run, alerts, running=vitals(run, time.time()).running), healthy=healthy)
 
 
 class OutlookWords(PacedSection):
@@ -19,8 +27,5 @@ class OutlookWords(PacedSection):
     def make(self) -> Updates:
         """Return the sentences."""
         self.run = self.store.run(self.run.id)
-        alerts = shown_alerts(self.store, self.run)
-        healthy = not any(is_open(alert) and alert.severity is not Severity.INFO for alert in alerts)
-        found = outlook(self.store, self.run, alerts, running=vitals(self.run, time.time()).running)
-        words = sentences(found, healthy=healthy)
+        words = outlook_sentences(self.store, self.run, shown_alerts(self.store, self.run))
         return {"outlook": {"children": [html.P(sentence) for sentence in words]}}

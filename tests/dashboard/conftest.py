@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from foreshock.storage import open_store
@@ -114,7 +115,7 @@ def browser(chromium: Callable[[], AbstractContextManager[Browser]]) -> Iterator
 
 
 # Dash's own words when a server asks a page that has just been left whether it is still there (the answer, "no", ends the asking),
-# and when what it sent arrives a moment after the page was left. That sections send to what stands on their page has its own tests.
+# and when what it sent arrives a moment after the page was left. On a tab that never left a page they are a fault.
 LEFT_BEHIND = re.compile(r"(GET_PROPS_REQUEST|SET_PROPS): Component \S+ not found in layout")
 
 
@@ -125,12 +126,15 @@ def tab(browser: Browser) -> Iterator[Page]:
     page = context.new_page()
     page.set_default_timeout(40_000)
     complaints: list[str] = []
+    visited: set[str] = set()
 
     def listen(message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning") and not LEFT_BEHIND.fullmatch(message.text):
+        left = len(visited) > 1 and LEFT_BEHIND.fullmatch(message.text)
+        if message.type in ("error", "warning") and not left:
             complaints.append(message.text)
 
     page.on("console", listen)
+    page.on("framenavigated", lambda frame: visited.add(urlsplit(frame.url).path))
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}"))
     yield page

@@ -13,7 +13,7 @@ from axe_playwright_python.base import AXE_SCRIPT
 from foreshock.dashboard.router import _PAGES
 from foreshock.storage import open_store
 from foreshock.storage.records import RunStatus, derived_id
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 CHARTS = ".graph .scatterlayer .trace, .graph .heatmaplayer image"
 """What is there once a chart is drawn."""
@@ -59,11 +59,14 @@ PAGES = {
     "unknown run": Look(lambda site: f"{site.base}/run/nobody", ".message"),
     "unknown page": Look(lambda site: f"{site.base}/nowhere", ".message", keyboard=False),
     "compare": Look(lambda site: f"{site.base}/compare?runs={site.failing},{site.healthy}", CHARTS),
-    "rules": Look(lambda site: f"{site.base}/rules?run={site.failing}", ".rule-entry"),
+    "rules": Look(lambda site: f"{site.base}/rules?run={site.failing}", "#rules-replay-go:not([hidden])"),  # replayed
     "rule": Look(lambda site: f"{site.base}/rules/loss_spike?run={site.failing}", "main form, main fieldset, main input"),
     "report": Look(lambda site: f"{site.base}/report/{site.failing}", CHARTS),
 }
 LOOKS = (("light", 1400), ("dark", 1400), ("dark", 390))
+
+UNMENDED = ".dash-dropdown-focus-target:not([tabindex='-1'])"
+"""A drop-down list of Dash before the page has mended it, one frame later."""
 
 STANDARDS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 AXE = "([tags]) => axe.run(document, {runOnly: {type: 'tag', values: tags}, resultTypes: ['violations']})"
@@ -124,6 +127,7 @@ def found_by_axe(page: Page) -> list[str]:
 def at_rest(page: Page, look: Look) -> None:
     """Wait until a page is ready and nothing on it fades any more: half-faded text has no contrast."""
     page.locator(look.ready).first.wait_for(state="attached")
+    expect(page.locator(UNMENDED)).to_have_count(0)
     page.wait_for_function("() => document.getAnimations().every((each) => each.effect.getTiming().iterations === Infinity)")
 
 

@@ -116,6 +116,7 @@ def test_a_watched_run_opens_from_disk_without_network(offline: Page, filed: Fil
     ready(offline)
     expect(offline.get_by_role("heading", level=1)).to_have_text(re.compile(re.escape("</script><script>document.title=")))
     expect(offline.locator(".verdict")).to_contain_text("Critical")
+    expect(offline.locator(".outlook")).to_contain_text("The loss has not been finite since step")
     assert all_drawn(offline) == len(filed.made.report.charts()) >= 8
     assert offline.locator(".graph .scatterlayer .trace").count() >= 5
     assert offline.locator(".graph .heatmaplayer image").count() >= 2
