@@ -27,7 +27,7 @@ _SIZE = {"width": 1400, "height": 900}
 _PATIENCE_MS = 120_000
 
 _CLOCK = """() => {
-    const clock = (window.benchClock = { painted: null, steps: [], released: 0, drawn: {}, all: 0 });
+    const clock = (window.benchClock = { words: null, painted: null, steps: [], released: 0, drawn: {}, all: 0 });
     const now = () => performance.timeOrigin + performance.now();
     const twoFrames = (then) => requestAnimationFrame(() => requestAnimationFrame(then));
     addEventListener("mouseup", (event) => { clock.released = performance.timeOrigin + event.timeStamp; }, true);
@@ -45,6 +45,11 @@ _CLOCK = """() => {
         });
     };
     const heard = new WeakSet();
+    const read = () => {
+        if (!document.querySelector("#verdict h2")) return requestAnimationFrame(read);
+        twoFrames(() => { clock.words = now() - performance.timeOrigin; });
+    };
+    requestAnimationFrame(read);
     const hear = () => {
         document.querySelectorAll(".js-plotly-plot").forEach((plot) => {
             if (heard.has(plot) || !plot.on) return;
@@ -117,11 +122,12 @@ class Tab:
         self._page.add_init_script(f"({_CLOCK})()")
         self._address = address
 
-    def paint(self) -> float:
-        """Load the page; return milliseconds from the beginning of the navigation to the drawn line of the loss."""
+    def paint(self) -> tuple[float, float]:
+        """Load the page; return milliseconds from the beginning of the navigation to the words of the verdict, and to the loss."""
         self._page.goto(self._address, wait_until="commit")
         painted: float = self._page.wait_for_function("() => window.benchClock && window.benchClock.painted").json_value()
-        return painted
+        words: float = self._page.evaluate("() => window.benchClock.words")
+        return words, painted
 
     def settle(self) -> list[str]:
         """Wait until no more charts over steps are drawn; return their names."""

@@ -21,6 +21,7 @@ from .live import Showings, attend
 from .operations import Workings, operate
 from .options import Options
 from .pages.frame import frame
+from .plotly_js import serve_plotly
 from .proxy import Forwarded
 from .replaying import replays
 from .report.route import serve_reports
@@ -97,6 +98,7 @@ def build_app(store: Store | StoreSource, options: Options | None = None) -> das
     showings, throttle = Showings(), Throttle()
     app.server.state.workings = workings = Workings(showings, throttle)
     operate(app.server, source, options, workings)
+    serve_plotly(app.server)
     serve_reports(app.server, source)
     route(app, source)
     decide(app, source)

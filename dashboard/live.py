@@ -11,7 +11,6 @@ seconds.
 
 import asyncio
 import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,7 @@ from typing import Any, Protocol, cast
 import dash
 from dash import Input, State
 from dash.exceptions import PreventUpdate
-from plotly.utils import PlotlyJSONEncoder  # type: ignore[import-untyped]
+from plotly.io.json import to_json_plotly  # type: ignore[import-untyped]
 
 from ..storage.errors import StoreError
 from .desk import NewsDesk, Subscription
@@ -83,9 +82,9 @@ class Showings:
         self.pushes = self.faults = 0
         """How often something was sent to a tab, and how often a section failed, since the start."""
 
-    def steering(self, tab: str, section: str) -> "Steering":
-        """Return what tells a section of a tab, from now on, that the reader looks at it in another way."""
-        self._steering[tab, section] = Steering(self.pace(tab))
+    def steering(self, tab: str, section: str, place: str) -> "Steering":
+        """Return what tells a section of a tab, which fills ``place``, from now on that the reader looks at it in another way."""
+        self._steering[tab, section] = Steering(self.pace(tab), place)
         return self._steering[tab, section]
 
     def steer(self, tab: str, values: Sequence[Any], first: str = "") -> None:
@@ -94,9 +93,11 @@ class Showings:
         Args:
             first: the graph that the reader is about: it is drawn before the others.
         """
-        for (there, _), steering in self._steering.items():
-            if there == tab:
-                steering.turn_to(values, first)
+        told = [steering for (there, _), steering in self._steering.items() if there == tab]
+        if any(steering.place == first for steering in told):
+            self.pace(tab).lead()
+        for steering in told:
+            steering.turn_to(values, first)
 
     def pace(self, tab: str) -> Pace:
         """Return the pace that all sections of a tab keep to."""
@@ -152,10 +153,11 @@ class Showings:
 class Steering:
     """How one section's reader wants to look at it, until the section has taken note. Used on the event loop's thread."""
 
-    def __init__(self, pace: Pace) -> None:
+    def __init__(self, pace: Pace, place: str = "") -> None:
         self._pace = pace
+        self.place = place
         self._wanted: Sequence[Any] | None = None
-        self.first = ""
+        self._first = ""
         self.wake: Callable[[], None] = lambda: None
         """Ends the wait of the section's loop."""
 
@@ -164,9 +166,14 @@ class Steering:
         """Whether there is something to take note of."""
         return self._wanted is not None
 
+    @property
+    def leads(self) -> bool:
+        """Whether the reader acted on just this."""
+        return self._first == self.place != ""
+
     def turn_to(self, values: Sequence[Any], first: str) -> None:
         """Want this; a reader who waits is answered before the tab has rested."""
-        self._wanted, self.first = values, first
+        self._wanted, self._first = values, first
         self._pace.hurry()
         self.wake()
 
@@ -184,7 +191,7 @@ def digests(updates: Updates) -> dict[str, str]:
 
 
 def _digest(value: Any) -> str:
-    return hashlib.blake2b(json.dumps(value, cls=PlotlyJSONEncoder).encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(to_json_plotly(value).encode(), digest_size=16).hexdigest()
 
 
 class Sender:
@@ -229,6 +236,7 @@ def follow(
     painted: str = "",
     lens: Sequence[State] = (),
     heavy: bool = False,
+    quick: bool = False,
     shown: Callable[..., bool] | None = None,
 ) -> None:
     """Register a live section.
@@ -245,6 +253,7 @@ def follow(
             showing only, which empties it.
         lens: How its reader looks at it, as the page says. A change does not begin a new showing: ``Showings.steer`` tells of it.
         heavy: Whether it takes long to paint: it then lets others go first.
+        quick: Whether it is drawn quickly and watched by its reader: it rests less than others do (see ``pace``).
         shown: Told the values of ``inputs``, says whether the section can be seen just now. What cannot costs nothing.
     """
     already = [State(painted, "data")] if painted else []
@@ -265,12 +274,9 @@ def follow(
             plain, looks = values[: len(values) - len(lens)], values[len(values) - len(lens) :]
             if ticket["visible"] and (shown is None or shown(*plain)):
                 sender.send({painted: {"data": None}} if painted else {})
-                steering, pace, current = (
-                    showings.steering(tab, name),
-                    showings.pace(tab),
-                    partial(showings.current, tab, name, token),
-                )
-                view = View(current, page, place, sender, pace, steering, showings, heavy)
+                pace, current = showings.pace(tab), partial(showings.current, tab, name, token)
+                steering = showings.steering(tab, name, place) if lens else Steering(pace)
+                view = View(current, page, place, sender, pace, steering, showings, heavy, quick)
                 await _show(view, lambda: lensed(make(*plain), place, looks), desk)
         finally:
             showings.end(tab, name, token)
@@ -295,18 +301,23 @@ class View:
     steering: Steering
     showings: Showings
     heavy: bool
+    quick: bool = False
 
     async def work(self, do: Callable[[], Updates]) -> Updates:
         """Do some work of the section on a worker thread, when it is its turn."""
-        async with self.showings.turns.mine(heavy=self.heavy, first=self.steering.first == self.place):
+        async with self.showings.turns.mine(heavy=self.heavy, first=self.steering.leads):
             return await asyncio.to_thread(do)
 
     def send(self, updates: Updates) -> None:
         """Send updates, and ask the tab to say when it has drawn them."""
+        number = None
         if self.sender.send(updates):
             self.showings.pushes += 1
+            number = self.pace.sent(quick=self.quick)
             # An attribute, which the page's script watches: a callback would cost the browser more than many a chart.
-            dash.set_props("beat", {"title": str(self.pace.sent())})
+            dash.set_props("beat", {"title": str(number)})
+        if self.steering.leads:
+            self.pace.leader_sent(number)
 
 
 async def _show(view: View, make: Callable[[], Section], desk: NewsDesk) -> None:
@@ -352,8 +363,10 @@ async def _follow(section: Section, view: View, desk: NewsDesk, news: Subscripti
         heard = await news.wait(min(TICK, liveness.due))
         if not heard and time.monotonic() - said < TICK:
             continue
-        if not await view.pace.turn(liveness.due, unless=lambda: view.steering.due):
+        if not await view.pace.turn(liveness.due, unless=lambda: view.steering.due, quick=view.quick):
             continue
+        if view.steering.due and not view.steering.leads:
+            await view.pace.led()
         news.clear()
         said = time.monotonic()
         if view.steering.due:

@@ -16,7 +16,7 @@ from dash.exceptions import PreventUpdate
 
 from ..storage.errors import StoreError
 from ..storage.records import Run, derived_id
-from .live import Liveness, Sender, Showings, Updates, View
+from .live import Liveness, Sender, Showings, Steering, Updates, View
 from .rule_changes import Answer, Form, refused
 from .source import StoreSource
 
@@ -172,9 +172,8 @@ async def _attended(
     """
     tab, number = str(ticket["tab"]), int(ticket["number"])
     token = showings.begin(tab, place.name, number)
-    steering, pace = showings.steering(tab, place.name), showings.pace(tab)
-    current = partial(showings.current, tab, place.name, token)
-    view = View(current, place.page, place.name, Sender(), pace, steering, showings, heavy=False)
+    pace, current = showings.pace(tab), partial(showings.current, tab, place.name, token)
+    view = View(current, place.page, place.name, Sender(), pace, Steering(pace), showings, heavy=False)
     socket = dash.ctx.websocket
     job: Replaying | None = None
     try:

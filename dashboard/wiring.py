@@ -55,31 +55,29 @@ def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk:
     signal, compare = Input("signal", "value"), Input("compare", "value")
     head, step = Input("head", "value"), Input("step", "value")
 
-    def section(name: str, place: str, *inputs: Input | State, page: str = "run-page", painted: str = "") -> None:
-        follow(app, showings, desk, name, *inputs, make=_maker(name, source), page=page, place=place, painted=painted)
+    def section(name: str, place: str, *inputs: Input | State, page: str = "run-page", **about: Any) -> None:
+        follow(app, showings, desk, name, *inputs, make=_maker(name, source), page=page, place=place, **about)
 
     lens = [State(part, KEPT[part]) for part in LENS]
 
-    def chart(
-        name: str, graph: str, *inputs: Input | State, heavy: bool = False, panel: Panel | None = None, painted: str = ""
-    ) -> None:
+    def chart(name: str, graph: str, *inputs: Input | State, panel: Panel | None = None, **about: Any) -> None:
         """Register a section of the run's page whose graph is over steps: it is zoomed, smoothed and scaled with all others.
 
         Args:
             panel: where it stands in one. It is live while that is open.
+            about: more for ``follow``.
         """
         charts[graph] = Charted(name, [str(one.component_id) for one in inputs])
         if panel is not None:
-            in_panel(panel, name, graph, *inputs, heavy=heavy)
+            in_panel(panel, name, graph, *inputs, heavy=False)
             return
-        about: dict[str, Any] = {"page": "run-page", "place": graph, "painted": painted, "lens": lens, "heavy": heavy}
-        follow(app, showings, desk, name, *inputs, make=_maker(name, source), **about)
+        follow(app, showings, desk, name, *inputs, make=_maker(name, source), page="run-page", place=graph, lens=lens, **about)
 
     def in_panel(panel: Panel, name: str, place: str, *inputs: Input | State, heavy: bool = True) -> None:
         """Register a section that is live while its panel is open; its factory is not told of the panel."""
         within, shown = partial(_without_last, _maker(name, source)), partial(_is_open, panel)
-        inputs, where = (*inputs, Input("opened", "data")), {"page": "run-page", "place": place}
-        follow(app, showings, desk, name, *inputs, make=within, **where, lens=lens, heavy=heavy, shown=shown)
+        about: dict[str, Any] = {"page": "run-page", "place": place, "lens": lens, "heavy": heavy, "shown": shown}
+        follow(app, showings, desk, name, *inputs, Input("opened", "data"), make=within, **about)
 
     def charts_of(panel: Panel, place: str, *inputs: Input | State, also: Sequence[Charted] = ()) -> None:
         """Register a panel as one section: all its pictures, and ``also`` those that have factories of their own, named as them."""
@@ -89,11 +87,11 @@ def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk:
 
     overview = _maker("overview", source, desk.backlog)
     view, painted = Input("runs-search", "data"), "overview-painted"
-    follow(app, showings, desk, "overview", view, make=overview, page="overview", place="runs", painted=painted)
-    section("head", "verdict", run, painted="run-page-painted")
+    follow(app, showings, desk, "overview", view, make=overview, page="overview", place="runs", painted=painted, quick=True)
+    section("head", "verdict", run, painted="run-page-painted", quick=True)
     section("outlook", "outlook", run)
     section("choices", "module", run, State("module", "value"), State("signal", "value"), State("compare", "value"))
-    chart("loss", "loss", run, painted="loss-painted")
+    chart("loss", "loss", run, painted="loss-painted", quick=True)
     chart("risk", "risk", run)
     chart("heat_a", "heat-a", run, signal, module, heavy=True)
     chart("heat_b", "heat-b", run, compare, module, heavy=True)
@@ -127,7 +125,7 @@ def _compare(section: Callable[..., None]) -> None:
 
 def _alerts(section: Callable[..., None]) -> None:
     """Register the live sections of the inbox and of an alert's page."""
-    section("inbox", "inbox-list", Input("sieve", "data"), page="inbox", painted="inbox-painted")
+    section("inbox", "inbox-list", Input("sieve", "data"), page="inbox", painted="inbox-painted", quick=True)
     section("offers", "inbox-rule", Input("sieve", "data"), page="inbox")
     alert = Input("alert-id", "data")
     section("dossier", "alert-history", alert, page="alert-page", painted="alert-page-painted")

@@ -25,7 +25,7 @@ from .results import News
 from .tables import alerts, batches, events, outbox, rule_versions, runs, segments
 
 EVERYTHING = News(everything=True)
-FILE_PERIOD = 0.2
+FILE_PERIOD = 0.1
 SERVER_PERIOD = 1.0
 """Seconds from one look to the next where nothing announces itself."""
 

@@ -83,10 +83,13 @@ def until() -> Callable[..., Any]:
 
 
 @contextmanager
-def serving(store_url: str, port: int = 0, patience: float = 5.0, **options: object) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A dashboard in a process of its own: (its URL, the process).
+def serving(
+    store_url: str, port: int = 0, patience: float = 5.0, *, faulty: bool = False, **options: object
+) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A dashboard in a process of its own: (its URL, the process). A traceback in its log fails the test.
 
-    ``patience``: seconds that a tab has to answer; ``options``: as ``dashboard.options`` has them.
+    ``patience``: seconds that a tab has to answer; ``faulty``: faults are part of the test; ``options``: as ``dashboard.options``
+    has them.
     """
     command = [sys.executable, "-P", "-c", SERVE, store_url, str(port), str(patience), json.dumps(options)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -98,7 +101,8 @@ def serving(store_url: str, port: int = 0, patience: float = 5.0, **options: obj
     finally:
         if process.poll() is None:
             process.terminate()
-        process.communicate(timeout=20)
+        _, log = process.communicate(timeout=20)
+    assert faulty or "Traceback" not in log, log
 
 
 @pytest.fixture(scope="session")

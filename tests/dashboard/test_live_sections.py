@@ -429,7 +429,7 @@ class Desk:
 class Willing(Pace):
     """The pace of a tab that draws in no time."""
 
-    async def turn(self, timeout: float, unless: Callable[[], bool] = lambda: False) -> bool:
+    async def turn(self, timeout: float, unless: Callable[[], bool] = lambda: False, *, quick: bool = False) -> bool:
         return True
 
 
@@ -498,6 +498,67 @@ def test_a_tab_that_has_not_drawn_is_sent_no_more_until_it_answers(
         return counts
 
     assert asyncio.run(show()) == [1, 2, 3]
+
+
+def test_what_is_watched_need_not_rest_with_the_heatmaps() -> None:
+    now = 100.0
+
+    async def play() -> None:
+        nonlocal now
+        pace = Pace(lambda: now)
+        pace.sent()
+        number = pace.sent(quick=True)
+        assert not await pace.turn(0.0, quick=True), "the tab has not drawn yet"
+        now += 0.4
+        pace.drawn(number)
+        now += 0.21
+        assert await pace.turn(0.0, quick=True), "half as long as it drew"
+        assert not await pace.turn(0.0)
+        pace.drawn(pace.sent(quick=True))
+        assert not await pace.turn(0.0, quick=True)
+        now += 0.2
+        assert await pace.turn(0.0, quick=True), "five times a second at most"
+        now += 0.4
+        assert await pace.turn(0.0), "the loss alone does not put the heatmaps off"
+
+    asyncio.run(play())
+
+
+def test_the_chart_that_the_reader_acted_on_is_drawn_before_the_others_are_made() -> None:
+    now = 100.0
+
+    async def waits(pace: Pace) -> bool:
+        waiting = asyncio.create_task(pace.led())
+        await asyncio.sleep(0.01)
+        done = waiting.done()
+        waiting.cancel()
+        return not done
+
+    async def play() -> None:
+        nonlocal now
+        showings = live.Showings()
+        loss, risk = showings.steering("tab", "loss", "loss"), showings.steering("tab", "risk", "risk")
+        pace = showings._paces["tab"] = Pace(lambda: now)
+        assert not await waits(pace)
+        showings.steer("tab", ["10-20"], "loss")
+        assert loss.leads
+        assert not risk.leads
+        assert await waits(pace)
+        number = pace.sent()
+        pace.leader_sent(number)
+        assert await waits(pace), "sent is not drawn"
+        pace.drawn(number)
+        assert not await waits(pace)
+        showings.steer("tab", ["11-20"], "loss")
+        pace.leader_sent(None)
+        assert not await waits(pace), "it had nothing to send"
+        showings.steer("tab", ["12-20"], "loss")
+        now += 0.5
+        assert not await waits(pace), "a busy browser keeps nobody waiting for long"
+        showings.steer("tab", ["13-20"], "a chart of a panel that is closed")
+        assert not await waits(pace)
+
+    asyncio.run(play())
 
 
 def test_a_tab_rests_twice_as_long_as_it_drew() -> None:
