@@ -36,6 +36,7 @@ REQUIRED = (
     "jinja2",
     "markdown-it-py",
     "numpy",
+    "orjson",
     "pandas",
     "plotly",
     "prometheus-client",

@@ -46,7 +46,7 @@ class Look:
 
 
 PAGES = {
-    "runs": Look(lambda site: f"{site.base}/", "table.runs tbody tr"),
+    "runs": Look(lambda site: f"{site.base}/", ":has(table.runs tbody tr) #filter-state"),
     "no runs": Look(lambda site: f"{site.empty}/", "#no-runs"),
     "failing run": Look(lambda site: f"{site.base}/run/{site.failing}", CHARTS),
     "healthy run": Look(lambda site: f"{site.base}/run/{site.healthy}", CHARTS, keyboard=False),

@@ -58,4 +58,4 @@ def test_an_alert_links_to_the_pages_of_its_causes() -> None:
     alert = Alert(
         "id", "run", "loss_spike", "", 0, Severity.INFO, AlertState.FIRING, 0, 7, 9, 0.0, 0.0, "It leapt.", diagnosis=causes
     )  # fmt: skip
-    assert links(alert_card(alert)) == ["/alert/id", "/cause/bad-batch"]
+    assert links(alert_card(alert)) == ["/alert/id", "/cause/bad-batch", "/rules/loss_spike?run=run"]
