@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from foreshock.analyzer import handling
-from foreshock.analyzer.notify import alert_path as notified_path
+from foreshock.analyzer.messages import alert_path as notified_path
 from foreshock.dashboard import asked, factory, live, paths
 from foreshock.dashboard.history import history_of
 from foreshock.dashboard.pages.inbox import row_id
