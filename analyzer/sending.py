@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -88,7 +89,8 @@ def _send(channel: str, message: Message) -> str:
         webhook = service.protocol == "json"
         if webhook and (data := _made(message.data, "data")) is not None:
             service.payload_extras.setdefault(DATA, dict(data))
-        formatted = _format(service, "text" if webhook else "markdown")
+        # As the channel shows it: text, markdown or html. `?format=` in its URL decides first, then what we have, then the channel.
+        formatted = service.resolve_format("text" if webhook else "markdown").value
         title, body = message.title, message.body
         if formatted == "text":
             body = plain(body)
@@ -101,19 +103,13 @@ def _send(channel: str, message: Message) -> str:
             body=body,
             body_format="text" if formatted == "text" else "markdown",
             notify_type=_TYPES[message.severity],
-            attach=_attachment(_made(message.chart, "chart")) if service.attachment_support else None,
+            attach=_made(partial(_attachment, message.chart), "chart") if service.attachment_support else None,
         )
         return "" if told else (heard.last or "the channel did not take it")
     except Exception as error:  # noqa: BLE001 - a plug-in of Apprise may raise anything; it must not stop the others
         return f"{type(error).__name__}: {error}"
     finally:
         logger.removeHandler(heard)
-
-
-def _format(service: Any, wanted: str) -> str:
-    """Return the format in which a channel shows what it is told: text, markdown or html; ``?format=`` in its URL decides first."""
-    resolve = getattr(service, "resolve_format", None)  # since Apprise 2 channels may take several
-    return str((resolve(wanted) if resolve else service.notify_format).value)
 
 
 def _made(make: Callable[[], Made] | None, what: str) -> Made | None:
@@ -127,14 +123,14 @@ def _made(make: Callable[[], Made] | None, what: str) -> Made | None:
         return None
 
 
-def _attachment(png: bytes | None) -> Any:
-    """Return a picture as Apprise takes it."""
-    if png is None:
+def _attachment(chart: Callable[[], bytes] | None) -> Any:
+    """Draw a picture and return it as Apprise takes it."""
+    if chart is None:
         return None
     from apprise.attachment import memory
 
     kind: Any = memory.AttachMemory  # which has no types
-    return kind(content=png, name="foreshock.png", mimetype="image/png")
+    return kind(content=chart(), name="foreshock.png", mimetype="image/png")
 
 
 class _Heard(logging.Handler):

@@ -204,7 +204,7 @@ def test_a_mail_is_html_with_the_picture_attached(told: Store, post: Post) -> No
 
 
 def test_a_chat_that_knows_markdown_gets_markdown(told: Store, web: Web) -> None:
-    tell(told, f"mmost://127.0.0.1:{web.server_port}/{'t' * 24}", ALERT)
-    text = web.posts[0]["text"]
+    tell(told, f"rocket://{'a' * 17}/{'b' * 43}@127.0.0.1:{web.server_port}/#runs?avatar=no", ALERT)
+    text = json.dumps(web.posts)
     assert "**What to do:**" in text
     assert f"[Evidence, history, and what you decide]({PAGE}/alert/{ALERT.id})" in text
