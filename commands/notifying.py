@@ -62,13 +62,13 @@ def test(url: Annotated[str, typer.Argument(help="An Apprise URL; https://appris
     chart = partial(told.extras.chart, alert) if channel.charts else None
     data = partial(told.extras.data, [alert], {alert.run_id: "example"}, {}, test=True)
     message = Message("foreshock: test", f"{lead}\n\n**{escape(title)}**\n\n{body}", chart=chart, data=data)
-    error = send(channel.url, message)
-    if error and chart is not None:
-        with_chart, error = error, send(channel.url, dataclasses.replace(message, chart=None))
-        if not error:
+    wrong = send(channel.url, message)
+    if wrong and chart is not None:
+        with_chart, wrong = wrong, send(channel.url, dataclasses.replace(message, chart=None))
+        if not wrong:
             note(f"With a chart the channel said: {with_chart}. Put chart=no into its URL to send none.")
-    if error:
-        note(f"Not delivered to {printable(url)}: {error}")
+    if wrong:
+        note(f"Not delivered to {printable(url)}: {wrong}")
         raise typer.Exit(1)
     typer.echo(f"Delivered to {printable(url)}.")
     if chart is not None and (why := _undrawn(chart)):

@@ -2,6 +2,7 @@
 
 import math
 
+from ...analyzer.wording import number
 from ...storage.records import Alert, AlertState, Cause, Evidence, SeriesKey, Severity
 
 _MODULE = "transformer.h.3.attn"
@@ -34,7 +35,7 @@ def example_alert(at: float) -> Alert:
         last_step=_LAST,
         created_at=at,
         updated_at=at,
-        message=f"The largest attention logit of {_MODULE} head 2 grows ever faster: 63.5, usual is 8.6.",
+        message=f"The largest attention logit of {_MODULE} head 2 grows ever faster: {number(values[-1])}, usual is 8.6.",
         value=values[-1],
         threshold=50.0,
         evidence=(Evidence(key, steps, values, 50.0, 8.6),),

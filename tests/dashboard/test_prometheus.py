@@ -114,35 +114,36 @@ def test_a_failing_run_reaches_whoever_alertmanager_tells_until_a_person_takes_o
     store: Store, simulated: ModuleType, serve_store: Any, folder: Path, until: Callable[..., Any]
 ) -> None:
     prometheus, alertmanager = program("prometheus"), program("prometheus-alertmanager", "alertmanager")
-    run = simulated.begin_run(store, "gpt2-bf16")
-    simulated.write_steps(store, run.id, simulated.Simulation(failing=True), 1300, 1391)  # the last loss is NaN
-    now, fires = time.time(), AlertState.FIRING
-    identity, words = derived_id(run.id, "x"), "The loss is NaN."
-    alert = Alert(identity, run.id, "non_finite", "", 0, Severity.CRITICAL, fires, 0, 1390, 1390, now, now, words)
-    store.save_alerts([alert])
-    at, manager = free_port(), free_port()
+    page, at, manager = free_port(), free_port(), free_port()
     with ExitStack() as running:
         receiver = running.enter_context(receiving())
-        page, _ = running.enter_context(serve_store(store.url))
         told = (folder / "alertmanager.yml").read_text().replace("127.0.0.1:9000", f"127.0.0.1:{receiver.server_port}")
         (folder / "alertmanager.yml").write_text(told.replace("group_wait: 0s", "group_wait: 0s\n      group_interval: 1s"))
-        scrape = (folder / "scrape.yml").read_text().replace("127.0.0.1:8050", page.removeprefix("http://"))
+        scrape = (folder / "scrape.yml").read_text().replace("127.0.0.1:8050", f"127.0.0.1:{page}")
         (folder / "scrape.yml").write_text(
             "global: {scrape_interval: 300ms, scrape_timeout: 300ms, evaluation_interval: 300ms}\n"
             + scrape.replace("127.0.0.1:9093", f"127.0.0.1:{manager}")
         )
-        running.enter_context(
-            started(
-                folder, alertmanager, "--config.file=alertmanager.yml", f"--web.listen-address=127.0.0.1:{manager}",
-                "--cluster.listen-address=", "--storage.path=alertmanager",
-            )
-        )  # fmt: skip
+        # First, because it looks at no target in its first five seconds.
         running.enter_context(
             started(
                 folder, prometheus, "--config.file=scrape.yml", f"--web.listen-address=127.0.0.1:{at}", "--storage.tsdb.path=data",
                 "--rules.alert.resend-delay=1s",
             )
         )  # fmt: skip
+        running.enter_context(
+            started(
+                folder, alertmanager, "--config.file=alertmanager.yml", f"--web.listen-address=127.0.0.1:{manager}",
+                "--cluster.listen-address=", "--storage.path=alertmanager",
+            )
+        )  # fmt: skip
+        run = simulated.begin_run(store, "gpt2-bf16")
+        simulated.write_steps(store, run.id, simulated.Simulation(failing=True), 1300, 1391)  # the last loss is NaN
+        now, fires = time.time(), AlertState.FIRING
+        identity, words = derived_id(run.id, "x"), "The loss is NaN."
+        alert = Alert(identity, run.id, "non_finite", "", 0, Severity.CRITICAL, fires, 0, 1390, 1390, now, now, words)
+        store.save_alerts([alert])
+        running.enter_context(serve_store(store.url, port=page))
 
         def heard(name: str, status: str) -> dict[str, Any] | None:
             wanted = (one for one in receiver.alerts if (one["labels"]["alertname"], one["status"]) == (name, status))
