@@ -216,7 +216,8 @@ def main(arguments: list[str]) -> int:
     """Write or check; return 1 if a document is out of date."""
     stale = 0
     wanted = {document: generated(document.read_text("utf-8")) for document in DOCUMENTS if document.exists()}
-    for document, new in {**wanted, **{file: make() for file, make in WHOLE.items()}}.items():
+    wanted |= {file: make() for file, make in WHOLE.items() if file.parent.exists()}
+    for document, new in wanted.items():
         old = document.read_text("utf-8") if document.exists() else ""
         if arguments == ["--check"]:
             if old != new:

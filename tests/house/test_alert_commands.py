@@ -118,12 +118,8 @@ def test_a_test_message_looks_as_alerts_will_and_says_what_holds_it_back(foresho
     thread.start()
     try:
         channel, hour = f"json://127.0.0.1:{server.server_port}", time.gmtime().tm_hour
-        answer = foreshock(
-            "notify",
-            "test",
-            f"{channel}/secret?quiet={hour:02}:00-{(hour + 2) % 24:02}:00+UTC",
-            FORESHOCK_MESSAGE='{"title": "Mine, {{ run }}"}',
-        )
+        quiet = f"quiet={hour:02}:00-{(hour + 2) % 24:02}:00+UTC"
+        answer = foreshock("notify", "test", f"{channel}/secret?{quiet}", FORESHOCK_MESSAGE='{"title": "Mine, {{ run }}"}')
         assert (answer.returncode, answer.stdout) == (0, "Delivered to json://....\n")
         assert "Quiet hours hold there until" in answer.stderr
         assert "alerts that are not critical wait" in answer.stderr
