@@ -8,12 +8,18 @@ if TYPE_CHECKING:
     from markdown_it.token import Token
 
 _SPECIAL = re.compile(r"[\\`*<\[\]]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|~(?=~)|(?<=~)~|&(?=#?[A-Za-z0-9]{1,32};)")
+_ESCAPED = re.compile(r"\\([\\`*<\[\]_~&#>+=.)-])")
 _BEGINS_SOMETHING = re.compile(r"^(?:[-=]+(?=\s*$)|[-+](?=\s)|#{1,6}(?=\s|$)|>|\d{1,9}[.)](?=\s|$)|\+$)")
 
 
 def escape(text: str) -> str:
     r"""Return text so that Markdown shows it letter by letter: ``a*b`` as ``a\*b``. ``attn_norm`` needs no help."""
     return "\n".join(_BEGINS_SOMETHING.sub(_guarded, _SPECIAL.sub(r"\\\g<0>", line)) for line in text.split("\n"))
+
+
+def unescape(markdown: str) -> str:
+    """Return Markdown without what ``escape`` put in, for services that would show it: a name may then read as emphasis."""
+    return _ESCAPED.sub(r"\1", markdown)
 
 
 def _guarded(found: re.Match[str]) -> str:

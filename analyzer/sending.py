@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from ..storage.records import Severity
-from .markup import escape, plain
+from .markup import escape, plain, unescape
 
 log = logging.getLogger("foreshock")
 Made = TypeVar("Made")
@@ -21,6 +21,9 @@ DATA = "foreshock"
 """The key under which a webhook finds the alerts as data."""
 _TYPES = {Severity.INFO: "info", Severity.WARNING: "warning", Severity.CRITICAL: "failure"}
 """What Apprise calls them; a channel's colours and priorities follow."""
+
+_KNOW_NO_ESCAPES = ("slack", "gchat")
+"""Services whose own kind of Markdown shows a backslash as one."""
 
 _hanging: dict[str, threading.Thread] = {}
 
@@ -94,6 +97,8 @@ def _send(channel: str, message: Message) -> str:
         title, body = message.title, message.body
         if formatted == "text":
             body = plain(body)
+        elif service.secure_protocol in _KNOW_NO_ESCAPES:
+            body = unescape(body)
         elif not service.title_maxlen:  # the title becomes a part of the body
             title = escape(title)
         sender = apprise.Apprise()

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from foreshock.analyzer.markup import escape, plain
+from foreshock.analyzer.markup import escape, plain, unescape
 from foreshock.analyzer.messages import BODY, FIELDS, TITLE, Messages, TemplateError
 from foreshock.storage.records import Alert, AlertState, Cause, Severity
 from hypothesis import given
@@ -91,6 +91,7 @@ LETTERS = st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Z"])
 def test_what_is_made_safe_reads_as_it_was(text: str) -> None:
     words = " ".join(text.split())
     assert plain(f"Begin {escape(words)}") == f"Begin {words}".rstrip()
+    assert unescape(escape(words)) == words
 
 
 @given(

@@ -17,6 +17,7 @@ from typing import Any
 
 import foreshock.dashboard
 import pytest
+from foreshock.dashboard import metrics
 from foreshock.storage.base import Store
 from foreshock.storage.records import Alert, AlertState, Severity, derived_id
 
@@ -56,6 +57,28 @@ def test_what_is_shipped_is_what_prometheus_takes(folder: Path, command: tuple[s
         command = (*command[:-1], "tests.yml")
     answer = subprocess.run([program(command[0]), *command[1:]], cwd=folder, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+def test_a_run_that_died_is_told_of_for_a_day_and_what_fires_until_a_person_decides(store: Store, simulated: ModuleType) -> None:
+    now = time.time()
+    simulated.write_steps(store, simulated.begin_run(store, "live").id, simulated.Simulation(failing=False), 0, 21)
+    dead = simulated.begin_run(store, "dead", at=now - 600.0)
+    simulated.begin_run(store, "long dead", at=now - 2 * metrics.LOST_SHOWN_S)
+    alerts = simulated.failing_alerts(dead.id)
+    store.save_alerts(alerts)
+    store.set_alert_state(alerts[0].id, AlertState.ACKNOWLEDGED, at=now)
+
+    def by_name(metric: str) -> dict[str, float]:
+        found = next(family for family in metrics._of_the_store(lambda: store) if family.name == metric)
+        return {sample.labels["name"]: sample.value for sample in found.samples}
+
+    ages = by_name("foreshock_run_heartbeat_age_seconds")
+    assert ages.keys() == {"live", "dead"}
+    assert 600.0 <= ages["dead"] < 660.0
+    assert by_name("foreshock_run_dropped") == {"live": 0.0}
+    firing = sum(alert.state is AlertState.FIRING for alert in store.alerts(dead))
+    told = next(family for family in metrics._of_the_store(lambda: store) if family.name == "foreshock_run_alerts_firing")
+    assert sum(sample.value for sample in told.samples) == firing > 0
 
 
 class Receiver(ThreadingHTTPServer):
