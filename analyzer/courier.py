@@ -13,7 +13,7 @@ from ..storage.base import Store
 from ..storage.errors import StoreError
 from ..storage.records import Alert, Notification, NotificationState, derived_id
 from .channels import Channel, ChannelError, bare
-from .digest import AlertOf, address_of, digest_of, groups, waiting, worst_of
+from .digest import MOST_LISTED, AlertOf, address_of, digest_of, groups, ordered, waiting, worst_of
 from .sending import Message, send
 
 if TYPE_CHECKING:
@@ -142,7 +142,8 @@ def _message(
 
     A chart goes with the first try alone: some channels send the words and then fail with the picture, each time anew.
     """
-    alerts = [alert for entry in entries if (alert := alert_of(entry)) is not None]
+    entries = ordered(entries, alert_of)
+    alerts = [alert for entry in entries[:MOST_LISTED] if (alert := alert_of(entry)) is not None]
     quiet = channel.quiet is not None and all(channel.quiet.held(entry.next_attempt_at) for entry in due)
     title, body = (entries[0].title, entries[0].body) if len(entries) == 1 else digest_of(entries, alert_of, quiet)
     if extras is None or not alerts:

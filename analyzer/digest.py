@@ -8,6 +8,7 @@ from .channels import Channel
 from .markup import escape
 
 MOST_LISTED = 50
+"""Alerts that one message names, in words and as data; it says how many more there are."""
 _ADDRESS = re.compile(r"https?://[^\s<>()\[\]]+")
 
 AlertOf = Callable[[Notification], Alert | None]
@@ -36,18 +37,23 @@ def groups(channel: Channel, entries: Sequence[Notification]) -> list[list[Notif
     return list(found.values())
 
 
-def digest_of(entries: Sequence[Notification], alert_of: AlertOf, quiet: bool = False) -> tuple[str, str]:
-    """Return title and text (Markdown) of one message for several alerts: the most severe first, of these the oldest.
-
-    Args:
-        quiet: whether they waited for the end of quiet hours.
-    """
+def ordered(entries: Sequence[Notification], alert_of: AlertOf) -> list[Notification]:
+    """Return entries as a message lists them: the most severe first, of these the oldest."""
 
     def order(entry: Notification) -> tuple[int, float]:
         alert = alert_of(entry)
         return (-alert.severity.rank, alert.created_at) if alert else (0, entry.next_attempt_at)
 
-    lines = [_line(entry, alert_of(entry)) for entry in sorted(entries, key=order)[:MOST_LISTED]]
+    return sorted(entries, key=order)
+
+
+def digest_of(entries: Sequence[Notification], alert_of: AlertOf, quiet: bool = False) -> tuple[str, str]:
+    """Return title and text (Markdown) of one message for several alerts, in the order given.
+
+    Args:
+        quiet: whether they waited for the end of quiet hours.
+    """
+    lines = [_line(entry, alert_of(entry)) for entry in entries[:MOST_LISTED]]
     if len(entries) > MOST_LISTED:
         lines.append(f"- and {len(entries) - MOST_LISTED} more")
     title = f"foreshock: {len(entries)} alerts{' from quiet hours' if quiet else ''}"

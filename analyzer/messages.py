@@ -11,7 +11,7 @@ from urllib.parse import quote
 from ..storage.records import Alert
 from .markup import escape
 from .report_link import report_address, report_command
-from .wording import number, place, step_number
+from .wording import number, step_number
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -23,15 +23,18 @@ TITLE = "foreshock: {{ severity }}{% if run %} in {{ run }}{% endif %} at step {
 BODY = """\
 {{ message }}
 
-**Where:** {{ place }}{% if run %}, in the run {{ run }}{% endif %}{% if project %} of the project {{ project }}{% endif %}.
+**Where:** {% if module %}{{ module }}, in {% endif %}the run {{ run }}{% if project %} of the project {{ project }}{% endif %}.
 **Since:** step {{ step }}, {{ since }}.
 
 {% if cause %}
 **Likeliest cause:** {{ cause }} ({{ confidence }}).
 
-{% for reason in reasons %}
+{% for reason in reasons[:3] %}
 - {{ reason }}
 {% endfor %}
+{% if reasons[3:] %}
+- and {{ reasons[3:] | length }} more
+{% endif %}
 
 {% endif %}
 **What to do:** {{ remedy }}
@@ -50,14 +53,13 @@ FIELDS: Mapping[str, str] = {
     "project": "project of the run; may be empty",
     "rule": "name of the rule",
     "module": "path of the module; empty for the whole run",
-    "place": "the module, or the words for the whole run",
     "step": "step at which it began, with thousands separators",
     "since": "when that was, by the clock of the host that wrote it",
     "value": "what was seen, with three digits; may be empty",
     "threshold": "what it was held against; may be empty",
     "cause": "title of the likeliest cause; may be empty",
     "confidence": "how sure that is, such as 90%",
-    "reasons": "a list: what speaks for the cause",
+    "reasons": "a list: what speaks for the cause, besides the message itself",
     "remedy": "what to do",
     "link": "address of the alert's page; empty without dashboard_url",
     "report": "address of the run's report; without dashboard_url the command that makes it",
@@ -146,14 +148,13 @@ def _fields(alert: Alert, run: str, project: str, page: str) -> dict[str, object
         "project": project,
         "rule": alert.rule,
         "module": alert.module,
-        "place": place(alert.module),
         "step": step_number(alert.first_step),
         "since": time.strftime("%Y-%m-%d %H:%M %Z", time.localtime(alert.created_at)),
         "value": "" if alert.value is None else number(alert.value),
         "threshold": "" if alert.threshold is None else number(alert.threshold),
         "cause": cause,
         "confidence": f"{first.confidence:.0%}" if first else "",
-        "reasons": list(first.reasons) if first else [],
+        "reasons": [reason for reason in first.reasons if reason.rstrip(".") not in alert.message] if first else [],
         "remedy": remedy,
         "link": _Literal(f"{page}{alert_path(alert.id)}" if page else ""),
         "report": _Literal(report_address(alert.run_id, page) if page else report_command(alert.run_id)),

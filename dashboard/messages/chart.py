@@ -29,6 +29,8 @@ _UNIT = SCALE * _FINER
 _EDGE, _RIGHT, _TOP, _BOTTOM = 12, 16, 52, 38
 _INK, _QUIET, _GRID, _PAPER = "#1e293b", "#64748b", "#e2e8f0", "#ffffff"
 _TEXT, _SMALL = 14, 12
+_RUNS_AWAY = 100.0
+"""Times its smallest value from which a series is drawn on a logarithmic axis."""
 _RUN_WIDE = {
     "loss": loss.TITLE,
     "rank.loss": f"{loss.TITLE} of one rank",
@@ -76,7 +78,7 @@ class _Sheet:
         self._info = describe(evidence.key.signal)
         self._colour = SEVERITY_COLOURS[alert.severity]
         finite = [value for value in evidence.values if math.isfinite(value)]
-        log = self._info.scale is Scale.LOG and any(value > 0 for value in finite)
+        log = _is_log(finite, self._info.scale)
         levels = [("usual", evidence.baseline, MUTED), ("threshold", evidence.threshold, self._colour)]
         known = [(name, value, colour) for name, value, colour in levels if value is not None and math.isfinite(value)]
         self._levels = [each for each in known if near(each[1], finite, log=log)]
@@ -102,14 +104,14 @@ class _Sheet:
         for course in self._courses:
             self._course(course)
         self._not_finite()
-        for name, value, colour in self._levels:
-            self._name_level(f"{name} {number(value)}", self._y.at(value), colour)
+        self._name_levels()
 
     def _heading(self) -> None:
         key = self._evidence.key
         title = self._info.axis_title if self._info.unit else _RUN_WIDE.get(key.signal, self._info.title)
         self._text(_EDGE, 8, title, _INK, _TEXT)
-        where = f"{place(key.module, key.head)}{f' on rank {key.rank}' if key.rank >= 0 else ''}"
+        named = key.module if any(letter.isalpha() for letter in key.module) or not key.module else f"module {key.module}"
+        where = f"{place(named, key.head)}{f' on rank {key.rank}' if key.rank >= 0 else ''}"
         beyond = "".join(f", {name} {number(value)} (beyond this chart)" for name, value, _ in self._beyond)
         self._text(_EDGE, 28, f"{where}{beyond}", _QUIET, _SMALL)
 
@@ -131,24 +133,35 @@ class _Sheet:
             self._stroke([(x, y), (min(x + 7, WIDTH - _RIGHT), y)], colour, 1.6)
             x += 11
 
-    def _name_level(self, name: str, y: float, colour: str) -> None:
-        """Write what a level is, where the series is furthest from the words."""
-        width = self._width(name, _SMALL)
-        last = self._x.at(self._alert.first_step) - width - 8
-        spots = [
-            (self._left + 6 + max(0.0, last - self._left - 6) * share, down)
-            for share in (0.0, 0.25, 0.5, 0.75, 1.0)
-            for down in (-10.0, 10.0)
-            if _TOP < y + down < HEIGHT - _BOTTOM
-        ]
+    def _name_levels(self) -> None:
+        """Write what each level is, where the series and the other words are furthest from it; the upper one above its line."""
         points = [point for course in self._courses for point in course]
+        taken: list[tuple[float, float, float]] = []  # (left, right, middle) of what is written
+        heights = [self._y.at(value) for _, value, _ in self._levels]
+        close = len(heights) > 1 and abs(heights[0] - heights[1]) < 30
+        for (name, value, colour), y in zip(self._levels, heights, strict=True):
+            words = f"{name} {number(value)}"
+            width = self._width(words, _SMALL)
+            first, last = self._left + 6, self._x.at(self._alert.first_step) - width - 8
+            sides = ((-10.0,) if y == min(heights) else (10.0, -10.0)) if close else (-10.0, 10.0)
+            spots = [
+                (first + max(0.0, last - first) * share, y + down)
+                for down in sides
+                for share in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+                if _TOP < y + down < HEIGHT - _BOTTOM - 4
+            ]
 
-        def room(spot: tuple[float, float]) -> float:
-            x, down = spot
-            return min((abs(y + down - at) for across, at in points if x - 6 <= across <= x + width + 6), default=HEIGHT)
+            def room(spot: tuple[float, float], width: float = width) -> float:
+                left, right = spot[0] - 6, spot[0] + width + 6
+                clear = min((abs(spot[1] - at) for across, at in points if left <= across <= right), default=float(HEIGHT))
+                written = min(
+                    (abs(spot[1] - at) for begin, end, at in taken if begin < right and left < end), default=float(HEIGHT)
+                )
+                return min(clear, 12.0) if written > 14 else -1.0
 
-        x, down = max(spots, key=lambda spot: min(room(spot), 12.0))  # the first of those that are far enough
-        self._text(x, y + down, name, colour, _SMALL, "lm", backed=room((x, down)) < 8)
+            x, middle = max(spots, key=room, default=(first, y))  # the first of those that are far enough
+            taken.append((x, x + width, middle))
+            self._text(x, middle, words, colour, _SMALL, "lm", backed=room((x, middle)) < 8)
 
     def _first_step(self) -> None:
         first = self._alert.first_step
@@ -201,17 +214,21 @@ class _Sheet:
         return float(self._pen.textlength(text if named else text.translate(_SPELLED), font)) / _UNIT
 
     def _text(self, x: float, y: float, text: str, colour: str, size: int, anchor: str = "la", backed: bool = False) -> None:
-        """Write a line: cut where it is too long; on paper of its own where it lies over others."""
+        """Write a line: cut where it is too long; with a rim of paper where it lies over others."""
         font, named = _font(size * _UNIT)
         text = text if named else text.translate(_SPELLED)
         room = _px(WIDTH - 8 - (x if anchor[0] == "l" else 0))
         while len(text) > 1 and self._pen.textlength(text, font) > room:
             text = f"{text[:-2].rstrip()}…" if named else f"{text[:-4].rstrip()}..."
-        at: Any = (_px(x), _px(y))
-        if backed:
-            left, top, right, bottom = self._pen.textbbox(at, text, font, anchor)
-            self._pen.rectangle([left - _px(2), top - _px(2), right + _px(2), bottom + _px(2)], fill=_PAPER)
-        self._pen.text(at, text, fill=colour, font=font, anchor=anchor)
+        halo = _px(2) if backed else 0
+        self._pen.text((_px(x), _px(y)), text, fill=colour, font=font, anchor=anchor, stroke_width=halo, stroke_fill=_PAPER)
+
+
+def _is_log(finite: list[float], scale: Scale) -> bool:
+    """Return whether an axis is logarithmic: for signals that have such a scale, and where a series runs away."""
+    if scale is Scale.LOG:
+        return any(value > 0 for value in finite)
+    return bool(finite) and min(finite) > 0 and max(finite) > _RUNS_AWAY * min(finite)
 
 
 def _px(length: float) -> int:

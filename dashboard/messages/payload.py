@@ -33,7 +33,7 @@ class WebhookData(Shape):
     kind: Literal["alert", "digest", "test"]
     """One alert; several that came together or waited for the end of quiet hours; or a test by ``foreshock notify test``."""
     alerts: list[WebhookAlert]
-    """As they were when the message was sent: one that fired in the night may be resolved by then."""
+    """At most 50, as they were when the message was sent: one that fired in the night may be resolved by then."""
 
     # Receivers must not break when there is more one day.
     model_config = ConfigDict(use_attribute_docstrings=True, extra="ignore")

@@ -43,9 +43,15 @@ def test_a_message_says_what_where_since_when_why_and_what_to_do_and_where_there
 
 
 def test_without_a_cause_or_a_page_it_says_the_rest() -> None:
-    _, body = Messages().write(replace(ALERT, diagnosis=(), module=""))
-    assert plain(body).splitlines()[2] == "Where: the run."
+    _, body = Messages().write(replace(ALERT, diagnosis=(), module=""), "gpt2")
+    assert plain(body).splitlines()[2] == "Where: the run gpt2."
     assert plain(body).splitlines()[5:] == ["What to do: Look closer.", "", "The whole run in one file: foreshock report rrrrrrrr"]
+
+
+def test_many_reasons_are_counted_and_none_repeats_the_message() -> None:
+    reasons = ("one", ALERT.message, "two", "three", "four", "five")
+    _, body = Messages().write(replace(ALERT, diagnosis=(replace(CAUSE, reasons=reasons),)), "gpt2")
+    assert [line for line in plain(body).splitlines() if line.startswith("- ")] == ["- one", "- two", "- three", "- and 2 more"]
 
 
 def test_the_template_built_in_is_one_that_settings_could_hold() -> None:
