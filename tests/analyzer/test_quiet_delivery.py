@@ -173,7 +173,7 @@ def test_a_channel_that_another_version_wrote_is_told_rather_than_held_for_ever(
 MINUTES = st.integers(0, 40 * 60)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
     st.lists(st.tuples(MINUTES, st.booleans(), st.sampled_from([PHONE, DEAF, "json://log"])), min_size=1, max_size=14),
     st.lists(MINUTES, max_size=12),
@@ -197,7 +197,7 @@ def test_nothing_is_lost_or_doubled_and_nobody_is_woken(
             post(store, alert(number, Severity.CRITICAL if critical else Severity.WARNING, when), channel=channel)
             sent.failing = ""
             sent.deliver(store, when)
-        for hour in range(41, 64):
+        for hour in (41, 43, 45, 50, 55, 60, 61, 62):
             sent.deliver(store, begin + 3600.0 * hour)
         assert {entry.state for entry in store.notifications()} == {NotificationState.SENT}
     for number, (_, critical, channel) in enumerate(sorted(events)):

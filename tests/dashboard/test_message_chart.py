@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from foreshock.dashboard.figures.style import SERIES, SEVERITY_COLOURS
 from foreshock.dashboard.messages import MessageExtras, chart
@@ -31,10 +32,9 @@ def of(values: list[float], signal: str = "loss", **more: Any) -> Alert:
 
 def rows(drawn: Image.Image, colour: str, within: float = 30.0) -> dict[int, int]:
     """Row -> how many of its pixels have nearly this colour."""
-    wanted, seen = ImageColor.getrgb(colour), drawn.convert("RGB").load()
-    assert seen is not None
-    counts = {y: sum(math.dist(seen[x, y], wanted) < within for x in range(drawn.width)) for y in range(drawn.height)}  # type: ignore[arg-type]
-    return {y: count for y, count in counts.items() if count}
+    pixels = np.asarray(drawn.convert("RGB"), dtype=float)
+    counts = (np.linalg.norm(pixels - ImageColor.getrgb(colour), axis=-1) < within).sum(axis=1)
+    return {row: int(count) for row, count in enumerate(counts) if count}
 
 
 def test_it_shows_the_series_its_threshold_and_the_first_step_in_the_alerts_colour() -> None:
