@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from ..storage.base import Store
 from ..storage.errors import StoreError
 from ..storage.records import Alert, Notification, NotificationState, derived_id
-from .channels import Channel, ChannelError, bare
+from .channels import Channel
 from .digest import MOST_LISTED, AlertOf, address_of, digest_of, groups, ordered, waiting, worst_of
 from .sending import Message, send
 
@@ -81,7 +81,7 @@ def deliver_due(store: Store, now: float, *, stop: Callable[[], bool] = lambda: 
     for given, entries in by_channel.items():
         if stop():
             break
-        channel, alert_of = _channel(given), _alerts_of(store)
+        channel, alert_of = Channel.lenient(given), _alerts_of(store)
         later, until = waiting(channel, entries, alert_of, now)
         for entry in later:
             store.settle_notification(replace(entry, next_attempt_at=until))
@@ -158,15 +158,6 @@ def _message(
         chart=partial(extras.chart, alerts[0]) if drawn else None,
         data=partial(extras.data, alerts, names, addresses),
     )
-
-
-def _channel(given: str) -> Channel:
-    """Read a channel; one that is wrong, in an entry of another version, is told at once rather than not at all."""
-    try:
-        return Channel.of(given)
-    except ChannelError as error:
-        log.warning("a channel is used as if it had no quiet hours: %s", error)
-        return Channel(bare(given))
 
 
 def _alerts_of(store: Store) -> AlertOf:
