@@ -45,6 +45,7 @@ from .storage.opening import spool_place
 from .storage.records import Alert, Run, RunStatus, Segment, new_id
 from .storage.transfer.mirrors.base import Mirror
 from .storage.transfer.mirrors.registry import Mirrors, choose_mirrors
+from .telling import telling
 
 log = logging.getLogger("foreshock")
 
@@ -159,6 +160,7 @@ def watch(
         chosen = [*chosen, slices]
     if company is not None:
         chosen = with_checksum(chosen)
+    told = telling(settings)
     governor = Governor(settings.every, settings.budget)
     rule_set = RuleSet.load(rules if isinstance(rules, Mapping) else settings.rules)
     if not watched.linear_layers():
@@ -203,8 +205,7 @@ def watch(
             owns_store=opened is not store,
             spool=spool,
             segment=segment,
-            channels=settings.notify,
-            page=settings.dashboard_url,
+            telling=told,
             on_alert=on_alert,
             ladder=ladder,
             training=training,

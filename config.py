@@ -93,6 +93,12 @@ class Settings(BaseSettings):
     without compiling, in the whole process; or weights, loss and norms only."""
     notify: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = ()
     """Apprise URLs that alerts are sent to."""
+    quiet_hours: str = ""
+    """When what is not critical waits, such as ``22:00-07:00 Europe/Berlin`` (docs/notifications.md)."""
+    quiet_critical: bool = False
+    """Whether critical alerts wait for the end of quiet hours too."""
+    message: dict[str, str] = Field(default_factory=dict)
+    """Templates of what messages say: ``title``, ``body`` (docs/notifications.md)."""
     dashboard_url: Annotated[str, AfterValidator(_page_address)] = ""
     """Address of the dashboard as people reach it, such as ``https://host/foreshock``; notifications link to alerts there."""
     interventions: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = ()

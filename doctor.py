@@ -47,6 +47,7 @@ REQUIRED = (
     "tsdownsample",
     "typer",
     "typing-extensions",
+    "tzdata",
 )
 DEVICE_TIMEOUT_SECONDS = 120
 LATEST_RUNS = 20

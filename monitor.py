@@ -25,6 +25,7 @@ from .storage.records import Alert, Batch, Event, Run, RunStatus, Segment, new_i
 from .storage.spool import SpoolPlace
 from .storage.transfer.mirrors.registry import Mirrors
 from .storage.writer import Writer
+from .telling import Telling
 
 log = logging.getLogger("foreshock")
 
@@ -51,8 +52,7 @@ class Monitor:
         owns_store: bool,
         spool: SpoolPlace | None,
         segment: Segment,
-        channels: Sequence[str],
-        page: str,
+        telling: Telling,
         on_alert: Callable[[Alert], object] | None,
         ladder: Ladder,
         training: Training,
@@ -65,7 +65,16 @@ class Monitor:
         """What measures: its probes, its governor, whether the step now running is sampled."""
         self.faults = faults
         """What went wrong inside the monitor so far, and the time spent in hooks."""
-        self._analysis = LiveAnalysis(engine, channels, run.name, rules, self._event, page)
+        self._analysis = LiveAnalysis(
+            engine,
+            telling.channels,
+            run.name,
+            rules,
+            self._event,
+            project=run.project,
+            messages=telling.messages,
+            extras=telling.extras,
+        )
         self._ladder, self._acting = ladder, bool(ladder)
         self._step, self._segment = segment.start_step, segment.segment
         self._began = self._step
@@ -85,7 +94,7 @@ class Monitor:
             complete=mirrors.after(self._analysis.completed),
             notifications=self._analysis.notifications,
             consult=rules.look,
-            channels=channels,
+            channels=telling.channels,
             flush_interval=_FLUSH_ACTING if ladder else _FLUSH,
             spool=spool,
             on_trouble=_say_trouble,

@@ -8,9 +8,11 @@ from typing import Any
 
 from ..storage.base import Store
 from ..storage.records import Alert, AlertState, Batch, Notification
+from .courier import Courier, Extras
 from .engine import Engine
 from .live_rules import LiveRules
-from .notify import ConsoleNotifier, Courier, Outbox
+from .messages import Messages
+from .notify import ConsoleNotifier, Outbox
 from .risk_course import RiskPoints
 
 RULES_CHANGED = "rules_changed"
@@ -26,7 +28,9 @@ class LiveAnalysis:
         run_name: as notifications name the run.
         rules: where changes of the rules come from; taken over with the next batch.
         tell: told of them, by kind of event, message and data.
-        page: address of the dashboard, for links in notifications; empty where it is not known.
+        project: of the run.
+        messages: how notifications are written.
+        extras: what goes with them besides words.
     """
 
     def __init__(
@@ -36,7 +40,9 @@ class LiveAnalysis:
         run_name: str,
         rules: LiveRules | None = None,
         tell: Callable[..., None] = lambda kind, message, **data: None,
-        page: str = "",
+        project: str = "",
+        messages: Messages | None = None,
+        extras: Extras | None = None,
     ) -> None:
         self._engine = engine
         self._rules, self._tell = rules, tell
@@ -45,7 +51,8 @@ class LiveAnalysis:
         """Alerts that nobody took yet; filled on the writer thread."""
         self._seen = {alert.id for alert in engine.alerts}
         self._console = ConsoleNotifier()
-        self._outbox = Outbox(channels, run_name=run_name, page=page)
+        self._outbox = Outbox(channels, run_name=run_name, project=project, messages=messages)
+        self._extras = extras
         self._courier: Courier | None = None
         self._points = RiskPoints()
 
@@ -92,7 +99,7 @@ class LiveAnalysis:
     def deliver_from(self, store: Store) -> None:
         """Deliver notifications from this store's outbox from now on; called again it does nothing."""
         if self._courier is None and self._outbox.channels:
-            self._courier = Courier(self._outbox, store)
+            self._courier = Courier(self._outbox, store, extras=self._extras)
             self._courier.start()
 
     def state_dict(self) -> dict[str, Any]:

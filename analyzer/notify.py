@@ -6,20 +6,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TextIO
-from urllib.parse import quote
 
 from ..storage.records import Alert, AlertState, Notification, Severity, derived_id
-from .report_link import report_line
+from .channels import bare
+from .messages import Messages, likeliest
 from .wording import step_number
 
 if TYPE_CHECKING:
     from .courier import Courier, deliver_due
 
-__all__ = ["ConsoleNotifier", "Courier", "Outbox", "console_line", "deliver_due", "notification_body"]
-
-
-LINK = "Evidence, history, and what you decide: "
-"""What that line of a notification begins with that has a link to the alert's page."""
+__all__ = ["ConsoleNotifier", "Courier", "Outbox", "console_line", "deliver_due"]
 
 
 class ConsoleNotifier:
@@ -61,9 +57,9 @@ class ConsoleNotifier:
 
 def console_line(alert: Alert) -> str:
     """Return an alert as one line: ``foreshock WARNING step 740: ... Remedy: ...``."""
-    cause = f" Likeliest cause: {alert.diagnosis[0].title}." if alert.diagnosis else ""
-    remedy = alert.diagnosis[0].remedy if alert.diagnosis else alert.remedy
-    line = f"foreshock {alert.severity.value.upper()} step {step_number(alert.first_step)}: {alert.message}{cause}"
+    cause, remedy = likeliest(alert)
+    named = f" Likeliest cause: {cause}." if cause else ""
+    line = f"foreshock {alert.severity.value.upper()} step {step_number(alert.first_step)}: {alert.message}{named}"
     return " ".join(f"{line} {remedy}".split())
 
 
@@ -71,17 +67,24 @@ class Outbox:
     """Turns alerts into outbox entries: one an alert and channel, when it fires. Its ids are derived, so repeats change nothing.
 
     Args:
-        channels: Apprise URLs.
+        channels: Apprise URLs, with parameters as ``channels`` reads them; of two that differ in these only, the first counts.
         least: lowest severity that is sent.
-        run_name: named in the title.
-        page: address of the dashboard as people reach it; the text ends with a link to the alert there. Empty: with none.
+        run_name, project: named in the message.
+        messages: how it is written.
     """
 
-    def __init__(self, channels: Sequence[str], least: Severity = Severity.WARNING, run_name: str = "", page: str = "") -> None:
-        self.channels = tuple(dict.fromkeys(channels))
+    def __init__(
+        self,
+        channels: Sequence[str],
+        least: Severity = Severity.WARNING,
+        run_name: str = "",
+        project: str = "",
+        messages: Messages | None = None,
+    ) -> None:
+        self.channels = tuple({bare(channel): channel for channel in reversed(channels)}.values())[::-1]
         self.least = least
-        self.run_name = run_name
-        self.page = page
+        self.run_name, self.project = run_name, project
+        self.messages = messages or Messages()
         self.filled = threading.Event()
         """Set when there is something new to deliver."""
 
@@ -89,44 +92,21 @@ class Outbox:
         """Return the notifications due for an alert, to be saved together with it; none unless it is firing."""
         if alert.state is not AlertState.FIRING or alert.severity.rank < self.least.rank:
             return []
-        made = [
+        if not self.channels:
+            return []
+        title, body = self.messages.write(alert, self.run_name, self.project)
+        self.filled.set()
+        return [
             Notification(
-                id=derived_id("notification", alert.id, channel, *([alert.segment] if alert.segment else [])),
+                id=derived_id("notification", alert.id, bare(channel), *([alert.segment] if alert.segment else [])),
                 alert_id=alert.id,
                 channel=channel,
-                title=self._title(alert),
-                body=notification_body(alert, self.page),
+                title=title,
+                body=body,
                 next_attempt_at=alert.created_at,
             )
             for channel in self.channels
         ]
-        if made:
-            self.filled.set()
-        return made
-
-    def _title(self, alert: Alert) -> str:
-        run = f" in {self.run_name}" if self.run_name else ""
-        return f"foreshock: {alert.severity.value}{run} at step {step_number(alert.first_step)}"
-
-
-def alert_path(alert_id: str) -> str:
-    """Return the path of an alert's page, below the dashboard's address."""
-    return f"/alert/{quote(alert_id, safe='')}"
-
-
-def notification_body(alert: Alert, page: str = "") -> str:
-    """Return what a notification says: the message, the likeliest cause with its reasons, the remedy, and where there is more.
-
-    Args:
-        page: address of the dashboard; empty where it is not known.
-    """
-    lines = [alert.message]
-    if alert.diagnosis:
-        cause = alert.diagnosis[0]
-        lines += ["", f"Likeliest cause: {cause.title} ({cause.confidence:.0%}).", *(f"- {reason}" for reason in cause.reasons)]
-    lines += ["", f"What to do: {alert.diagnosis[0].remedy if alert.diagnosis else alert.remedy}"]
-    lines += ["", *([f"{LINK}{page}{alert_path(alert.id)}"] if page else []), report_line(alert.run_id, page)]
-    return "\n".join(lines)
 
 
 def __getattr__(name: str) -> Any:

@@ -3,11 +3,15 @@
 from urllib.parse import quote
 
 
-def report_line(run_id: str, page: str = "") -> str:
-    """Return how to get a run's report.
+def report_address(run_id: str, page: str) -> str:
+    """Return where the dashboard serves a run's report.
 
     Args:
-        page: address of the dashboard, without a slash at its end; empty where it is not known: then the command is named.
+        page: address of the dashboard, without a slash at its end.
     """
-    where = f"{page}/report/{quote(run_id, safe='')}" if page else f"foreshock report {run_id[:8]}"
-    return f"The whole run in one file: {where}"
+    return f"{page}/report/{quote(run_id, safe='')}"
+
+
+def report_command(run_id: str) -> str:
+    """Return the command that writes a run's report."""
+    return f"foreshock report {run_id[:8]}"

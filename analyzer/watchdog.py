@@ -9,7 +9,8 @@ from dataclasses import replace
 from ..storage.base import Store
 from ..storage.errors import LeaseHeldError, ReadOnlyStoreError, StoreError
 from ..storage.records import Alert, AlertState, Lease, Notification, Run, RunStatus, Severity, derived_id, new_id
-from .courier import deliver_due
+from .courier import Extras, deliver_due
+from .messages import Messages
 from .notify import Outbox
 from .pulse import LOST_FLOOR_S, STALLED_FLOOR_S, Pulse
 
@@ -34,7 +35,8 @@ class Watchdog:
     Args:
         store: stays the caller's.
         channels: Apprise URLs that its alerts go to besides those the run itself asked for.
-        page: address of the dashboard, for links in notifications; empty where it is not known.
+        messages: how notifications are written.
+        extras: what goes with them besides words.
         every: seconds between two looks.
         lost_after, stalled_after: least seconds of silence, or without a step (see ``pulse`` for what makes them longer).
         clock: a steady clock, in seconds.
@@ -45,14 +47,15 @@ class Watchdog:
         store: Store | Callable[[], Store],
         *,
         channels: Sequence[str] = (),
-        page: str = "",
+        messages: Messages | None = None,
+        extras: Extras | None = None,
         every: float = EVERY_S,
         lost_after: float = LOST_FLOOR_S,
         stalled_after: float = STALLED_FLOOR_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
-        self._channels, self._page = tuple(channels), page
+        self._channels, self._messages, self._extras = tuple(channels), messages, extras
         self._every = every
         self._floors = {"lost_floor": lost_after, "stalled_floor": stalled_after}
         self._clock = clock
@@ -98,7 +101,7 @@ class Watchdog:
         """Let silences end that are over, and deliver what is due in the outbox, whoever left it; return how many were told."""
         store, now = self._opened(), time.time()
         store.lift_silences(now)
-        return deliver_due(store, now, stop=self._stop.is_set)
+        return deliver_due(store, now, stop=self._stop.is_set, extras=self._extras)
 
     def start(self) -> None:
         """Begin to look and to deliver, on two threads: a channel that hangs must not keep the watchdog from looking."""
@@ -173,7 +176,8 @@ class Watchdog:
             if not rule or (run.id, rule) in ours or (run.id, rule) in self._told:
                 continue
             if (raised := self._alert(store, run, rule, pulse)) is not None:
-                outbox = Outbox([*store.channels(run.id), *self._channels], run_name=run.name, page=self._page)
+                channels = [*store.channels(run.id), *self._channels]
+                outbox = Outbox(channels, run_name=run.name, project=run.project, messages=self._messages)
                 if not self._save(store, raised, outbox.notifications(raised)):
                     return told
                 told.append(raised)

@@ -1,4 +1,4 @@
-"""The commands about alerts: ``ack``, ``resolve``, ``silence``, ``watchdog``, ``notify``. Imports what is heavy when run."""
+"""The commands about alerts: ``ack``, ``resolve``, ``silence``, ``watchdog``. Imports what is heavy when run."""
 
 import dataclasses
 import getpass
@@ -25,8 +25,6 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print data as JSON, an
 AlertArgument = Annotated[str, typer.Argument(help="An alert's id, or its first letters: `foreshock alerts --json` shows them.")]
 CommentOption = Annotated[str, typer.Option("--comment", metavar="TEXT", help="Why; kept with the decision.")]
 
-notify = typer.Typer(help="Where alerts are sent: try a channel, see what could not be delivered.", no_args_is_help=True)
-
 
 def add_commands(app: typer.Typer) -> None:
     """Add these commands to the command line."""
@@ -34,7 +32,6 @@ def add_commands(app: typer.Typer) -> None:
     app.command(epilog="Example: foreshock resolve 3fa1")(resolve)
     app.command(epilog="Example: foreshock silence --rule loss_spike --run gpt2-bf16 --for 2h")(silence)
     app.command(epilog="Example: foreshock watchdog --store postgresql+psycopg://host/db")(watchdog)
-    app.add_typer(notify, name="notify")
 
 
 def ack(
@@ -119,63 +116,19 @@ def watchdog(
 
     `foreshock dashboard` does the same while it runs; of several, one acts and the others stand by.
     """
-    from ..analyzer.watchdog import Watchdog
     from ..config import load_settings
+    from ..telling import telling
 
-    settings = load_settings(store=store)
+    told = telling(load_settings(store=store))
     over = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: over.set())
     with closing(_open(store)) as opened:
-        guard = Watchdog(
-            opened,
-            channels=settings.notify,
-            page=settings.dashboard_url,
-            every=every,
-            lost_after=lost_after,
-            stalled_after=stalled_after,
-        )
+        guard = told.watchdog(opened, every=every, lost_after=lost_after, stalled_after=stalled_after)
         guard.start()
         typer.echo(f"Watching the runs in {opened.url}; stop with Ctrl+C.", err=True)
         over.wait()
         guard.close()
-
-
-@notify.command("test", epilog="Example: foreshock notify test slack://tokenA/tokenB/tokenC")
-def test(url: Annotated[str, typer.Argument(help="An Apprise URL; https://appriseit.com/services lists them.")]) -> None:
-    """Send a test message to a channel and say how it went."""
-    from ..analyzer.sending import printable, send
-
-    error = send(url, "foreshock: test", "This is a test message: alerts of your training runs will arrive here.")
-    if error:
-        typer.echo(f"Not delivered to {printable(url)}: {error}", err=True)
-        raise typer.Exit(1)
-    typer.echo(f"Delivered to {printable(url)}.")
-
-
-@notify.command("failed", epilog="Example: foreshock notify failed --retry")
-def failed(
-    retry: Annotated[bool, typer.Option("--retry", help="Put them back, to be tried anew.")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="At most this many.")] = 50,
-    store: StoreOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """List notifications that were given up, with the reason. Exit status 1 where there are any and they are left so."""
-    from ..analyzer.sending import printable
-    from ..storage.records import NotificationState
-
-    with closing(_open(store)) as opened:
-        found = opened.notifications(states=[NotificationState.FAILED], limit=limit)
-        if retry:
-            for entry in found:
-                opened.retry_notification(entry.id, at=time.time())
-    plain: list[dict[str, Any]] = [dataclasses.asdict(entry) | {"channel": printable(entry.channel)} for entry in found]
-    if as_json:
-        typer.echo(json.dumps(plain, indent=2))
-    else:
-        lines = [f"{each['channel']}  {each['title']}  after {each['attempts']} tries: {each['error']}" for each in plain]
-        typer.echo("\n".join(lines) or "Everything was delivered, or still waits for its turn.")
-    raise typer.Exit(1 if found and not retry else 0)
 
 
 def _decide(reference: str, state: "AlertState", comment: str, store: str | None, elsewhere: Remote | None) -> None:

@@ -1,6 +1,5 @@
 """The command ``dashboard``: the live page."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -8,6 +7,7 @@ import typer
 from .output import StoreOption, note, seconds_of
 
 if TYPE_CHECKING:
+    from ..analyzer.watchdog import Watchdog
     from ..storage import Store
 
 _READ_TIMEOUT_S = 20.0
@@ -53,7 +53,7 @@ def dashboard(
             tuple(allow_host or ()),
         )
         # Given a way to open the store, the page is served while SQLAlchemy is still loading.
-        serve(lambda: _opened(store, read_store), port, options=options, channels=_channels, page=_page)
+        serve(lambda: _opened(store, read_store), port, options=options, watchdog=_watchdog)
     except OptionError as error:
         note(f"Error: {error}")
         raise typer.Exit(2) from None
@@ -68,13 +68,8 @@ def _opened(store: str | None, read_store: str | None) -> "Store":
     return open_store(settings.store, create=False, role="dashboard", read_store=settings.read_store, read_timeout=_READ_TIMEOUT_S)
 
 
-def _page() -> str:
+def _watchdog(store: "Store") -> "Watchdog":
     from ..config import load_settings
+    from ..telling import telling
 
-    return load_settings().dashboard_url
-
-
-def _channels() -> Sequence[str]:
-    from ..config import load_settings
-
-    return load_settings().notify
+    return telling(load_settings()).watchdog(store)

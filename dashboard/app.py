@@ -17,7 +17,7 @@ from .asked import take_requests
 from .clientside import in_the_browser
 from .decisions import decide
 from .desk import NewsDesk
-from .live import Showings, attend
+from .live import attend
 from .operations import Workings, operate
 from .options import Options
 from .pages.frame import frame
@@ -28,6 +28,7 @@ from .report.route import serve_reports
 from .router import route
 from .rule_changes import change_rules
 from .security import Guard, content_security_policy
+from .showings import Showings
 from .source import StoreSource
 from .table_files import serve_tables
 from .wiring import fill_panels, live_sections

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from ..analyzer.channels import Channel
 from ..analyzer.handling import COMMENT, DECISION
 from ..analyzer.sending import printable
 from ..storage.records import Alert, AlertState, Event, Notification, NotificationState
@@ -92,4 +93,6 @@ def _told(letter: Notification) -> Entry:
         case NotificationState.CANCELLED:
             return Entry(letter.next_attempt_at, f"not told to {where}: somebody had decided before")
     failed = f"; the last of {tries} failed" if letter.attempts and letter.error else ""
-    return Entry(float("inf"), f"is to be told to {where}{failed}", words=letter.error)
+    quiet = Channel.lenient(letter.channel).quiet
+    held = f", not before {moment(letter.next_attempt_at)}: quiet hours" if quiet and quiet.held(letter.next_attempt_at) else ""
+    return Entry(float("inf"), f"is to be told to {where}{held}{failed}", words=letter.error)

@@ -10,10 +10,9 @@ seconds.
 """
 
 import asyncio
-import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, cast
@@ -21,12 +20,12 @@ from typing import Any, Protocol, cast
 import dash
 from dash import Input, State
 from dash.exceptions import PreventUpdate
-from plotly.io.json import to_json_plotly  # type: ignore[import-untyped]
 
 from ..storage.errors import StoreError
 from .desk import NewsDesk, Subscription
 from .pace import Pace
-from .turns import Turns
+from .showings import Showings, Steering
+from .updates import Sender, Updates
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +38,6 @@ LIVENESS_EVERY = 10.0
 ANSWER_WITHIN = 5.0
 MOST_MISSES = 3
 """A busy browser answers late; only one that stays silent this often in a row is taken to be gone."""
-
-Updates = Mapping[str, Mapping[str, Any]]
-"""Component id -> property -> new value (or a ``dash.Patch`` of the old one).
-
-A component's ``children`` go alone: where another property of it arrives in the same frame, Dash's renderer keeps the old children.
-"""
 
 
 class Section(Protocol):
@@ -69,159 +62,6 @@ class Lensed(Section, Protocol):
 
     def look(self, graph: str, looks: Sequence[Any]) -> None:
         """Look at it as the values of ``Lens.of`` say; ``graph`` is the one that it fills."""
-
-
-class Showings:
-    """Which showing of each section is the newest, by tab. Used on the event loop's thread; a showing removes itself at its end."""
-
-    def __init__(self) -> None:
-        self._newest: dict[tuple[str, str], tuple[int, object]] = {}
-        self._paces: dict[str, Pace] = {}
-        self._steering: dict[tuple[str, str], Steering] = {}
-        self.turns = Turns()
-        self.pushes = self.faults = 0
-        """How often something was sent to a tab, and how often a section failed, since the start."""
-
-    def steering(self, tab: str, section: str, place: str) -> "Steering":
-        """Return what tells a section of a tab, which fills ``place``, from now on that the reader looks at it in another way."""
-        self._steering[tab, section] = Steering(self.pace(tab), place)
-        return self._steering[tab, section]
-
-    def steer(self, tab: str, values: Sequence[Any], first: str = "") -> None:
-        """Tell all sections of a tab how the reader looks at them now.
-
-        Args:
-            first: the graph that the reader is about: it is drawn before the others.
-        """
-        told = [steering for (there, _), steering in self._steering.items() if there == tab]
-        if any(steering.place == first for steering in told):
-            self.pace(tab).lead()
-        for steering in told:
-            steering.turn_to(values, first)
-
-    def pace(self, tab: str) -> Pace:
-        """Return the pace that all sections of a tab keep to."""
-        return self._paces.setdefault(tab, Pace())
-
-    def drawn(self, tab: str, number: int) -> None:
-        """Note what a tab has drawn."""
-        if tab in self._paces:
-            self._paces[tab].drawn(number)
-
-    def begin(self, tab: str, section: str, number: int) -> object:
-        """Make this the section's current showing in that tab and return its token. ``number`` counts the tab's own requests.
-
-        A request that was overtaken by a newer one of its tab gets a token that is not current.
-        """
-        token = object()
-        newest = self._newest.get((tab, section))
-        if newest is None or newest[0] <= number:
-            self._newest[tab, section] = (number, token)
-        return token
-
-    def running(self, tab: str, section: str) -> bool:
-        """Return whether there is a showing that has not ended."""
-        return (tab, section) in self._newest
-
-    def current(self, tab: str, section: str, token: object) -> bool:
-        """Return whether no newer showing has begun."""
-        entry = self._newest.get((tab, section))
-        return entry is not None and entry[1] is token
-
-    def end(self, tab: str, section: str, token: object) -> None:
-        """Forget a showing, unless a newer one has taken its place."""
-        if self.current(tab, section, token):
-            del self._newest[tab, section]
-        if not any(key[0] == tab for key in self._newest):
-            self._paces.pop(tab, None)
-            self._steering = {key: one for key, one in self._steering.items() if key[0] != tab}
-
-    def retire(self, tab: str, number: int) -> None:
-        """End every showing of a tab that began before its request ``number``: the reader went to another page, or away."""
-        for key in [key for key, entry in self._newest.items() if key[0] == tab and entry[0] < number]:
-            del self._newest[key]
-
-    def __len__(self) -> int:
-        return len(self._newest)
-
-    @property
-    def tabs(self) -> int:
-        """Number of tabs that are being sent to."""
-        return len({tab for tab, _ in self._newest})
-
-
-class Steering:
-    """How one section's reader wants to look at it, until the section has taken note. Used on the event loop's thread."""
-
-    def __init__(self, pace: Pace, place: str = "") -> None:
-        self._pace = pace
-        self.place = place
-        self._wanted: Sequence[Any] | None = None
-        self._first = ""
-        self.wake: Callable[[], None] = lambda: None
-        """Ends the wait of the section's loop."""
-
-    @property
-    def due(self) -> bool:
-        """Whether there is something to take note of."""
-        return self._wanted is not None
-
-    @property
-    def leads(self) -> bool:
-        """Whether the reader acted on just this."""
-        return self._first == self.place != ""
-
-    def turn_to(self, values: Sequence[Any], first: str) -> None:
-        """Want this; a reader who waits is answered before the tab has rested."""
-        self._wanted, self._first = values, first
-        self._pace.hurry()
-        self.wake()
-
-    def take(self) -> Sequence[Any]:
-        """Return what is wanted, and forget it."""
-        wanted, self._wanted = self._wanted or (), None
-        return wanted
-
-
-def digests(updates: Updates) -> dict[str, str]:
-    """Return what a ``Sender`` must know of the updates that a page was made with: ``"COMPONENT.PROPERTY"`` -> digest."""
-    return {
-        f"{component}.{name}": _digest(value) for component, properties in updates.items() for name, value in properties.items()
-    }
-
-
-def _digest(value: Any) -> str:
-    return hashlib.blake2b(to_json_plotly(value).encode(), digest_size=16).hexdigest()
-
-
-class Sender:
-    """Sends updates to one tab, leaving out properties whose value is what was sent last.
-
-    Args:
-        painted: digests of what the page shows already. Replacing a button under the reader's finger would lose the click.
-    """
-
-    def __init__(self, painted: Mapping[str, str] | None = None) -> None:
-        self._sent: dict[str, str] = dict(painted or {})
-
-    def send(self, updates: Updates) -> bool:
-        """Send what differs from the last value sent; return whether anything does. Patches always go."""
-        sent = False
-        for component, properties in updates.items():
-            fresh = {name: value for name, value in properties.items() if self._is_new(component, name, value)}
-            if fresh:
-                dash.set_props(component, fresh)
-                sent = True
-        return sent
-
-    def _is_new(self, component: str, name: str, value: Any) -> bool:
-        if isinstance(value, dash.Patch):
-            return True
-        digest = _digest(value)
-        if self._sent.get(f"{component}.{name}") == digest:
-            return False
-        self._sent[f"{component}.{name}"] = digest
-        return True
 
 
 def follow(

@@ -12,8 +12,8 @@ from .. import __version__
 from ..storage.errors import StoreError
 from . import who
 from .access.throttle import Throttle
-from .live import Showings
 from .options import Options
+from .showings import Showings
 from .source import StoreSource
 
 READY_WITHIN = 3.0

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlencode
 
-from ..analyzer.notify import alert_path as told_path
+from ..analyzer.messages import alert_path as told_path
 from .pictures import Panel
 from .signals import FIRST_SIGNAL, SECOND_SIGNAL
 

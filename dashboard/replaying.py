@@ -16,9 +16,11 @@ from dash.exceptions import PreventUpdate
 
 from ..storage.errors import StoreError
 from ..storage.records import Run, derived_id
-from .live import Liveness, Sender, Showings, Steering, Updates, View
+from .live import Liveness, View
 from .rule_changes import Answer, Form, refused
+from .showings import Showings, Steering
 from .source import StoreSource
+from .updates import Sender, Updates
 
 if TYPE_CHECKING:
     from ..analyzer.rule_layers import RuleLayers

@@ -3,12 +3,16 @@
 import gc
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from typing import TYPE_CHECKING
 
 from ..storage.base import Store
 from .options import OptionError, Options, shown_host
 from .source import StoreSource
+
+if TYPE_CHECKING:
+    from ..analyzer.watchdog import Watchdog
 
 Announce = Callable[[str], None]
 
@@ -23,8 +27,7 @@ def serve(
     *,
     options: Options | None = None,
     announce: Announce | None = None,
-    channels: Callable[[], Sequence[str]] = tuple,
-    page: Callable[[], str] = str,
+    watchdog: Callable[[Store], "Watchdog"] | None = None,
 ) -> None:
     """Serve the dashboard over a store until SIGINT or SIGTERM, a watchdog beside it; blocks.
 
@@ -34,8 +37,8 @@ def serve(
         port: 0 takes a free one.
         options: Where and to whom; by default to this machine only, without a log-in.
         announce: Called with the page's URL once the page can be used; by default the URL is printed.
-        channels: Called once the store is open; returns Apprise URLs that the watchdog's alerts go to, besides the run's own.
-        page: Called then too; returns the address under which people reach the page, for links in notifications.
+        watchdog: Called with the store once it is open; makes the watchdog, not yet started. By default one that tells only where
+            the runs themselves asked for.
 
     Raises:
         AddressError: the port is taken, or the address is not this machine's.
@@ -53,10 +56,10 @@ def serve(
             (announce or _print_url)(url)
             from ..analyzer.watchdog import Watchdog  # not before: the first page needs none
 
-            watchdog = Watchdog(source.whole(), channels=channels(), page=page())
-            watchdog.start()
-            app.server.state.workings.watchdog = lambda: (watchdog.on_duty, watchdog.error)
-            ending.callback(watchdog.close)
+            guard = (watchdog or Watchdog)(source.whole())
+            guard.start()
+            app.server.state.workings.watchdog = lambda: (guard.on_duty, guard.error)
+            ending.callback(guard.close)
 
         with _no_collection():
             from .app import build_app

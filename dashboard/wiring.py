@@ -10,9 +10,10 @@ from dash import Input, Output, State
 from dash.exceptions import PreventUpdate
 
 from .desk import NewsDesk
-from .live import Section, Showings, follow
+from .live import Section, follow
 from .paths import KEPT
 from .pictures import LATER, Panel, pictures
+from .showings import Showings
 from .source import StoreSource
 
 if TYPE_CHECKING:

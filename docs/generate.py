@@ -4,6 +4,7 @@ It stands between ``<!-- begin: NAME ... -->`` and ``<!-- end: NAME -->``. A new
 """
 
 import inspect
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,6 +25,7 @@ DOCUMENTS = (
     ROOT / "docs" / "causes.md",
     ROOT / "docs" / "risk.md",
     ROOT / "docs" / "importing.md",
+    ROOT / "docs" / "notifications.md",
 )
 SECTIONS = ("Trouble it reveals", "Formula", "Cost", "Source")
 MARKERS = re.compile(r"(<!-- begin: (?P<name>\w+)[^>]*-->\n)(.*?)(<!-- end: (?P=name) -->)", re.DOTALL)
@@ -159,6 +161,35 @@ def risk() -> str:
     return document(table)
 
 
+def webhook_schema() -> str:
+    """Describe the body of webhooks, as JSON Schema."""
+    from foreshock.dashboard.messages.payload import webhook_schema
+
+    return json.dumps(webhook_schema(), indent=2) + "\n"
+
+
+def prometheus() -> str:
+    """Show the files for Prometheus as they are shipped."""
+    folder = ROOT / "dashboard" / "prometheus"
+    return "\n".join(
+        f"`{name}`:\n\n```yaml\n{(folder / name).read_text('utf-8')}```\n" for name in ("scrape.yml", "alertmanager.yml")
+    )
+
+
+def message_fields() -> str:
+    """List what templates of messages may name."""
+    from foreshock.analyzer.messages import FIELDS
+
+    return table(("field", "what it holds"), ((f"`{name}`", words) for name, words in FIELDS.items()))
+
+
+def message_template() -> str:
+    """Show the template of messages that is built in."""
+    from foreshock.analyzer.messages import BODY, TITLE
+
+    return f"```toml\n[message]\ntitle = '''{TITLE}'''\nbody = '''\n{BODY}'''\n```\n"
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "rules": rules,
     "commands": commands,
@@ -168,7 +199,12 @@ PARTS: dict[str, Callable[[], str]] = {
     "causes": causes,
     "risk": risk,
     "imported_names": imported_names,
+    "prometheus": prometheus,
+    "message_fields": message_fields,
+    "message_template": message_template,
 }
+WHOLE: dict[Path, Callable[[], str]] = {ROOT / "dashboard" / "messages" / "webhook.schema.json": webhook_schema}
+"""Files that are generated as a whole."""
 
 
 def generated(text: str) -> str:
@@ -179,11 +215,10 @@ def generated(text: str) -> str:
 def main(arguments: list[str]) -> int:
     """Write or check; return 1 if a document is out of date."""
     stale = 0
-    for document in DOCUMENTS:
-        if not document.exists():
-            continue
-        old = document.read_text("utf-8")
-        new = generated(old)
+    wanted = {document: generated(document.read_text("utf-8")) for document in DOCUMENTS if document.exists()}
+    wanted |= {file: make() for file, make in WHOLE.items() if file.parent.exists()}
+    for document, new in wanted.items():
+        old = document.read_text("utf-8") if document.exists() else ""
         if arguments == ["--check"]:
             if old != new:
                 stale = 1

@@ -33,7 +33,7 @@ def evidence_figure(data: SeriesData, info: SignalInfo, evidence: Evidence, aler
     lines = [
         _level(label, value, data, colour)
         for label, value, colour in levels
-        if value is not None and math.isfinite(value) and _near(value, finite, log=log)
+        if value is not None and math.isfinite(value) and near(value, finite, log=log)
     ]
     traces = [nonfinite_trace([data]), alert_trace([alert]), event_trace(()), *line_traces(data, name, SERIES), *lines]
     title = text(info.axis_title)
@@ -44,7 +44,7 @@ def evidence_figure(data: SeriesData, info: SignalInfo, evidence: Evidence, aler
     }
 
 
-def _near(value: float, finite: list[float], *, log: bool) -> bool:
+def near(value: float, finite: list[float], *, log: bool) -> bool:
     """Return whether a level is close enough to the values to be drawn beside them."""
     if not finite or (log and value <= 0):
         return False

@@ -15,11 +15,11 @@ from ..bundles import Bundle
 from ..figures import evidence, loss, risk
 from ..figures.evidence import evidence_figure
 from ..history import Entry
-from ..live import Updates, digests
 from ..paths import alert_path, alerts_path, layer_path, run_path
 from ..sections.around import HEIGHT, LOSS_GRAPH, RISK_GRAPH, window
 from ..sieve import Sieve
 from ..signals import describe
+from ..updates import Updates, digests
 from ..vitals import ago, moment
 from .alerts import STATE_WORDS, cause_parts, rule_link
 from .asking import asking, choices

@@ -11,9 +11,9 @@ from dash.development.base_component import Component
 from ...storage.records import Alert, Run, Severity
 from ..comparing import LETTERS, MOST_RUNS, Compared
 from ..figures import comparison as figures
-from ..live import Updates, digests
 from ..paths import Comparison, compare_path, run_path, runs_path
 from ..signals import describe
+from ..updates import Updates, digests
 from ..vitals import Vitals, lasted
 from .attributes import aria, data
 from .parts import card, graph, message, number, percent, pill, risk_of, severity_badge

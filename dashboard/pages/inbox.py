@@ -9,9 +9,9 @@ from dash.development.base_component import Component
 from ...analyzer.handling import scope_words
 from ...storage.records import AlertState, Severity, Silence, derived_id
 from ...storage.results import AlertLine
-from ..live import Updates, digests
 from ..paths import alert_path, alerts_path, run_path
 from ..sieve import STATES, Sieve
+from ..updates import Updates, digests
 from ..vitals import ago, moment
 from .alerts import STATE_WORDS
 from .asking import ask, asking, choices

@@ -8,9 +8,9 @@ from dash import dcc, html
 
 from ...storage.records import Severity
 from ..listing import NO_ALERTS
-from ..live import Updates, digests
 from ..paths import OPEN_GROUPS, RunsView, compare_path
 from ..searching import LONGEST
+from ..updates import Updates, digests
 from .attributes import aria, data
 from .run_table import view_link
 

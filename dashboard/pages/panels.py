@@ -4,10 +4,10 @@ from dash import dcc, html
 from dash.development.base_component import Component
 
 from ..figures import alignment_distribution, delta_bias, gradient, layer_signal, overhead, signal_lines, spectrum
-from ..live import Updates
 from ..paths import View, whole
 from ..pictures import LABELS, LATER, Panel, Picture, pictures
 from ..signals import describe
+from ..updates import Updates
 from .attributes import aria, data
 from .parts import card, graph
 

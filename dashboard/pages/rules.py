@@ -6,8 +6,8 @@ from dash import dcc, html
 
 from ...storage.base import Store
 from ...storage.records import Run
-from ..live import Updates
 from ..paths import run_path
+from ..updates import Updates
 from .attributes import aria, data
 
 _MOST_RUNS = 200

@@ -4,9 +4,9 @@ from dash import dcc, html
 
 from ...storage.records import Run
 from ..figures import loss, risk
-from ..live import Updates, digests
 from ..paths import View, table_path
 from ..signals import describe
+from ..updates import Updates, digests
 from .attributes import aria, data
 from .panels import layer_bar, panels
 from .parts import card, graph

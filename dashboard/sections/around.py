@@ -8,8 +8,8 @@ from ..figures.lines import mark_lines
 from ..figures.loss import loss_figure
 from ..figures.risk import risk_figure
 from ..figures.style import Figure
-from ..live import Updates
 from ..reading import MAX_POINTS, run_wide
+from ..updates import Updates
 from .following import RunSection
 
 LOSS_GRAPH, RISK_GRAPH = "around-loss", "around-risk"

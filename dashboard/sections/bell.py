@@ -9,9 +9,10 @@ from dash import html
 
 from ...storage.base import Store
 from ...storage.records import AlertQuery, AlertState, Severity
-from ..live import Section, Updates
+from ..live import Section
 from ..pages.attributes import aria
 from ..reading import OPEN_STATES
+from ..updates import Updates
 
 _FRESH_S = 1.0
 _LOUD = (Severity.CRITICAL, Severity.WARNING)

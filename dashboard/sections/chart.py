@@ -12,10 +12,10 @@ from ...storage.results import SeriesData
 from ..figures.adjust import adjusted, below_note, fit, in_window, smooth_traces
 from ..figures.lines import ALERTS, EVENTS, FIRST_LINE, NONFINITE, alert_trace, below_zero, event_trace, mark_lines, nonfinite_trace
 from ..figures.style import Figure, plain, plain_list
-from ..live import Updates
 from ..reading import MAX_POINTS, through_window
 from ..smoothing import Average, Smooth, smoothed, warm_up
 from ..tables import points_table
+from ..updates import Updates
 from .following import Marks, RunSection
 
 Draw = Callable[[Sequence[SeriesData], Sequence[Alert], Sequence[Event]], Figure]

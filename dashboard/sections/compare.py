@@ -14,10 +14,10 @@ from ...storage.results import SeriesData
 from ..comparing import MOST_POINTS, NOTHING, Course, configuration, course, differences, signals_of
 from ..figures.comparison import Drawn
 from ..figures.style import Figure
-from ..live import Updates
 from ..pages.compare import Facts, compare_table, notes, settings_table
 from ..reading import OPEN_STATES, is_open, newest_of, run_wide, shown_alerts
 from ..signals import describe, offered
+from ..updates import Updates
 from ..vitals import vitals
 
 _CHOICES_EVERY = 10.0

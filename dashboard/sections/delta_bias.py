@@ -10,11 +10,11 @@ from ..banding import band
 from ..figures.adjust import in_window
 from ..figures.delta_bias import delta_bias_figure
 from ..figures.style import text
-from ..live import Updates
 from ..missing import why_empty
 from ..names import related
 from ..pictures import Panel, Picture
 from ..tables import points_table
+from ..updates import Updates
 from .paced import PacedSection
 
 BIAS, SCORE, SUM = "rounding.delta_bias", "rounding.delta_bias_z", "rounding.delta_bias_sum"

@@ -10,11 +10,11 @@ from ...storage.records import Run
 from ..figures.adjust import in_window
 from ..figures.alignment_distribution import alignment_distribution_figure, share_rows
 from ..grid import Grid
-from ..live import Updates
 from ..names import related
 from ..reading import MAX_HISTOGRAMS, histogram_grid, histogram_steps
 from ..signals import HISTOGRAM
 from ..tables import histograms_table
+from ..updates import Updates
 from .following import RunSection
 from .heat import extend_columns, most_columns
 

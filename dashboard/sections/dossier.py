@@ -12,9 +12,9 @@ from ...storage.records import Alert, AlertQuery, AlertState, Run, Silence
 from ...storage.results import AlertLine
 from ..bundles import Bundle, bundles_of
 from ..history import Entry, history_of, state_words
-from ..live import Updates
 from ..pages.alert import bundle_list, charts, decisions, head, history_list, related_list, remedy, why
 from ..reading import SHOWN_STATES
+from ..updates import Updates
 from .around import window
 
 _MOST_RELATED = 8

@@ -7,8 +7,8 @@ from typing import Any
 from ...storage.base import Store
 from ...storage.records import Alert, Event, Run
 from ..lens import Lens
-from ..live import Updates
 from ..reading import shown_alerts
+from ..updates import Updates
 
 
 class RunSection(ABC):

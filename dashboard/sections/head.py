@@ -12,7 +12,6 @@ from ...analyzer.risk import words as risk_words
 from ...storage.base import Store
 from ...storage.records import Alert, AlertState, Event, Notification, Run, Severity, Silence
 from ..letters import letter_list, letters_of
-from ..live import Updates
 from ..pages.alerts import alert_list
 from ..pages.attributes import aria
 from ..pages.parts import fact, number, percent, pill, risk_of, severity_badge
@@ -20,6 +19,7 @@ from ..paths import report_path, runs_path
 from ..reading import is_open, newest_of, shown_alerts
 from ..report.writing import usual_name
 from ..trouble import trouble_list, troubles_of_run
+from ..updates import Updates
 from ..verdict import Verdict, verdict
 from ..vitals import Vitals, ago, clock, vitals
 from .following import RunSection

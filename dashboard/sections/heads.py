@@ -10,11 +10,11 @@ from dash.development.base_component import Component
 from ...storage.base import Store
 from ...storage.records import Run
 from ..layer_values import courses
-from ..live import Updates
 from ..names import related
 from ..pages.attributes import aria, data
 from ..pages.parts import number
 from ..signals import describe
+from ..updates import Updates
 from .paced import PacedSection
 
 COLUMNS: Mapping[str, str] = {

@@ -11,10 +11,10 @@ from ..figures.adjust import in_window
 from ..figures.layer_heatmap import CELLS, ODD, cell_rows, colour_range, layer_heatmap_figure, odd_trace, scale_bar
 from ..figures.style import text
 from ..grid import MAX_COLUMNS, Grid, OddCell, fill
-from ..live import Updates
 from ..reading import layer_grid, layer_points, layer_series
 from ..signals import describe
 from ..tables import points_table
+from ..updates import Updates
 from .following import RunSection
 
 

@@ -9,9 +9,9 @@ from ...storage.base import Store
 from ...storage.errors import UnknownRunError
 from ...storage.records import Severity, Silence
 from ...storage.results import AlertLine
-from ..live import Updates
 from ..pages.inbox import counts_of, nothing, pager, row_id, row_of, rows_of, silence_list
 from ..sieve import Sieve
+from ..updates import Updates
 from ..vitals import ago
 
 PAGE = 50

@@ -7,11 +7,11 @@ from dash import html
 from ...storage.base import Store
 from ...storage.records import Run
 from ..layers import measured, usual_layer, usual_signal
-from ..live import Updates
 from ..names import related
 from ..pages.parts import fact, number
 from ..reading import signals_and_layers
 from ..signals import CATALOGUE, DISTRIBUTIONS, describe, offered
+from ..updates import Updates
 from .following import RunSection
 
 _FACTS = 6

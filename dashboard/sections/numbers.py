@@ -10,10 +10,10 @@ from dash.development.base_component import Component
 from ...storage.base import Store
 from ...storage.records import Run
 from ..layer_values import Course, Value, courses
-from ..live import Updates
 from ..pages.attributes import data
 from ..pages.parts import number
 from ..signals import DISTRIBUTIONS, Scale, SignalInfo, Trouble, describe, offered
+from ..updates import Updates
 from .paced import PacedSection
 
 _FACTOR, _SHARE = 2.0, 0.25

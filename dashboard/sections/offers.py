@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from ...analyzer.diagnosis import patterns
 from ...storage.base import Store, Tally
 from ...storage.errors import UnknownRunError
-from ..live import Updates
 from ..pages.inbox import options
 from ..sieve import Sieve
+from ..updates import Updates
 
 _EVERY = 60.0
 """Seconds from one count to the next: counting takes longest where there are many alerts, and hardly anybody looks."""

@@ -9,8 +9,8 @@ from ...analyzer.outlook import outlook
 from ...analyzer.outlook_words import sentences
 from ...storage.base import Store
 from ...storage.records import Alert, Run, Severity
-from ..live import Updates
 from ..reading import is_open, shown_alerts
+from ..updates import Updates
 from ..vitals import vitals
 from .paced import PacedSection
 

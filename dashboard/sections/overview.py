@@ -8,12 +8,12 @@ from typing import Any
 from ...storage.base import Store
 from ..letters import letter_list
 from ..listing import COLUMNS, Group, Item, arranged, choices, narrowed, ordered, page_of
-from ..live import Updates
 from ..pages.overview import count_words, nothing_matches, nothing_yet
 from ..pages.run_table import Line, Row, group_line, run_line, table
 from ..paths import RunsView
 from ..roster import Figures, Listed, roster_of
 from ..trouble import trouble_list, troubles_of_store
+from ..updates import Updates
 from ..vitals import vitals
 
 PAGE = 50

@@ -5,7 +5,7 @@ from abc import abstractmethod
 
 from ...storage.base import Store
 from ...storage.records import Run
-from ..live import Updates
+from ..updates import Updates
 from .following import RunSection
 
 LEAST_REST = 1.0

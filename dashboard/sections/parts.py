@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ..live import Updates
+from ..updates import Updates
 from .following import RunSection
 
 

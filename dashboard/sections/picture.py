@@ -7,11 +7,11 @@ from ...storage.records import Alert, Event, Run, Series, SeriesKey
 from ...storage.results import SeriesData
 from ..figures.signal_lines import Line, signal_lines_figure
 from ..figures.style import Figure, text
-from ..live import Updates
 from ..missing import why_empty
 from ..names import related
 from ..pictures import Picture, Scope
 from ..signals import describe
+from ..updates import Updates
 from .chart import Chart
 
 _MOST_LINES = 64

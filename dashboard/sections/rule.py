@@ -10,12 +10,12 @@ from ...analyzer.rule_edits import summary, words
 from ...analyzer.rule_layers import RuleLayers, in_force, shown, value_of
 from ...storage.base import Store
 from ...storage.records import Alert, RuleVersion, Run
-from ..live import Updates
 from ..pages.attributes import aria
 from ..pages.parts import refused, severity_badge
 from ..paths import rules_path, run_path
 from ..reading import shown_alerts
 from ..rule_words import fields_of, origin_words, scopes_of, seen_of
+from ..updates import Updates
 from ..vitals import moment
 
 _MOST_VERSIONS = 50

@@ -10,12 +10,12 @@ from ...analyzer.rule_layers import GIVEN, RuleLayers, flat, in_force, shown, va
 from ...analyzer.rules import Rule
 from ...storage.base import Store
 from ...storage.records import Run
-from ..live import Updates
 from ..pages.attributes import data
 from ..pages.parts import severity_badge
 from ..paths import rules_path
 from ..reading import shown_alerts
 from ..rule_words import TOPICS, origin_words, topic_of, watches
+from ..updates import Updates
 
 
 class RulesList:

@@ -8,12 +8,12 @@ from ...storage.results import StepHistogram
 from ..figures.adjust import in_window
 from ..figures.spectrum import spectrum_at_figure, spectrum_figure
 from ..figures.style import text
-from ..live import Updates
 from ..missing import not_measured
 from ..names import related
 from ..reading import MAX_HISTOGRAMS, histogram_grid
 from ..signals import SPECTRUM
 from ..tables import histograms_table
+from ..updates import Updates
 from .paced import PacedSection
 
 

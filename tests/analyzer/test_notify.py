@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from foreshock.analyzer import courier as couriers
 from foreshock.analyzer.courier import JITTER, MOST_ATTEMPTS, Courier, deliver_due
+from foreshock.analyzer.messages import Messages
 from foreshock.analyzer.notify import ConsoleNotifier, Outbox
 from foreshock.storage import Store, StoreUnavailableError, open_store
 from foreshock.storage.records import Alert, AlertState, Cause, NotificationState, Run, Severity
@@ -107,7 +108,7 @@ def test_an_alert_reaches_the_channel_once_with_cause_and_remedy(store, server):
 
 
 def test_a_message_leads_to_the_page_of_its_alert(store, server):
-    outbox = Outbox([server.url], page="https://watch.example/foreshock")
+    outbox = Outbox([server.url], messages=Messages("https://watch.example/foreshock"))
     posted(store, outbox, ALERT)
     deliver_due(store, now=10.0)
     link = f"https://watch.example/foreshock/alert/{ALERT.id}"

@@ -10,6 +10,7 @@ import pytest
 from foreshock.analyzer import courier, sending
 from foreshock.analyzer.courier import DIGEST_AFTER, DIGEST_WINDOW_S, MOST_ATTEMPTS, Courier, deliver_due, retry_delay
 from foreshock.analyzer.notify import Outbox
+from foreshock.analyzer.sending import Message
 from foreshock.storage import Store, open_store
 from foreshock.storage.records import Alert, AlertState, NotificationState, Run, Severity, Silence, derived_id
 
@@ -23,10 +24,10 @@ class Channels:
         self.messages: list[tuple[str, str, str]] = []
         self.failing = ""
 
-    def send(self, channel: str, title: str, body: str) -> str:
+    def send(self, channel: str, message: Message) -> str:
         if self.failing:
             return self.failing
-        self.messages.append((channel, title, body))
+        self.messages.append((channel, message.title, message.body))
         return ""
 
 
@@ -179,7 +180,7 @@ class Died(BaseException):
 def test_couriers_that_die_while_sending_do_not_send_for_ever(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[str] = []
 
-    def send(channel: str, title: str, body: str) -> str:
+    def send(channel: str, message: Message) -> str:
         tried.append(channel)
         raise Died
 
@@ -199,7 +200,7 @@ def test_couriers_that_die_while_sending_do_not_send_for_ever(store: Store, monk
 def test_a_claim_holds_though_other_channels_took_minutes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, sent_to = [0.0], []
 
-    def send(channel: str, title: str, body: str) -> str:
+    def send(channel: str, message: Message) -> str:
         sent_to.append(channel)
         clock[0] += 30.0
         if len(sent_to) == 5:
@@ -216,7 +217,7 @@ def test_a_claim_holds_though_other_channels_took_minutes(store: Store, monkeypa
 def test_a_channel_that_hangs_is_given_up_and_holds_up_no_other(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     gate, reached = threading.Event(), []
 
-    def send(channel: str, title: str, body: str) -> str:
+    def send(channel: str, message: Message) -> str:
         if channel == "json://stuck":
             gate.wait(30)
         reached.append(channel)

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 from foreshock.analyzer import handling
-from foreshock.analyzer.notify import alert_path as notified_path
-from foreshock.dashboard import asked, factory, live, paths
+from foreshock.analyzer.messages import alert_path as notified_path
+from foreshock.dashboard import asked, factory, paths, updates
 from foreshock.dashboard.history import history_of
 from foreshock.dashboard.pages.inbox import row_id
 from foreshock.dashboard.sections.around import window
 from foreshock.dashboard.sections.inbox import PAGE, Inbox
 from foreshock.dashboard.sieve import Sieve, sieve_at, sieve_of
+from foreshock.dashboard.vitals import moment
 from foreshock.storage.base import Store
 from foreshock.storage.captures import INSPECTED
 from foreshock.storage.records import (
@@ -121,9 +122,9 @@ def test_a_list_that_is_as_it_was_is_sent_again_after_its_rows_were(
     store: Store, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: dict[str, Any] = {}
-    monkeypatch.setattr(live.dash, "set_props", lambda component, properties: shown.update({component: properties}))
+    monkeypatch.setattr(updates.dash, "set_props", lambda component, properties: shown.update({component: properties}))
     first, second = raised(store, run, 2)
-    inbox, sender = Inbox(store, Sieve()), live.Sender()
+    inbox, sender = Inbox(store, Sieve()), updates.Sender()
     sender.send(inbox.paint())
     for state in (AlertState.ACKNOWLEDGED, AlertState.FIRING, AlertState.ACKNOWLEDGED, AlertState.FIRING):
         handling.decide(store, {second.id: None}, state)
@@ -210,6 +211,7 @@ def test_an_alerts_page_tells_its_whole_story(store: Store, run: Run, tmp_path: 
         Notification("sent", alert.id, "slack://secret/b/c", "t", "b", NotificationState.SENT, 1, 110.0),
         Notification("dead", alert.id, "json://secret", "t", "b", NotificationState.FAILED, 8, 120.0, "410 <b>gone</b>"),
         Notification("wait", alert.id, "mailto://x", "t", "b", NotificationState.WAITING, 2, 9e9, "timed out"),
+        Notification("quiet", alert.id, "ntfy://x?quiet=00:00-16:00+UTC", "t", "b", NotificationState.WAITING, 0, 9e9 - 1.0),
     ]
     store.save_alerts([], told[:2])
     handling.decide(store, {alert.id: None}, AlertState.ACKNOWLEDGED, by="ann", comment=HOSTILE, now=130.0)
@@ -225,6 +227,7 @@ def test_an_alerts_page_tells_its_whole_story(store: Store, run: Run, tmp_path: 
         ("bob", "silenced"),
         ("<b>eve</b>", "commented"),
         ("", "is to be told to mailto://...; the last of 2 tries failed"),
+        ("", f"is to be told to ntfy://..., not before {moment(9e9 - 1.0)}: quiet hours"),
     ]
     page = factory.dossier(store, alert.id).paint()
     said = text_of(page["alert-history"]["children"])

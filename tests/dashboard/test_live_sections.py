@@ -15,9 +15,11 @@ import dash
 import pytest
 from foreshock.dashboard import decisions, factory, live
 from foreshock.dashboard.desk import NewsDesk
-from foreshock.dashboard.live import Section, Sender, Showings, Updates
+from foreshock.dashboard.live import Section
 from foreshock.dashboard.pace import Pace
+from foreshock.dashboard.showings import Showings, Steering
 from foreshock.dashboard.source import StoreSource
+from foreshock.dashboard.updates import Sender, Updates, digests
 from foreshock.storage.base import Listener, Store
 from foreshock.storage.records import (
     AlertState,
@@ -342,7 +344,7 @@ def test_what_the_page_was_made_with_is_not_sent_again(monkeypatch: pytest.Monke
     sent: list[tuple[str, dict[str, Any]]] = []
     monkeypatch.setattr(dash, "set_props", lambda component, properties: sent.append((component, properties)))
     first = {"alerts": {"children": ["a"]}, "verdict": {"children": "Healthy"}}
-    sender = Sender(live.digests(first))
+    sender = Sender(digests(first))
     sender.send(first)
     sender.send({"alerts": {"children": ["a", "b"]}})
     sender.send({"alerts": {"children": ["a"]}})
@@ -434,7 +436,7 @@ class Willing(Pace):
 
 
 def view_of(pace: Pace) -> live.View:
-    return live.View(lambda: True, "run-page", "chart", Sender(), pace, live.Steering(pace), live.Showings(), heavy=False)
+    return live.View(lambda: True, "run-page", "chart", Sender(), pace, Steering(pace), Showings(), heavy=False)
 
 
 @pytest.fixture
@@ -536,7 +538,7 @@ def test_the_chart_that_the_reader_acted_on_is_drawn_before_the_others_are_made(
 
     async def play() -> None:
         nonlocal now
-        showings = live.Showings()
+        showings = Showings()
         loss, risk = showings.steering("tab", "loss", "loss"), showings.steering("tab", "risk", "risk")
         pace = showings._paces["tab"] = Pace(lambda: now)
         assert not await waits(pace)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from foreshock.dashboard import live, replaying
-from foreshock.dashboard.live import Showings
 from foreshock.dashboard.replaying import Place, Replaying, Stopped
+from foreshock.dashboard.showings import Showings
 
 TICKET = {"tab": "a", "number": 1, "visible": True}
 PLACE = Place("preview", "rule-page", "said", "go", "stop")

@@ -16,6 +16,7 @@ WIRING = {
     "distributed",
     "monitor",
     "slices",
+    "telling",
     "commands",
     "cli",
     "doctor",
@@ -41,7 +42,7 @@ ONLY_LIBRARIES = {
     "kernels": {"torch", "triton"},
     "probes": {"torch", "numpy", "typing_extensions"},
     "interventions": {"torch", "typing_extensions"},
-    "analyzer": {"numpy", "scipy", "pandas", "apprise"},
+    "analyzer": {"numpy", "scipy", "pandas", "apprise", "jinja2", "markdown_it"},
 }
 BANNED_LIBRARIES = {"storage": {"torch", "triton", "dash", "plotly"}, "dashboard": {"torch", "triton", "sqlalchemy", "alembic"}}
 FOR_ALL_BUT_KERNELS = {"storage.records", "_version"}
