@@ -39,7 +39,7 @@ CHROMIUM_FLAGS = [
 ]
 SETTLE = 4000
 """Milliseconds that charts are given to come to rest: the page is live, so nothing on it says "done"."""
-STILL_LOADING = "(each) => each.textContent.startsWith('loading')"
+STILL_LOADING = "(each) => each.checkVisibility() && each.textContent.startsWith('loading')"
 PATIENCE = 180_000
 """Milliseconds that a page may take to be ready: this machine may be busy."""
 MOST_BYTES = 300_000
@@ -125,7 +125,7 @@ class Stores:
         keys = [SeriesKey("attention.max_logit", f"model.layers.{layer}.self_attn", head) for layer, head in heads]
         keys += [SeriesKey("attention.entropy_min", key.module, key.head) for key in keys]
         for step in range(0, 1500, 10):
-            turned = max(0.0, (step - 1000) / 100)
+            turned = max(0.0, (step - 900) / 100)
             logits = [8 + layer / 40 + draw.gauss(0, 0.4) + (head == 5 and layer == 120) * 2**turned for layer, head in heads]
             values = [1 + 4 * math.exp(-step / 200) + draw.gauss(0, 0.02), *logits, *(3 / logit for logit in logits)]
             store.write(Batch(new_id(), run.id, segment, (StepRecord(step, now, (SeriesKey("loss"), *keys), values),)))
@@ -147,6 +147,7 @@ class Picture:
         ready: what is there when the page is.
         caption: what the picture shows, and whether the data are generated.
         hold: keep the page as it is while it waits for its data.
+        part: show only this part of the page.
     """
 
     store: str
@@ -154,6 +155,7 @@ class Picture:
     ready: str
     caption: str
     hold: bool = False
+    part: str = ""
 
 
 CHART = ".js-plotly-plot .scatterlayer .trace, .js-plotly-plot .heatmaplayer image"
@@ -177,17 +179,31 @@ PICTURES: dict[str, Picture] = {
     "run-wide": Picture(
         "wide", lambda runs: f"run/{runs['run']}?signal=attention.max_logit", CHART, "A run of 200 layers of 16 heads (generated)"
     ),
-    "panel-rounding": Picture("real", lambda runs: f"run/{runs['failing']}?panel=rounding", CHART, "Rounding bias"),
-    "panel-attention": Picture("real", lambda runs: f"run/{runs['failing']}?panel=attention", CHART, "Low-rank attention"),
-    "panel-optimizer": Picture("real", lambda runs: f"run/{runs['failing']}?panel=optimizer", CHART, "Optimizer and numerics"),
-    "panel-monitor": Picture("real", lambda runs: f"run/{runs['failing']}?panel=monitor", CHART, "What monitoring costs"),
+    "panel-layer": Picture("real", lambda runs: f"run/{runs['failing']}", CHART, "One layer", part="#panel-layer"),
+    "panel-rounding": Picture(
+        "real", lambda runs: f"run/{runs['failing']}?panel=rounding", CHART, "Rounding bias", part="#panel-rounding"
+    ),
+    "panel-attention": Picture(
+        "real", lambda runs: f"run/{runs['failing']}?panel=attention", CHART, "Low-rank attention", part="#panel-attention"
+    ),
+    "panel-optimizer": Picture(
+        "real", lambda runs: f"run/{runs['failing']}?panel=optimizer", CHART, "Optimizer and numerics", part="#panel-optimizer"
+    ),
+    "panel-monitor": Picture(
+        "real", lambda runs: f"run/{runs['failing']}?panel=monitor", CHART, "What monitoring costs", part="#panel-monitor"
+    ),
     "compare": Picture("real", lambda runs: f"compare?runs={runs['failing']},{runs['healthy']}", CHART, "Two runs compared"),
     "compare-none": Picture("empty", lambda _: "compare", "main", "Comparing before runs are chosen"),
     "alerts": Picture("real", lambda _: "alerts?state=all", ".inbox-row", "The inbox of alerts"),
     "alerts-empty": Picture("empty", lambda _: "alerts", "#inbox-empty", "The inbox without an alert"),
     "alert": Picture("real", lambda runs: f"alert/{runs['alert']}", CHART, "One alert: evidence, causes, what to do"),
     "rules": Picture("real", lambda runs: f"rules?run={runs['failing']}", ".rule-entry", "The rules, as a run is judged by them"),
-    "rule": Picture("real", lambda runs: f"rules/loss_spike?run={runs['failing']}", "main form", "One rule, and how to change it"),
+    "rule": Picture(
+        "real",
+        lambda runs: f"rules/loss_spike?run={runs['failing']}",
+        "main fieldset, main input",
+        "One rule, and how to change it",
+    ),
     "api": Picture("real", lambda _: "api", "main", "The HTTP API"),
     "report": Picture("real", lambda runs: f"report/{runs['failing']}", CHART, "The same run as a report, one HTML file"),
     "cause": Picture("empty", lambda _: "cause/low-precision-attention", ".prose h2", "The page of a cause"),
@@ -273,11 +289,15 @@ def _take(browser: Browser, picture: Picture, url: str, look: str, file: Path) -
     height = int(
         tab.evaluate("Math.max(...[...document.querySelectorAll('main')].map((each) => each.getBoundingClientRect().bottom))")
     )
-    tab.set_viewport_size({"width": width, "height": max(300, min(height, MOST_HEIGHT))})
+    # A part is shown whole, below what stays at the top of the window.
+    tab.set_viewport_size({"width": width, "height": height if picture.part else max(300, min(height, MOST_HEIGHT))})
     if not picture.hold:
         tab.wait_for_function(f"() => ![...document.querySelectorAll('.annotation-text')].some({STILL_LOADING})")
     tab.wait_for_timeout(SETTLE)
-    tab.screenshot(path=file)
+    if picture.part:
+        tab.locator(picture.part).screenshot(path=file)
+    else:
+        tab.screenshot(path=file)
     context.close()
     print(f"{file}  {_shrink(file):,} bytes")
 

@@ -27,6 +27,9 @@ from .attributes import aria, data
 from .inbox import end_button, silence_words
 from .parts import GRAPH_CONFIG, card, graph, number, refused, severity_badge
 
+LIKELY = 0.5
+"""Causes that fit at least this share of what the likeliest does are told at once; the others when they are asked for."""
+
 
 def alert_page(alert: Alert, words: Updates) -> html.Main:
     """Return the layout of an alert's page.
@@ -37,8 +40,8 @@ def alert_page(alert: Alert, words: Updates) -> html.Main:
     parts = {name: properties["children"] for name, properties in words.items() if "children" in properties}
     told = html.Div(
         [
-            card("Why", html.Div(parts["alert-why"], id="alert-why"), name="why-card"),
             card("What to do", html.Div(parts["alert-remedy"], id="alert-remedy"), name="remedy-card"),
+            card("Why", html.Div(parts["alert-why"], id="alert-why"), name="why-card"),
             card("Flight recorder", html.Div(parts["alert-bundles"], id="alert-bundles"), name="bundle-card"),
             card("At the same time", html.Div(parts["alert-related"], id="alert-related"), name="related-card"),
         ],
@@ -170,7 +173,11 @@ def why(alert: Alert, rule: Rule | None) -> list[Component]:
     causes = sorted(alert.diagnosis, key=lambda cause: -cause.confidence)
     parts: list[Component] = []
     if causes:
-        parts.append(html.Ol([html.Li(cause_parts(each, remedy=each is not causes[0])) for each in causes], className="causes"))
+        likely = [each for each in causes if each.confidence >= LIKELY * causes[0].confidence]
+        parts.append(html.Ol([html.Li(cause_parts(each, remedy=each is not causes[0])) for each in likely], className="causes"))
+        if rest := causes[len(likely) :]:
+            listed = html.Ol([html.Li(cause_parts(each)) for each in rest], start=str(len(likely) + 1), className="causes")
+            parts.append(html.Details([html.Summary(f"{len(rest)} less likely {'cause' if len(rest) == 1 else 'causes'}"), listed]))
     else:
         parts.append(html.P("What was seen fits none of the causes that foreshock knows.", className="quiet"))
     measured = []

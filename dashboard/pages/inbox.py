@@ -143,7 +143,7 @@ def rows_of(
             html.Span("", className="box", **aria(hidden="true")),
             type="button",
             role="checkbox",
-            className="pick",
+            className="inbox-pick",
             **data(pick=line.alert.id),
             **aria(checked="false", label=f"Select: {line.alert.message[:80]}"),
         )
@@ -153,7 +153,7 @@ def rows_of(
         [html.Span("", className="box", **aria(hidden="true")), "Select all on this page"],
         type="button",
         role="checkbox",
-        className="pick all",
+        className="inbox-pick all",
         **data(pick_all="yes"),
         **aria(checked="false"),
     )

@@ -113,6 +113,8 @@ def _heading(name: str, words: str, column: str, descending: bool) -> Component:
 
 
 def _row(head: int, of_head: Mapping[str, float], measured: Sequence[str], chosen: bool) -> Component:
-    pick = html.Button(f"head {head}", type="button", className="pick", **data(head=str(head)), **aria(pressed=str(chosen).lower()))
+    pick = html.Button(
+        f"head {head}", type="button", className="head-pick", **data(head=str(head)), **aria(pressed=str(chosen).lower())
+    )
     cells = [html.Td(number(of_head.get(name)), **data(label=COLUMNS[name])) for name in measured]
     return html.Tr([html.Th(pick, scope="row"), *cells], className="chosen" if chosen else "")
