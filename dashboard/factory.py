@@ -167,14 +167,14 @@ def layer_signal(store: Store, run_id: str, module: str | None, detail: str | No
     return Chart(store, run, "layer-signal", find, draw, Marks(store, run, module))
 
 
-def rules_list(store: Store, run_id: str) -> RulesList:
+def rules_list(store: Store, run_id: str) -> Belled:
     """Return the list of rules, as a run is judged by them where one is named."""
-    return RulesList(store, run_id)
+    return Belled(store, RulesList(store, run_id))
 
 
-def rule_state(store: Store, subject: Mapping[str, str], seen: Mapping[str, int] | None) -> RuleState:
+def rule_state(store: Store, subject: Mapping[str, str], seen: Mapping[str, int] | None) -> Belled:
     """Return what is in force of one rule, its history, and what it fired on."""
-    return RuleState(store, subject["rule"], subject["run"], seen)
+    return Belled(store, RuleState(store, subject["rule"], subject["run"], seen))
 
 
 def compare_table(store: Store, run_ids: Sequence[str], baseline: str | None) -> Belled:
