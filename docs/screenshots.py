@@ -125,7 +125,7 @@ class Stores:
         keys = [SeriesKey("attention.max_logit", f"model.layers.{layer}.self_attn", head) for layer, head in heads]
         keys += [SeriesKey("attention.entropy_min", key.module, key.head) for key in keys]
         for step in range(0, 1500, 10):
-            turned = max(0.0, (step - 900) / 100)
+            turned = max(0.0, (step - 700) / 100)
             logits = [8 + layer / 40 + draw.gauss(0, 0.4) + (head == 5 and layer == 120) * 2**turned for layer, head in heads]
             values = [1 + 4 * math.exp(-step / 200) + draw.gauss(0, 0.02), *logits, *(3 / logit for logit in logits)]
             store.write(Batch(new_id(), run.id, segment, (StepRecord(step, now, (SeriesKey("loss"), *keys), values),)))
