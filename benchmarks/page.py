@@ -3,8 +3,8 @@
 Live: a network is trained in a process of its own under ``foreshock.watch``; the page of that run is open, and each step's way from
 ``monitor.step`` to the drawn line of the loss is timed. Paint: the page of a run of ten million points is opened, with an empty
 cache and again with a full one. Zoom: a part of its loss is dragged over, and the answer timed from letting go; beside it stands
-what plotly alone takes to draw that chart anew. Many: live and zoom again with twenty tabs on the live run, each in a context of
-its own, all of them drawn by this machine too: twenty readers at their own machines leave more of it to the server.
+what plotly alone takes to draw that chart anew. Many: live and zoom again while nineteen readers more follow the live run; they do
+without a browser (see ``page_readers``), as the nineteen have machines of their own to draw on.
 """
 
 import json as json_module
@@ -24,6 +24,7 @@ from .ingest_waiting import at
 from .machine import Machine, machine
 from .marks import Mark, at_most
 from .page_browser import Tab, browsing, until
+from .page_readers import Recording, reading
 from .places import Places
 from .query_data import LONG_RUN, Sizes, build, built
 
@@ -218,22 +219,20 @@ def _live(
     zooms: int = 0,
     long: str = "",
 ) -> Iterator[Timing]:
-    with ExitStack() as stack:
-        opened = [stack.enter_context(closing(Tab(chromium, address))) for _ in range(tabs)]
-        for tab in opened:
-            tab.paint()
-        settled = [tab.settle() for tab in opened]
-        for tab in opened:
-            tab.forget()
+    with closing(Tab(chromium, address)) as tab, ExitStack() as stack:
+        tab.paint()
+        charts = tab.settle()
+        if tabs > 1:
+            stack.enter_context(reading(address, Recording.of(tab.told()), tabs - 1))
+        tab.forget()
         first = max(called) + 1
         say(f"{tabs} tabs follow {updates} steps")
         until(lambda: max(called) >= first + updates, 600, "the steps of the training")
         timed = {step: called[step] for step in range(first, first + updates)}
-        until(lambda: all(len(tab.latencies(timed)) == updates for tab in opened), 120, "the last step in every tab")
-        yield _timing(LIVE, tabs, [one for tab in opened for one in tab.latencies(timed)])
+        until(lambda: len(tab.latencies(timed)) == updates, 120, "the last step in the tab")
+        yield _timing(LIVE, tabs, tab.latencies(timed))
         if zooms:
-            found = [opened[number % tabs].zoom(*ends, settled[0]) for number, ends in enumerate(_windows(zooms))]
-            yield _timing(ZOOM, tabs, [first for first, _ in found])
+            yield _timing(ZOOM, tabs, [chart for chart, _ in (tab.zoom(*ends, charts) for ends in _windows(zooms))])
             with closing(Tab(chromium, long)) as newcomer:
                 newcomer.paint()
                 painted = [newcomer.paint() for _ in range(5)]

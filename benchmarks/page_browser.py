@@ -3,11 +3,12 @@
 A moment counts as drawn in the second frame after plotly has finished: the first one hands the picture to the compositor.
 """
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -60,6 +61,14 @@ _CLOCK = """() => {
         requestAnimationFrame(hear);
     };
     requestAnimationFrame(hear);
+}"""
+_RECORDER = """() => {
+    const told = (window.benchTold = []);
+    const tell = MessagePort.prototype.postMessage;
+    MessagePort.prototype.postMessage = function (message, ...rest) {
+        if (message && message.type === "callback_request") told.push(JSON.stringify(message));
+        return tell.call(this, message, ...rest);
+    };
 }"""
 _ZOOMED = """([window_, charts]) => {
     const { drawn, released } = window.benchClock;
@@ -119,7 +128,7 @@ class Tab:
         self._context = browser.new_context(viewport=_SIZE)  # type: ignore[arg-type]
         self._page: Page = self._context.new_page()
         self._page.set_default_timeout(_PATIENCE_MS)
-        self._page.add_init_script(f"({_CLOCK})()")
+        self._page.add_init_script(f"({_CLOCK})(); ({_RECORDER})();")
         self._address = address
 
     def paint(self) -> tuple[float, float]:
@@ -183,6 +192,10 @@ class Tab:
             if drawn[place][1] >= 1e3 * called[step]:
                 found.append(drawn[place][1] - 1e3 * called[step])
         return found
+
+    def told(self) -> list[dict[str, Any]]:
+        """Return what the tab has asked the server for over its socket."""
+        return [json.loads(message) for message in self._page.evaluate("() => window.benchTold")]
 
     def forget(self) -> None:
         """Begin to note drawn steps anew."""
