@@ -1,7 +1,7 @@
 """Readers without a browser: each asks the server for what a real tab asked for, and answers like one that draws.
 
-A browser takes a tenth of a core to draw a run that goes on, so twenty of them beside the server measure the machine they are on. The
-readers of a team have machines of their own; what they all share is the server, and to it these are no different.
+A browser takes a tenth of a core to draw a run that goes on, so twenty of them beside the server measure their machine. The readers
+of a team have machines of their own; what they share is the server, and to it these are no different.
 
 ``python -m foreshock.benchmarks.page_readers ADDRESS COUNT`` reads a ``Recording`` as JSON from standard input, prints a line when
 all readers are shown the run, and ends when it is told to.
