@@ -27,6 +27,10 @@ class LayerNumbers(PacedSection):
         super().__init__(store, run)
         self._module, self._step = module, step
 
+    def alike(self) -> tuple[str, int | None]:
+        """Return the layer and the step."""
+        return self._module, self._step
+
     def make(self) -> Updates:
         """Return the table."""
         series = [one for one in self.store.series(self.run.id, module=self._module) if one.key.signal not in DISTRIBUTIONS]

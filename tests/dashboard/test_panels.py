@@ -262,6 +262,35 @@ def test_a_paced_section_rests_and_then_pays_what_it_owes(store: Store, run_id: 
     assert section.tick() == {}
 
 
+def test_what_twenty_tabs_show_alike_is_made_once(store: Store, run_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, made = [100.0], list[str]()
+    monkeypatch.setattr("foreshock.dashboard.sections.paced.time.monotonic", lambda: now[0])
+
+    class Slow(PacedSection):
+        layer = "one"
+
+        def alike(self) -> str:
+            return self.layer
+
+        def make(self) -> dict[str, dict[str, Any]]:
+            now[0] += 2.0
+            made.append(self.layer)
+            return {"a": {"children": f"{self.layer} {len(made)}"}}
+
+    tabs = [Slow(store, store.run(run_id)) for _ in range(20)]
+    assert {tab.paint()["a"]["children"] for tab in tabs} == {"one 1"}
+    other = Slow(store, store.run(run_id))
+    other.layer = "two"
+    assert other.paint() == {"a": {"children": "two 2"}}
+    store.write(Batch(new_id(), run_id, 0, (heads_of(100),)))
+    assert all(tab.advance() == {} for tab in tabs)
+    late = Slow(store, store.run(run_id))
+    assert late.paint() == {"a": {"children": "one 1"}}, "while it rests, what was made last serves newcomers too"
+    now[0] += 41.0
+    assert {tab.tick()["a"]["children"] for tab in [*tabs, late]} == {"one 3"}
+    assert made == ["one", "two", "one"]
+
+
 def test_the_view_holds_panel_head_and_step() -> None:
     view = view_of("?panel=rounding&head=3&step=1200")
     assert (view.panel, view.head, view.step) == ("rounding", "3", "1200")
