@@ -13,6 +13,7 @@ from ..reading import signals_and_layers
 from ..signals import CATALOGUE, DISTRIBUTIONS, describe, offered
 from ..updates import Updates
 from .following import RunSection
+from .paced import PacedSection
 
 _FACTS = 6
 
@@ -58,39 +59,34 @@ class Choices(RunSection):
         return updates
 
 
-class LayerFacts(RunSection):
+class LayerFacts(PacedSection):
     """The newest values of the chosen layer (of several heads the most troubling one), and the signals to look at it by."""
 
     def __init__(self, store: Store, run: Run, module: str | None, detail: str | None) -> None:
         super().__init__(store, run)
         self._module, self._detail = module, detail
-        self._newest: dict[str, float] = {}
         self._offered: list[str] = []
+
+    def alike(self) -> str:
+        """Return the layer."""
+        return self._module or ""
 
     def paint(self) -> Updates:
         """Return the values and the signals."""
-        self.catch_up()
-        return self._facts(None)
+        made = super().paint()
+        return {**made, **self._signals(self._module)} if self._module else made
 
-    def advance(self) -> Updates:
-        """Return the values again after news."""
-        return self._facts(self._changed_from) if self.news() else {}
-
-    def _facts(self, start: int | None) -> Updates:
+    def make(self) -> Updates:
+        """Return the values, and the heads."""
         if not self._module:
             return {"layer-facts": {"children": html.P("Layers appear with the first sampled step.", className="quiet")}}
         series = [one for one in self.store.series(self.run.id, module=self._module) if one.key.signal in CATALOGUE]
-        fresh: dict[str, list[float]] = {}
-        for data in self.store.read(series, start=start, max_points=20):
-            if len(data.values):
-                fresh.setdefault(data.key.signal, []).append(float(data.values[-1]))
-        self._newest |= {name: max(values, key=CATALOGUE[name].trouble.order) for name, values in fresh.items()}
-        facts = [fact(describe(name).title, number(self._newest[name])) for name in offered(set(self._newest))[:_FACTS]]
-        return {
-            "layer-facts": {"children": html.Dl(facts, className="facts")},
-            "head": {"options": self._heads(self._module)},
-            **self._signals(self._module),
-        }
+        found: dict[str, list[float]] = {}
+        for key, value in self.store.newest([self.run.id], [one.key for one in series]).get(self.run.id, {}).items():
+            found.setdefault(key.signal, []).append(value)
+        newest = {name: max(values, key=CATALOGUE[name].trouble.order) for name, values in found.items()}
+        facts = [fact(describe(name).title, number(newest[name])) for name in offered(set(newest))[:_FACTS]]
+        return {"layer-facts": {"children": html.Dl(facts, className="facts")}, "head": {"options": self._heads(self._module)}}
 
     def _heads(self, module: str) -> list[dict[str, Any]]:
         """Return the heads that can be chosen: those of the layer's own attention, or of that it is a part of."""
