@@ -1,9 +1,12 @@
-"""A hook of the documentation site: the pages of the causes join it.
+"""A hook of the documentation site: the pages of the causes join it, and the notebook with what its cells show.
 
-They come with the package (`analyzer/causes/`), because a dashboard without a network shows them too.
+Causes come with the package (`analyzer/causes/`), because a dashboard without a network shows them too.
 """
 
+import base64
+import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +15,38 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
 CAUSES = ROOT / "analyzer" / "causes"
+NOTEBOOK = ROOT / "docs" / "notebook.ipynb"
 _CAUSE = re.compile(r"\]\(\.\./analyzer/causes/([\w-]+\.md)\)")
 _NAMED = re.compile(r"(?<![\w/`(\[-])([a-z]+(?:-[a-z]+)+)(?![\w`\])-])")
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add a page for each cause, and the dashboard's mark."""
+    """Add a page for each cause, the notebook with its pictures, and the dashboard's mark."""
     files.append(File.generated(config, "images/mark.svg", abs_src_path=str(ROOT / "dashboard" / "assets" / "mark.svg")))
     for source in sorted(CAUSES.glob("*.md")):
         files.append(File.generated(config, f"causes/{source.name}", content=source.read_text("utf-8")))
+    pictures: list[bytes] = []
+    files.append(File.generated(config, "notebook.md", content="\n\n".join(notebook_parts(pictures))))
+    for number, picture in enumerate(pictures):
+        files.append(File.generated(config, f"images/notebook-{number}.png", content=picture))
     return files
+
+
+def notebook_parts(pictures: list[bytes]) -> Iterator[str]:
+    """Yield the notebook's cells and what they showed as Markdown; pictures are appended to ``pictures``."""
+    for cell in json.loads(NOTEBOOK.read_text("utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        yield source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```"
+        for output in cell.get("outputs", ()):
+            shown = output.get("data", {})
+            if "image/png" in shown:
+                yield f"![What this cell draws](images/notebook-{len(pictures)}.png)"
+                pictures.append(base64.b64decode(shown["image/png"]))
+            elif "text/html" in shown:
+                # One block for Markdown: an empty line would end it. The style is Jupyter's.
+                yield re.sub(r"<style.*?</style>|\n\s*", "", "".join(shown["text/html"]), flags=re.DOTALL)
+            elif text := "".join(output.get("text") or shown.get("text/plain", "")).rstrip():
+                yield f"```text\n{text}\n```"
 
 
 def on_page_markdown(markdown: str, page: Page, config: Any, files: Files) -> str:
@@ -29,4 +54,4 @@ def on_page_markdown(markdown: str, page: Page, config: Any, files: Files) -> st
     if page.file.src_uri.startswith("causes/"):
         known = {source.stem for source in CAUSES.glob("*.md")} - {Path(page.file.src_uri).stem}
         return _NAMED.sub(lambda found: f"[{found[1]}]({found[1]}.md)" if found[1] in known else found[1], markdown)
-    return _CAUSE.sub(lambda found: f"](causes/{found[1]})", markdown)
+    return _CAUSE.sub(lambda found: f"](causes/{found[1]})", markdown).replace("](notebook.ipynb)", "](notebook.md)")
