@@ -34,6 +34,9 @@ _TITLES = {
     SPECTRUM: spectrum.TITLE,
 }
 _MOST_NAMED = 40
+_HEADING = 56
+"""Pixels above the plot."""
+_BAR = {"orientation": "v", "x": 1.02, "y": 0.5, "yanchor": "middle", "len": 1, "xpad": 4, "ypad": 0, "title": {"side": "right"}}
 
 
 class NothingToDrawError(ValueError):
@@ -69,15 +72,15 @@ def words(message: str) -> "PlotlyFigure":
 
 
 def as_plotly(drawn: Figure, title: str, subtitle: str) -> "PlotlyFigure":
-    """Return one of the page's figures under a title of its own; what names the run and the layer is no markup."""
-    from plotly import graph_objects
+    """Return one of the page's figures with a heading of its own, for which its scale or legend makes way."""
+    from plotly import graph_objects  # type: ignore[import-untyped]
 
     shown: PlotlyFigure = graph_objects.Figure(drawn)
     if title:
-        # 40 pixels more above the plot, and so of the whole, where the page has the heading of a card.
-        above = 40 + (shown.layout.margin.t or 0)
         heading = {"text": text(title), "subtitle": {"text": text(subtitle)}, "x": 0, "xref": "paper", "font": {"size": 15}}
-        shown.update_layout(title=heading, height=shown.layout.height + 40, margin_t=above)
+        shown.update_layout(title=heading, height=shown.layout.height + _HEADING, margin_t=_HEADING)
+        shown.update_layout(legend={"x": 1, "xanchor": "right"})
+        shown.update_traces(colorbar=_BAR, selector={"type": "heatmap"})
     return shown
 
 

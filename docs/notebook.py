@@ -8,17 +8,23 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
+from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 from plotly.offline import get_plotlyjs
 
 NOTEBOOK = Path(__file__).with_suffix(".ipynb")
 PLOTLY, PICTURE = "application/vnd.plotly.v1+json", "image/png"
 WIDTH = 760
+KERNEL = {
+    "PLOTLY_RENDERER": "plotly_mimetype",  # else plotly puts its script of several MB beside every figure
+    "OMP_NUM_THREADS": "1",  # what a model this small is fastest with, on a busy machine by far
+}
 
 
 def executed(folder: Path) -> Any:
@@ -29,10 +35,8 @@ def executed(folder: Path) -> Any:
     """
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     client = NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
-    # Else plotly puts its whole script of several MB beside every figure.
-    kernel = {"PLOTLY_RENDERER": "plotly_mimetype", "FORESHOCK_HOME": str(folder), "IPYTHONDIR": str(folder)}
     kept = {name: value for name, value in os.environ.items() if not name.startswith("FORESHOCK_")}
-    return client.execute(env=kept | kernel)
+    return client.execute(env=kept | KERNEL | {"FORESHOCK_HOME": str(folder), "IPYTHONDIR": str(folder)})
 
 
 def outputs(notebook: Any, kind: str) -> Iterator[Any]:
@@ -43,8 +47,13 @@ def outputs(notebook: Any, kind: str) -> Iterator[Any]:
 
 def picture(page: Page, figure: Any) -> str:
     """Return a figure as a PNG, in base64."""
-    page.evaluate("figure => Plotly.newPlot('figure', figure.data, figure.layout, {staticPlot: true})", figure)
-    return base64.b64encode(page.locator("#figure").screenshot()).decode()
+    size = {"format": "png", "width": WIDTH, "height": figure["layout"]["height"], "scale": 1.25}
+    shown = figure | {"layout": figure["layout"] | {"paper_bgcolor": "white"}}
+    address: str = page.evaluate("([figure, size]) => Plotly.toImage(figure, size)", [shown, size])
+    raw = BytesIO(base64.b64decode(address.partition(",")[2]))
+    small = BytesIO()
+    Image.open(raw).convert("RGB").quantize(64).save(small, "png", optimize=True)
+    return base64.b64encode(small.getvalue()).decode()
 
 
 def main() -> None:
@@ -53,8 +62,8 @@ def main() -> None:
         notebook = executed(Path(folder))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": WIDTH, "height": 800}, device_scale_factor=1.25)
-        page.set_content(f'<body style="margin:0;background:white"><div id="figure"></div><script>{get_plotlyjs()}</script></body>')
+        page = browser.new_page()
+        page.set_content(f"<script>{get_plotlyjs()}</script>")
         for data in outputs(notebook, PLOTLY):
             data[PICTURE] = picture(page, data[PLOTLY])
         browser.close()

@@ -16,15 +16,19 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).resolve().parents[1]
 CAUSES = ROOT / "analyzer" / "causes"
 NOTEBOOK = ROOT / "docs" / "notebook.ipynb"
+_MOVED = {"notebook.ipynb": "notebook.md", "../examples/": "examples/"}
+"""Where links of the documents lead in the repository, and on the site."""
 _CAUSE = re.compile(r"\]\(\.\./analyzer/causes/([\w-]+\.md)\)")
 _NAMED = re.compile(r"(?<![\w/`(\[-])([a-z]+(?:-[a-z]+)+)(?![\w`\])-])")
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add a page for each cause, the notebook with its pictures, and the dashboard's mark."""
+    """Add a page for each cause, the notebook with its pictures, the examples, and the dashboard's mark."""
     files.append(File.generated(config, "images/mark.svg", abs_src_path=str(ROOT / "dashboard" / "assets" / "mark.svg")))
     for source in sorted(CAUSES.glob("*.md")):
         files.append(File.generated(config, f"causes/{source.name}", content=source.read_text("utf-8")))
+    for source in sorted((ROOT / "examples").glob("*.py")):
+        files.append(File.generated(config, f"examples/{source.name}", content=source.read_text("utf-8")))
     pictures: list[bytes] = []
     files.append(File.generated(config, "notebook.md", content="\n\n".join(notebook_parts(pictures))))
     for number, picture in enumerate(pictures):
@@ -43,8 +47,10 @@ def notebook_parts(pictures: list[bytes]) -> Iterator[str]:
                 yield f"![What this cell draws](images/notebook-{len(pictures)}.png)"
                 pictures.append(base64.b64decode(shown["image/png"]))
             elif "text/html" in shown:
-                # One block for Markdown: an empty line would end it. The style is Jupyter's.
-                yield re.sub(r"<style.*?</style>|\n\s*", "", "".join(shown["text/html"]), flags=re.DOTALL)
+                # One block for Markdown: an empty line would end it. The looks are the site's.
+                yield re.sub(
+                    r"<style.*?</style>|\n\s*| border=\"1\" class=\"dataframe\"", "", "".join(shown["text/html"]), flags=re.DOTALL
+                )
             elif text := "".join(output.get("text") or shown.get("text/plain", "")).rstrip():
                 yield f"```text\n{text}\n```"
 
@@ -54,4 +60,6 @@ def on_page_markdown(markdown: str, page: Page, config: Any, files: Files) -> st
     if page.file.src_uri.startswith("causes/"):
         known = {source.stem for source in CAUSES.glob("*.md")} - {Path(page.file.src_uri).stem}
         return _NAMED.sub(lambda found: f"[{found[1]}]({found[1]}.md)" if found[1] in known else found[1], markdown)
-    return _CAUSE.sub(lambda found: f"](causes/{found[1]})", markdown).replace("](notebook.ipynb)", "](notebook.md)")
+    for there, here in _MOVED.items():
+        markdown = markdown.replace(f"]({there}", f"]({here}")
+    return _CAUSE.sub(lambda found: f"](causes/{found[1]})", markdown)

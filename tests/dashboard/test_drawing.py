@@ -58,7 +58,7 @@ def test_distributions_ranks_heads_and_metrics(kept: Store) -> None:
     assert title(foreshock.figure("gpt2-bf16", "spectral_alignment.histogram", store=kept))[1].startswith("gpt2-bf16, blocks.")
     ranks = foreshock.figure("gpt2-bf16", "rank.loss", store=kept)
     assert [trace.name for trace in ranks.data[3:]] == ["rank 0", "rank 1"]
-    heads = foreshock.figure("gpt2-bf16", "attention.max_logit", "blocks.1.attn.q", store=kept)
+    heads = foreshock.figure("gpt2-bf16", "attention.max_logit", "blocks.1.attn", store=kept)
     assert [trace.name for trace in heads.data[3:]] == ["head 0", "head 1", "head 2"]
     assert title(heads)[1] == "gpt2-bf16, blocks.1.attn"
     assert list(foreshock.figure("gpt2-bf16", "reward", store=kept).data[3].y) == [205.0, 206.0, 207.0, 208.0]
