@@ -39,7 +39,8 @@ _FLUSH_ACTING, _FLUSH = 0.1, 0.5
 class Monitor:
     """A live monitor; made by ``watch()``, used as a context manager. Its methods never raise into training.
 
-    The one exception is asked for: ``interventions=["stop"]`` ends training by ``foreshock.StopTraining``, raised by ``step()``.
+    The exceptions are asked for: ``interventions=["stop"]`` ends training by ``foreshock.StopTraining``, raised by ``step()``, and
+    ``figure()`` says what it cannot draw.
     """
 
     def __init__(

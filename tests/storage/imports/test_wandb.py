@@ -12,7 +12,7 @@ from foreshock.storage.transfer.imports.wandb import find
 from foreshock.storage.transfer.packages import TransferError
 
 WRITE = """
-import math, sys
+import math, sys, time
 import numpy as np
 import wandb
 
@@ -48,6 +48,9 @@ with start("exploding", id="explodes") as run:
         run.log(failing(step), step=step)
 
 for part, steps in enumerate((range(0, 60), range(40, 80))):
+    while part and int(time.time()) == began:  # the folder is named by the second, and would be written over
+        time.sleep(0.01)
+    began = int(time.time())
     with start("resumed", id="resumed1", resume="allow") as run:
         for step in steps:
             run.log({"loss": float(part)}, step=step)
