@@ -1,4 +1,4 @@
-"""foreshock: a seismograph for training runs. See README.md; the public face is ``watch``, ``estimate`` and ``open_store``."""
+"""foreshock: a seismograph for training runs. See README.md; the public face is what ``__all__`` names, ``watch`` above all."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -6,12 +6,13 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from .attach import watch
+    from .dashboard.drawing import figure
     from .interventions.stop import StopTraining
     from .monitor import Monitor
     from .probes.estimate import estimate
     from .storage import open_store
 
-__all__ = ["Monitor", "StopTraining", "__version__", "estimate", "open_store", "watch"]
+__all__ = ["Monitor", "StopTraining", "__version__", "estimate", "figure", "open_store", "watch"]
 
 # Everything heavy loads on first use (PEP 562): torch with watch, SQLAlchemy with open_store.
 _HOMES = {
@@ -20,6 +21,7 @@ _HOMES = {
     "StopTraining": "interventions.stop",
     "open_store": "storage",
     "estimate": "probes.estimate",
+    "figure": "dashboard.drawing",
 }
 
 

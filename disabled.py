@@ -2,12 +2,15 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from .probes.step.collector import Metric
 from .storage.records import Alert, Run, RunStatus
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure  # type: ignore[import-untyped]
 
 log = logging.getLogger("foreshock")
 
@@ -22,7 +25,8 @@ class DisabledMonitor:
     """A run without a name; nothing of it is stored."""
 
     def __init__(self, reason: str) -> None:
-        log.info("foreshock does nothing here: %s", reason)
+        self._words = f"foreshock does nothing here: {reason}"
+        log.info(self._words)
 
     def step(self, loss: Metric | None = None, *, batch: object = None, **metrics: Metric) -> None:
         """Do nothing."""
@@ -32,6 +36,12 @@ class DisabledMonitor:
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, *, name: str, **options: Any) -> None:
         """Do nothing."""
+
+    def figure(self, signal: str | None = None, module: str | None = None) -> "Figure":
+        """Return a figure that says that nothing is watched."""
+        from .dashboard.drawing import words
+
+        return words(self._words)
 
     def state_dict(self) -> dict[str, Any]:
         """Return an empty state."""

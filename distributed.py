@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -27,6 +27,9 @@ from .probes.step.faults import Faults
 from .probes.step.governor import FollowingGovernor, Governor
 from .probes.taps.attention import AttentionObserver
 from .storage.records import Alert, Run, RunStatus
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure  # type: ignore[import-untyped]
 
 log = logging.getLogger("foreshock")
 
@@ -181,6 +184,12 @@ class FollowingMonitor:
     def flush(self, timeout: float = 5.0) -> bool:
         """Do nothing: the first rank keeps the run."""
         return True
+
+    def figure(self, signal: str | None = None, module: str | None = None) -> "Figure":
+        """Return a figure that says who keeps the run."""
+        from .dashboard.drawing import words
+
+        return words("The first rank keeps this run: draw it there, or with foreshock.figure(run).")
 
     def log(self, **metrics: Metric) -> None:
         """Do nothing: metrics are the first rank's."""

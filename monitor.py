@@ -3,8 +3,9 @@
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,9 @@ from .storage.transfer.mirrors.registry import Mirrors
 from .storage.writer import Writer
 from .telling import Telling
 
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure  # type: ignore[import-untyped]
+
 log = logging.getLogger("foreshock")
 
 # Seconds between batches: who acts on alerts should hear of them soon.
@@ -36,7 +40,8 @@ _FLUSH_ACTING, _FLUSH = 0.1, 0.5
 class Monitor:
     """A live monitor; made by ``watch()``, used as a context manager. Its methods never raise into training.
 
-    The one exception is asked for: ``interventions=["stop"]`` ends training by ``foreshock.StopTraining``, raised by ``step()``.
+    The exceptions are asked for: ``interventions=["stop"]`` ends training by ``foreshock.StopTraining``, raised by ``step()``, and
+    ``figure()`` says what it cannot draw.
     """
 
     def __init__(
@@ -84,7 +89,7 @@ class Monitor:
         self._told_closed = False
         self._ending = Ending()
         self._judged = segment.segment, segment.start_step - 1
-        self._owns_store = owns_store
+        self._owns_store, self._reopen = owns_store, reopen
         self._mirrors = mirrors
         self._writer = Writer(
             store if store is not None else reopen,
@@ -190,6 +195,25 @@ class Monitor:
     def risk(self) -> float | None:
         """How likely this run is to fail soon, 0 to 100 (docs/risk.md); None while nothing is measured."""
         return self._analysis.risk
+
+    def figure(self, signal: str | None = None, module: str | None = None) -> "Figure":
+        """Draw this run so far for a notebook: the loss with its alerts, or a signal, of one layer where ``module`` names it.
+
+        Waits until every step so far is judged and stored, 5 seconds at most, and draws what is there then. After ``close()`` too,
+        but not of a store in memory that the monitor opened.
+
+        Raises:
+            ValueError: there is no such signal or layer; the message names those that are near.
+            StoreError: the store cannot be read.
+        """
+        from .dashboard.drawing import figure
+
+        self.flush()
+        store = self._writer.store
+        if store is not None and not (self._closed and self._owns_store):
+            return figure(self.run, signal, module, store=store)
+        with closing(self._reopen()) as opened:
+            return figure(self.run, signal, module, store=opened)
 
     def state_dict(self) -> dict[str, Any]:
         """Return step and detector state, to be saved in the training checkpoint."""

@@ -6,6 +6,7 @@ It stands between ``<!-- begin: NAME ... -->`` and ``<!-- end: NAME -->``. A new
 import inspect
 import json
 import re
+import runpy
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = (
     ROOT / "README.md",
     ROOT / "docs" / "probes.md",
+    ROOT / "docs" / "signals.md",
     ROOT / "docs" / "zoo.md",
     ROOT / "docs" / "causes.md",
     ROOT / "docs" / "risk.md",
@@ -76,6 +78,12 @@ def probes() -> str:
 def probe_pages() -> str:
     """Document every probe from the docstring of its module."""
     return "\n".join(page(name, probe) for name, probe in known_probes().items())
+
+
+def signal_pages() -> str:
+    """Document every signal."""
+    pages = runpy.run_path(str(ROOT / "docs" / "signals.py"))["pages"]
+    return "\n".join(pages(documentation, preset_of))
 
 
 def page(name: str, probe: type[Probe]) -> str:
@@ -195,6 +203,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "probes": probes,
     "probe_pages": probe_pages,
+    "signal_pages": signal_pages,
     "zoo": zoo,
     "causes": causes,
     "risk": risk,

@@ -235,8 +235,9 @@ def _connect(path: Path) -> sqlite3.Connection:
         isolation_level=None,
         check_same_thread=False,
     )
-    connection.execute("PRAGMA locking_mode = EXCLUSIVE").fetchone()
-    connection.execute("PRAGMA synchronous = NORMAL")
+    with _closed_on_error(connection):  # what is no database is found out here
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE").fetchone()
+        connection.execute("PRAGMA synchronous = NORMAL")
     return connection
 
 

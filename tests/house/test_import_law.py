@@ -29,7 +29,7 @@ WIRING = {
 ALLOWED_ROOMS = {
     "_version": set(),
     "config": set(),
-    "disabled": {"probes"},
+    "disabled": {"probes", "dashboard"},
     "lifecycle": set(),
     "kernels": set(),
     "storage": set(),

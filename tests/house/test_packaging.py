@@ -1,6 +1,8 @@
 """Wheel and sdist hold exactly what git tracks; versions, extras and commands are stated once and agree."""
 
+import json
 import re
+import socket
 import subprocess
 import sys
 import tarfile
@@ -91,3 +93,30 @@ def test_changelog_names_this_version(root: Path) -> None:
     from foreshock import __version__
 
     assert f"## {__version__}" in (root / "CHANGELOG.md").read_text()
+
+
+def test_the_container_can_be_reached_and_lets_in_only_who_has_a_token(root: Path) -> None:
+    text = (root / "Containerfile").read_text()
+    (command,) = re.findall(r"^CMD (\[.*\])$", text, re.MULTILINE)
+    assert json.loads(command) == ["dashboard", "--host", "0.0.0.0", "--auth"]
+    (check,) = re.findall(r"^HEALTHCHECK .*\n +CMD (\[.*\])$", text, re.MULTILINE)
+    python, _, code = json.loads(check)
+    assert python == "python"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    here = code.replace("8050", str(port))
+    assert subprocess.run([sys.executable, "-c", here], capture_output=True).returncode == 1  # nobody listens
+
+
+def test_lowest_versions_are_those_that_are_declared(project: dict[str, Any], root: Path) -> None:
+    extras = project["project"]["optional-dependencies"]
+    declared = [*project["project"]["dependencies"], *(each for extra in extras.values() for each in extra)]
+    floors = dict(re.findall(r"^([\w.-]+)(?:\[\w+\])?>=([\w.]+)", "\n".join(declared), re.MULTILINE))
+    for line in (root / "constraints-lowest.txt").read_text().splitlines():
+        name, _, version = line.partition("==")
+        if name in floors:
+            assert trimmed(version) == trimmed(floors[name]), line
+
+
+def trimmed(version: str) -> str:
+    return re.sub(r"(\.0)+$", "", version)

@@ -319,3 +319,16 @@ def test_a_cadence_that_the_budget_stretches_is_told(small: Any, url: str) -> No
     assert told.message.startswith("To cost at most 0.0001 % of the training time, probes measure: ")
     assert re.search(r"spectral every [0-9]+,000 steps", told.message)
     store.close()
+
+
+def test_a_figure_is_drawn_while_the_run_goes_on_and_after(small: Any, url: str) -> None:
+    with foreshock.watch(small.model, small.optimizer, run="drawn", store=url, every=10) as monitor:
+        for _ in range(25):
+            monitor.step(small.step())
+        assert list(monitor.figure().data[3].x) == list(range(25))
+        assert len(monitor.figure("weight.spectral_norm").data[0].y) == 2
+        with pytest.raises(ValueError, match=r"has no signal 'los'. Did you mean 'loss'"):
+            monitor.figure("los")
+        monitor.step(small.step())
+    assert len(monitor.figure().data[3].x) == 26
+    assert len(foreshock.figure("drawn", "gradient.norm", store=url).data[3].x) == 26

@@ -105,6 +105,7 @@ def test_disabled_by_the_environment(small: Any, url: str, tmp_path: Path, monke
         monitor.log(other=2.0)
         monitor.load_state_dict(monitor.state_dict())
         assert list(monitor.alerts) == []
+        assert "FORESHOCK_DISABLE is set" in monitor.figure().layout.annotations[0].text
     assert not (tmp_path / "runs.db").exists()
 
 

@@ -304,7 +304,7 @@ def test_the_last_word_of_an_analyzer_that_was_replaced_is_not_saved(store: Stor
     there = store.alerts(run)
     with pytest.raises(LeaseHeldError):
         store.save_alerts(live.settled(), lease=first)
-    assert store.alerts(run) == there
+    assert repr(store.alerts(run)) == repr(there)  # its value is NaN, which equals nothing
     live.close()
 
 

@@ -30,6 +30,7 @@ for number in range(batches):
     steps = tuple(StepRecord(s, float(s), keys, [float(s)] * 20) for s in range(number * 10, number * 10 + 10))
     store.write(Batch(new_id(), run.id, 0, steps))
     os.write(1, b"%d\\n" % number)  # reported as durable
+store.close()
 """
 
 

@@ -205,7 +205,8 @@ def test_opening_a_store_of_today_imports_neither_alembic_nor_pandas(tmp_path: P
 
 
 def test_processes_that_open_a_new_store_at_once_all_succeed(tmp_path: Path) -> None:
-    code = "import sys; from foreshock.storage import open_store; s = open_store(sys.argv[1]); s.check(); print(len(s.runs()))"
+    code = "import sys; from foreshock.storage import open_store; s = open_store(sys.argv[1]); s.check(); "
+    code += "print(len(s.runs())); s.close()"
     environment = {**os.environ, "PYTHONWARNINGS": "error"}
     processes = [
         subprocess.Popen(

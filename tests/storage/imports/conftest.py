@@ -1,5 +1,6 @@
 """Runs written by the real packages, brought into a store."""
 
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,15 @@ from foreshock.storage.records import Run
 from foreshock.storage.transfer.imports.intake import Imported, import_run
 from foreshock.storage.transfer.imports.source import Source
 from typer.testing import CliRunner, Result
+
+FAILING = """
+def failing(step, noise=__import__("random").Random(0)):
+    wave = 1 + 0.03 * noise.uniform(-1, 1)
+    grown = 2.718 ** (max(0, min(step, 360) - 250) / 12)
+    return {"loss": (0.5 + 2 * 0.99**step) * wave * (1 if step < 340 else 40), "grad_norm": wave * grown}
+
+"""
+"""Defined for what writes runs: a run whose gradients grow from step 250 on, and whose loss jumps at 340."""
 
 QUIET = {
     "WANDB_MODE": "offline",
@@ -69,11 +79,26 @@ def write_with(quiet: dict[str, str]) -> Callable[[str, Path], None]:
     """Run a script in a process of its own, as a training job would: what a tracker leaves behind in a process stays there."""
 
     def write(script: str, folder: Path) -> None:
-        command = [sys.executable, "-c", script]
+        command = [sys.executable, "-c", FAILING + script]
         answer = subprocess.run(command, cwd=folder, env=quiet, capture_output=True, text=True, timeout=120)
         assert answer.returncode == 0, answer.stdout + answer.stderr
 
     return write
+
+
+@pytest.fixture
+def warned_of_failure(command: Callable[..., Result]) -> Callable[[str], None]:
+    """Have an imported run that fails as ``failing`` says judged, and look whether it is warned of as a watched one would be."""
+
+    def check(name: str) -> None:
+        found = json.loads(command("backtest", name, "--json").stdout)
+        first = {alert["rule"]: alert["step"] for alert in reversed(found["alerts"])}
+        assert 250 < first["gradient_creep"] < 340, first
+        assert first["loss_spike"] == 340
+        assert found["outcome"] == "diverged"
+        assert min(first.values()) > 250
+
+    return check
 
 
 @pytest.fixture

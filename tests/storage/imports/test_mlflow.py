@@ -42,6 +42,11 @@ for uri in (f"file:{os.path.abspath('mlruns')}", "sqlite:///mlflow.db"):
             client.log_batch(resumed, [Metric("acc", float(part), time + 1000 * step, step) for step in some if step % 5 == 0])
     client.set_terminated(resumed, "FAILED")
 
+    exploding = begin("exploding")
+    metrics = [Metric(name, value, start + 1000 * step, step) for step in range(400) for name, value in failing(step).items()]
+    client.log_batch(exploding, metrics)
+    client.set_terminated(exploding)
+
     client.set_terminated(begin("killed"), "KILLED")
     client.log_metric(begin("going on"), "loss", 1.0, step=3)
     client.delete_run(begin("gone"))
@@ -91,6 +96,7 @@ def test_what_is_known_of_a_run_comes_too(kept, file_store, bring):
     assert {name: run.status for name, run in runs.items()} == {
         "healthy": RunStatus.FINISHED,
         "resumed": RunStatus.CRASHED,
+        "exploding": RunStatus.FINISHED,
         "killed": RunStatus.TERMINATED,
         "going on": RunStatus.TERMINATED,
     }
@@ -116,7 +122,7 @@ def test_one_run_of_a_file_store_by_its_folder(folder, command):
     (experiment,) = [meta.parent for meta in folder.glob("mlruns/*/meta.yaml") if "language" in meta.read_text()]
     (run,) = [meta.parent for meta in experiment.glob("*/meta.yaml") if "run_name: resumed" in meta.read_text()]
     assert [each.name for each in find(str(run)).runs] == ["resumed"]
-    assert len(find(str(experiment)).runs) == 4
+    assert len(find(str(experiment)).runs) == 5
     told = json.loads(command("import", "mlflow", run, "--json").stdout)
     assert [(each["run"], each["segments"]) for each in told["runs"]] == [("resumed", 2)]
 
@@ -130,6 +136,11 @@ def test_a_url_and_an_id_name_a_run_and_empty_ones_are_told(folder, command):
     assert "train/loss is loss" in answer.stdout
     assert command("backtest", "healthy").exit_code == 0
     assert "Nothing to import in killed." in command("import", "mlflow", url, "--pick", "killed").stderr
+
+
+def test_backtest_warns_of_the_failure_of_an_imported_run(kept, command, warned_of_failure):
+    command("import", "mlflow", kept, "--pick", "exploding")
+    warned_of_failure("exploding")
 
 
 def test_it_reads_without_mlflow(folder, tmp_path, command_without):

@@ -263,6 +263,19 @@ def test_backtest_finds_the_explosion_of_an_imported_run(tmp_path, command):
     assert min(alert["step"] for alert in found["alerts"] if alert["severity"] != "info") >= 500
 
 
+def test_backtest_warns_of_growing_gradients_too(tmp_path, command, write_with, warned_of_failure):
+    script = """
+from torch.utils.tensorboard import SummaryWriter
+with SummaryWriter("exploding") as writer:
+    for step in range(400):
+        for name, value in failing(step).items():
+            writer.add_scalar(f"train/{name}", value, step)
+"""
+    write_with(script, tmp_path)
+    command("import", "tensorboard", tmp_path / "exploding")
+    warned_of_failure("exploding")
+
+
 def test_nothing_there_and_no_reader_say_what_to_do(tmp_path, command_without):
     with pytest.raises(TransferError, match="No TensorBoard event files"):
         find(tmp_path)

@@ -12,7 +12,7 @@ from foreshock.storage.transfer.imports.wandb import find
 from foreshock.storage.transfer.packages import TransferError
 
 WRITE = """
-import math, sys
+import math, sys, time
 import numpy as np
 import wandb
 
@@ -43,7 +43,14 @@ run = start("failed", id="failed01")
 run.log({"Loss": 1.0})
 run.finish(exit_code=1)
 
+with start("exploding", id="explodes") as run:
+    for step in range(400):
+        run.log(failing(step), step=step)
+
 for part, steps in enumerate((range(0, 60), range(40, 80))):
+    while part and int(time.time()) == began:  # the folder is named by the second, and would be written over
+        time.sleep(0.01)
+    began = int(time.time())
     with start("resumed", id="resumed1", resume="allow") as run:
         for step in steps:
             run.log({"loss": float(part)}, step=step)
@@ -52,7 +59,7 @@ for part, steps in enumerate((range(0, 60), range(40, 80))):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, write_with):
-    """``wandb/`` with a healthy run, a failed one, and one that was resumed at an earlier step."""
+    """``wandb/`` with a healthy run, a failed one, one that explodes, and one that was resumed at an earlier step."""
     place = tmp_path_factory.mktemp("wandb")
     write_with(WRITE, place)
     return place / "wandb"
@@ -90,7 +97,7 @@ def test_what_is_known_of_a_run_comes_too(folder, file_store, bring):
     assert (healthy.meta["notes"], healthy.meta["wandb_id"]) == ("first try", "healthy1")
     assert healthy.created_at <= file_store.step_times(healthy.id)[0][2] <= healthy.ended_at
     assert runs["failed"].status is RunStatus.CRASHED
-    assert set(runs) == {"healthy", "failed", "resumed"}
+    assert set(runs) == {"healthy", "failed", "exploding", "resumed"}
 
 
 def test_a_resumed_run_is_one_run_in_two_segments(folder, file_store, bring):
@@ -149,6 +156,11 @@ def test_commands_pick_by_id_and_name(folder, command):
     assert "resumed (" in answer.stdout
     assert "2 segments" in answer.stdout
     assert command("backtest", "resumed").exit_code == 0
+
+
+def test_backtest_warns_of_the_failure_of_an_imported_run(folder, command, warned_of_failure):
+    command("import", "wandb", folder, "--pick", "exploding")
+    warned_of_failure("exploding")
 
 
 def test_nothing_there_and_no_reader_say_what_to_do(tmp_path, command_without):

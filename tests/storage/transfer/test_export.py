@@ -24,7 +24,7 @@ Record = Callable[..., Run]
 def read_csv(path: Path) -> pd.DataFrame:
     """Read as docs/exporting.md says."""
     names = dict.fromkeys(("signal", "module", "kind"), "str")
-    return pd.read_csv(path, dtype=names, keep_default_na=False, na_values={"value": ["nan"]})
+    return pd.read_csv(path, dtype=names, keep_default_na=False, na_values={"value": ["nan"]}, float_precision="round_trip")
 
 
 @pytest.fixture
