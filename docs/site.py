@@ -1,4 +1,4 @@
-"""A hook of the documentation site: the pages of the causes join it, the schema of webhooks, and the notebook with what its cells show.
+"""A hook of the documentation site: the pages of the causes join it, the schema of webhooks, and the notebook with its pictures.
 
 Causes and schema come with the package (`analyzer/causes/`, `dashboard/messages/`), because they are wanted without a network too.
 """
