@@ -170,6 +170,7 @@ class Database:
             self._vanished()
         with engine.connect() as connection:
             if self.path and connection.info.get("identity") != identity:
+                connection.invalidate()  # closed here: it would go back to the pool that is given up
                 self._vanished()
             with connection.begin():
                 yield connection
