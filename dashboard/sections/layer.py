@@ -15,6 +15,7 @@ from ..updates import Updates
 from .following import RunSection
 
 _FACTS = 6
+_NEWEST = "These are the newest values. Those at another step stand below, under This layer in numbers."
 
 
 class Choices(RunSection):
@@ -87,7 +88,7 @@ class LayerFacts(RunSection):
         self._newest |= {name: max(values, key=CATALOGUE[name].trouble.order) for name, values in fresh.items()}
         facts = [fact(describe(name).title, number(self._newest[name])) for name in offered(set(self._newest))[:_FACTS]]
         return {
-            "layer-facts": {"children": html.Dl(facts, className="facts")},
+            "layer-facts": {"children": [html.Dl(facts, className="facts"), html.P(_NEWEST, className="quiet small")]},
             "head": {"options": self._heads(self._module)},
             **self._signals(self._module),
         }
