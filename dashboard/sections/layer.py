@@ -1,4 +1,4 @@
-"""The choice of layer and signals, and the newest values of the chosen layer."""
+"""The choice of layer and signals, and the values of the chosen layer."""
 
 from typing import Any
 
@@ -15,7 +15,6 @@ from ..updates import Updates
 from .following import RunSection
 
 _FACTS = 6
-_NEWEST = "These are the newest values. Those at another step stand below, under This layer in numbers."
 
 
 class Choices(RunSection):
@@ -60,11 +59,15 @@ class Choices(RunSection):
 
 
 class LayerFacts(RunSection):
-    """The newest values of the chosen layer (of several heads the most troubling one), and the signals to look at it by."""
+    """The values of the chosen layer (of several heads the most troubling one), and the signals to look at it by.
 
-    def __init__(self, store: Store, run: Run, module: str | None, detail: str | None) -> None:
+    Args:
+        step: The last samples up to it are shown; the newest where None.
+    """
+
+    def __init__(self, store: Store, run: Run, module: str | None, step: int | None, detail: str | None) -> None:
         super().__init__(store, run)
-        self._module, self._detail = module, detail
+        self._module, self._step, self._detail = module, step, detail
         self._newest: dict[str, float] = {}
         self._offered: list[str] = []
 
@@ -82,16 +85,22 @@ class LayerFacts(RunSection):
             return {"layer-facts": {"children": html.P("Layers appear with the first sampled step.", className="quiet")}}
         series = [one for one in self.store.series(self.run.id, module=self._module) if one.key.signal in CATALOGUE]
         fresh: dict[str, list[float]] = {}
-        for data in self.store.read(series, start=start, max_points=20):
+        stop = self._step + 1 if self._step is not None else None
+        if stop is not None:  # a step that is over; asking for what came after it would leave nothing to read
+            start = None
+        for data in self.store.read(series, start=start, stop=stop, max_points=20):
             if len(data.values):
                 fresh.setdefault(data.key.signal, []).append(float(data.values[-1]))
         self._newest |= {name: max(values, key=CATALOGUE[name].trouble.order) for name, values in fresh.items()}
         facts = [fact(describe(name).title, number(self._newest[name])) for name in offered(set(self._newest))[:_FACTS]]
         return {
-            "layer-facts": {"children": [html.Dl(facts, className="facts"), html.P(_NEWEST, className="quiet small")]},
+            "layer-facts": {"children": [html.Dl(facts, className="facts"), html.P(self._moment(), className="quiet")]},
             "head": {"options": self._heads(self._module)},
             **self._signals(self._module),
         }
+
+    def _moment(self) -> str:
+        return "The newest values." if self._step is None else f"The last values up to step {self._step:,}."
 
     def _heads(self, module: str) -> list[dict[str, Any]]:
         """Return the heads that can be chosen: those of the layer's own attention, or of that it is a part of."""
