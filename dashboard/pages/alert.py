@@ -27,8 +27,6 @@ from .attributes import aria, data
 from .inbox import end_button, silence_words
 from .parts import GRAPH_CONFIG, card, graph, number, refused, severity_badge
 
-_NO_WORD = html.Span("Nothing is sent of", className="quiet")
-
 
 def alert_page(alert: Alert, words: Updates) -> html.Main:
     """Return the layout of an alert's page.
@@ -142,9 +140,13 @@ def decisions(alert: Alert, silences: Sequence[Silence], run_names: Mapping[str,
     else:
         parts.append(html.P("It is over, and cannot be opened again: what comes later is a new alert.", className="quiet"))
     if silences:
-        rows = [html.Li([_NO_WORD, *silence_words(each, run_names), end_button(each, run_names)]) for each in silences]
+        rows = [html.Li([_silence(each, run_names), end_button(each, run_names)]) for each in silences]
         parts.append(html.Ul(rows, className="silences", **aria(label="Silences that cover this alert")))
     return parts
+
+
+def _silence(silence: Silence, run_names: Mapping[str, str]) -> html.Div:
+    return html.Div([html.Span("Silence:", className="quiet"), *silence_words(silence, run_names)], className="silence-said")
 
 
 def charts(alert: Alert) -> list[Component]:
@@ -205,7 +207,7 @@ def remedy(alert: Alert, first: Alert | None = None, rule: Rule | None = None) -
     if first is not None:
         why = f": {rule.title}." if rule is not None else "."
         step = dcc.Link(f"step {first.first_step:,}", href=alert_path(first.id))
-        parts.append(html.P(["The first warning of this run came at ", step, why]))
+        parts.append(html.P(["The first warning of this run came at ", step, why], className="remedy"))
     return parts or [html.P("The rule names no remedy.", className="quiet")]
 
 

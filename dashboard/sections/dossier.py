@@ -19,7 +19,8 @@ from .around import window
 
 _MOST_RELATED = 8
 _READ_RELATED = 60
-_READ_EARLIER = 500
+_READ_EARLIER = 200
+"""Earlier warnings among which the first is looked for. Where there are more it is not told: it may be one that was not read."""
 
 
 class Dossier:
@@ -96,7 +97,8 @@ class Dossier:
         loud = (Severity.WARNING, Severity.CRITICAL)
         earlier = AlertQuery(SHOWN_STATES, loud, run_id=alert.run_id, steps=(0, alert.first_step - 1))
         before = [line.alert for line in store.find_alerts(earlier, limit=_READ_EARLIER)] if alert.first_step > 0 else []
-        self._first = min(before, key=lambda other: other.first_step, default=None)
+        whole = len(before) < _READ_EARLIER
+        self._first = min(before, key=lambda other: other.first_step, default=None) if whole else None
 
 
 @cache
