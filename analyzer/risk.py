@@ -158,10 +158,11 @@ def words(value: float | None) -> str:
     seen, unseen = (_bin(default_model().measured.get(table, ()), value) for table in ("reliability_seen", "reliability"))
     if seen is None:
         return f"Risk {shown} of 100: likelier to fail soon than a run with a lower number; no moments like this were measured."
-    of_others = f", in kinds of runs that it had not seen {unseen['came']:.0f} %" if unseen is not None else ""
+    of_others = f"; in kinds of runs new to it, {unseen['came']:.0f} %" if unseen is not None else ""
     return (
-        f"Risk {shown}: of the zoo's moments scored {seen['low']} to {seen['high']}, {seen['came']:.0f} % were followed by a "
-        f"failure before the run was twice as long{of_others} (in a run's first {HORIZON_LEAST} steps: within {HORIZON_LEAST})."
+        f"Risk {shown}: in foreshock's own test runs, {seen['came']:.0f} % of the moments with a risk of {seen['low']} to "
+        f"{seen['high']} were followed by a failure before the run was twice as long (in its first {HORIZON_LEAST} steps: within "
+        f"{HORIZON_LEAST}){of_others}."
     )
 
 

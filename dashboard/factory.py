@@ -141,9 +141,9 @@ def heat_b(store: Store, run_id: str, signal: str | None, module: str | None) ->
     return Heat(store, store.run(run_id), "heat-b", signal or SECOND_SIGNAL, module or "")
 
 
-def layer_facts(store: Store, run_id: str, module: str | None, detail: str | None) -> LayerFacts:
-    """Return the newest values of the chosen layer, and the choice of its signals."""
-    return LayerFacts(store, store.run(run_id), module, detail)
+def layer_facts(store: Store, run_id: str, module: str | None, step: str | None, detail: str | None) -> LayerFacts:
+    """Return the values of the chosen layer at the chosen step, else the newest, and the choice of its signals."""
+    return LayerFacts(store, store.run(run_id), module, whole(step), detail)
 
 
 def distribution(store: Store, run_id: str, module: str | None) -> Distribution:

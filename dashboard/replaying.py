@@ -340,8 +340,7 @@ def _with_own(layers: "RuleLayers", rule: str, scope: tuple[str, str], changes: 
 def _shown(found: Any) -> Updates:
     """Return what a preview shows: what is wrong with the form, or run by run what would be different."""
     if isinstance(found, Answer):
-        problems = [dash.html.P("The form cannot be tried:", className="strong"), *found.problems[1:]]
-        return {"rule-preview-said": {"children": "The form cannot be tried."}, "rule-preview": {"children": problems}}
+        return {"rule-preview-said": {"children": "The form cannot be tried:"}, "rule-preview": {"children": found.problems[1:]}}
     from .pages.trial import trial_card
 
     trials, left, edited = found

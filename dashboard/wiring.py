@@ -96,7 +96,7 @@ def live_sections(app: dash.Dash, source: StoreSource, showings: Showings, desk:
     chart("risk", "risk", run)
     chart("heat_a", "heat-a", run, signal, module, heavy=True)
     chart("heat_b", "heat-b", run, compare, module, heavy=True)
-    section("layer_facts", "layer-facts", run, module, State("detail", "value"))
+    section("layer_facts", "layer-facts", run, module, step, State("detail", "value"))
     # Dash's browser side lets twelve callbacks go on at a time, and a live section is one that does not end: those above and those
     # of one panel must leave room for what the reader does.
     chart("layer_signal", "layer-signal", run, module, Input("detail", "value"), panel=Panel.LAYER)

@@ -1,6 +1,7 @@
 """The series around an alert's first step."""
 
 import math
+from textwrap import wrap
 from typing import Any
 
 from ...storage.records import Alert, Evidence
@@ -12,6 +13,8 @@ from .style import MUTED, SERIES, SEVERITY_COLOURS, Figure, axis, empty, layout,
 RECOGNISE = "Lets you see what the rule saw: the series around the alert, what is usual for it, and what it was held against."
 HEIGHT = 240
 
+_AXIS_LETTERS = 26
+"""Letters of an axis title that fit beside a chart of this height."""
 _FAR = 3.0
 """A line further from the values than this many times their spread would flatten them, and is not drawn."""
 
@@ -36,7 +39,7 @@ def evidence_figure(data: SeriesData, info: SignalInfo, evidence: Evidence, aler
         if value is not None and math.isfinite(value) and near(value, finite, log=log)
     ]
     traces = [nonfinite_trace([data]), alert_trace([alert]), event_trace(()), *line_traces(data, name, SERIES), *lines]
-    title = text(info.axis_title)
+    title = "<br>".join(text(line) for line in wrap(info.unit or info.title, _AXIS_LETTERS))  # the card's heading names the signal
     y = log_axis(title, [*finite, *(line["y"][0] for line in lines)]) if log else axis(title)
     return {
         "data": traces,

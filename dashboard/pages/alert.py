@@ -1,4 +1,4 @@
-"""The page of one alert: what, where, since when; the evidence; why; what to do; who did what."""
+"""The page of one alert: what, where, since when; what to do; why; the evidence; who did what."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,9 +27,6 @@ from .attributes import aria, data
 from .inbox import end_button, silence_words
 from .parts import GRAPH_CONFIG, card, graph, number, refused, severity_badge
 
-LIKELY = 0.5
-"""Causes that fit at least this share of what the likeliest does are told at once; the others when they are asked for."""
-
 
 def alert_page(alert: Alert, words: Updates) -> html.Main:
     """Return the layout of an alert's page.
@@ -42,8 +39,8 @@ def alert_page(alert: Alert, words: Updates) -> html.Main:
         [
             card("What to do", html.Div(parts["alert-remedy"], id="alert-remedy"), name="remedy-card"),
             card("Why", html.Div(parts["alert-why"], id="alert-why"), name="why-card"),
+            card("Before and after it", html.Div(parts["alert-related"], id="alert-related"), name="related-card"),
             card("Flight recorder", html.Div(parts["alert-bundles"], id="alert-bundles"), name="bundle-card"),
-            card("At the same time", html.Div(parts["alert-related"], id="alert-related"), name="related-card"),
         ],
         className="alert-told",
     )
@@ -143,9 +140,13 @@ def decisions(alert: Alert, silences: Sequence[Silence], run_names: Mapping[str,
     else:
         parts.append(html.P("It is over, and cannot be opened again: what comes later is a new alert.", className="quiet"))
     if silences:
-        rows = [html.Li([*silence_words(each, run_names), end_button(each, run_names)]) for each in silences]
+        rows = [html.Li([_silence(each, run_names), end_button(each, run_names)]) for each in silences]
         parts.append(html.Ul(rows, className="silences", **aria(label="Silences that cover this alert")))
     return parts
+
+
+def _silence(silence: Silence, run_names: Mapping[str, str]) -> html.Div:
+    return html.Div([html.Span("Silence:", className="quiet"), *silence_words(silence, run_names)], className="silence-said")
 
 
 def charts(alert: Alert) -> list[Component]:
@@ -173,11 +174,13 @@ def why(alert: Alert, rule: Rule | None) -> list[Component]:
     causes = sorted(alert.diagnosis, key=lambda cause: -cause.confidence)
     parts: list[Component] = []
     if causes:
-        likely = [each for each in causes if each.confidence >= LIKELY * causes[0].confidence]
-        parts.append(html.Ol([html.Li(cause_parts(each, remedy=each is not causes[0])) for each in likely], className="causes"))
-        if rest := causes[len(likely) :]:
-            listed = html.Ol([html.Li(cause_parts(each)) for each in rest], start=str(len(likely) + 1), className="causes")
-            parts.append(html.Details([html.Summary(f"{len(rest)} less likely {'cause' if len(rest) == 1 else 'causes'}"), listed]))
+        parts.append(html.Div(cause_parts(causes[0], remedy=False), className="cause"))
+        if len(causes) > 1:
+            count = f"{len(causes) - 1} less likely {'cause' if len(causes) == 2 else 'causes'}"
+            named = ", ".join(f"{each.title} {100 * each.confidence:.0f} %" for each in causes[1:])
+            summary = html.Summary([f"{count}: ", html.Span(named, className="quiet")])
+            items = [html.Li(cause_parts(each)) for each in causes[1:]]
+            parts.append(html.Details([summary, html.Ol(items, className="causes")], className="lesser-causes"))
     else:
         parts.append(html.P("What was seen fits none of the causes that foreshock knows.", className="quiet"))
     measured = []
@@ -191,11 +194,20 @@ def why(alert: Alert, rule: Rule | None) -> list[Component]:
     return parts
 
 
-def remedy(alert: Alert) -> list[Component]:
-    """Return what to do: by the likeliest cause, else by the rule."""
+def remedy(alert: Alert, first: Alert | None = None, rule: Rule | None = None) -> list[Component]:
+    """Return what to do: by the likeliest cause, and by the rule.
+
+    Args:
+        first: The run's first warning, where that came before this alert: a checkpoint to go back to is older than it.
+        rule: The rule of that warning.
+    """
     causes = sorted(alert.diagnosis, key=lambda cause: -cause.confidence)
     told = [text for text in (causes[0].remedy if causes else "", alert.remedy) if text]
     parts: list[Component] = [html.P(text, className="remedy") for text in dict.fromkeys(told)]
+    if first is not None:
+        why = f": {rule.title}." if rule is not None else "."
+        step = dcc.Link(f"step {first.first_step:,}", href=alert_path(first.id))
+        parts.append(html.P(["The first warning of this run came at ", step, why], className="remedy"))
     return parts or [html.P("The rule names no remedy.", className="quiet")]
 
 

@@ -3,6 +3,8 @@
 ``assets/alerts.js`` opens it for elements with ``data-ask`` and fills in what it is about.
 """
 
+from textwrap import shorten
+
 from dash import dcc, html
 from dash.development.base_component import Component
 
@@ -115,7 +117,7 @@ def choices(alert_id: str, state: AlertState, about: str, *, at_once: bool) -> l
     Args:
         at_once: Acknowledge with one touch, without asking for a comment.
     """
-    shown = about[:80]
+    shown = shorten(about, 140, placeholder=" …")
     parts: list[Component] = []
     if state in (AlertState.FIRING, AlertState.SILENCED):
         parts.append(ask("Acknowledge", AlertState.ACKNOWLEDGED, alert_id, state, about=shown, now=at_once, style="primary"))

@@ -63,7 +63,7 @@ def _legend() -> html.Div:
     entries = (
         ("◆", "severity-critical", "critical alert"),
         ("▲", "severity-warning", "warning"),
-        ("●", "severity-info", "notice"),
+        ("●", "severity-info", "info"),
         ("■", "legend-event", "event"),
         ("★", "legend-intervention", "intervention"),
         ("✖", "severity-critical", "not a finite number"),

@@ -8,7 +8,7 @@ from ...analyzer import handling
 from ...analyzer.rules import Rule, RuleSet
 from ...storage.base import Store
 from ...storage.errors import UnknownRunError
-from ...storage.records import Alert, AlertQuery, AlertState, Run, Silence
+from ...storage.records import Alert, AlertQuery, AlertState, Run, Severity, Silence
 from ...storage.results import AlertLine
 from ..bundles import Bundle, bundles_of
 from ..history import Entry, history_of, state_words
@@ -19,6 +19,8 @@ from .around import window
 
 _MOST_RELATED = 8
 _READ_RELATED = 60
+_READ_EARLIER = 200
+"""Earlier warnings among which the first is looked for. Where there are more it is not told: it may be one that was not read."""
 
 
 class Dossier:
@@ -37,6 +39,7 @@ class Dossier:
         self._history: Sequence[Entry] = ()
         self._bundles: Sequence[Bundle] = ()
         self._related: Sequence[AlertLine] = ()
+        self._first: Alert | None = None
         self._names: dict[str, str] = {}
 
     @property
@@ -66,7 +69,7 @@ class Dossier:
             "alert-decisions": {"children": decisions(alert, self._silences, self._names)},
             "alert-evidence": {"children": charts(alert)},
             "alert-why": {"children": why(alert, _rules().get(alert.rule))},
-            "alert-remedy": {"children": remedy(alert)},
+            "alert-remedy": {"children": remedy(alert, self._first, _rules().get(self._first.rule) if self._first else None)},
             "alert-bundles": {"children": bundle_list(self._bundles)},
             "alert-related": {"children": related_list(self._related, alert)},
             "alert-history": {"children": history_list(self._history)},
@@ -79,7 +82,7 @@ class Dossier:
         events = store.alert_events(alert.id)
         self._state = state_words(alert, events)
         self._history = history_of(alert, events, store.notifications(alert_id=alert.id))
-        self._silences = handling.covering(store, alert, now) if alert.state is AlertState.SILENCED else []
+        self._silences = handling.covering(store, alert, now) if alert.state is not AlertState.RESOLVED else []
         steps = window(alert)
         try:
             self._run = store.run(alert.run_id)
@@ -89,7 +92,13 @@ class Dossier:
         self._bundles = bundles_of(store, self._run, alert, events, steps)
         near = AlertQuery(SHOWN_STATES, run_id=alert.run_id, steps=steps)
         found = [line for line in store.find_alerts(near, limit=_READ_RELATED) if line.alert.id != alert.id]
-        self._related = sorted(found, key=lambda line: abs(line.alert.first_step - alert.first_step))[:_MOST_RELATED]
+        nearest = sorted(found, key=lambda line: abs(line.alert.first_step - alert.first_step))[:_MOST_RELATED]
+        self._related = sorted(nearest, key=lambda line: line.alert.first_step)
+        loud = (Severity.WARNING, Severity.CRITICAL)
+        earlier = AlertQuery(SHOWN_STATES, loud, run_id=alert.run_id, steps=(0, alert.first_step - 1))
+        before = [line.alert for line in store.find_alerts(earlier, limit=_READ_EARLIER)] if alert.first_step > 0 else []
+        whole = len(before) < _READ_EARLIER
+        self._first = min(before, key=lambda other: other.first_step, default=None) if whole else None
 
 
 @cache

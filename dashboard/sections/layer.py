@@ -1,5 +1,6 @@
-"""The choice of layer and signals, and the newest values of the chosen layer."""
+"""The choice of layer and signals, and the values of the chosen layer."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from dash import html
@@ -60,16 +61,20 @@ class Choices(RunSection):
 
 
 class LayerFacts(PacedSection):
-    """The newest values of the chosen layer (of several heads the most troubling one), and the signals to look at it by."""
+    """The values of the chosen layer (of several heads the most troubling one), and the signals to look at it by.
 
-    def __init__(self, store: Store, run: Run, module: str | None, detail: str | None) -> None:
+    Args:
+        step: The last samples up to it are shown; the newest where None.
+    """
+
+    def __init__(self, store: Store, run: Run, module: str | None, step: int | None, detail: str | None) -> None:
         super().__init__(store, run)
-        self._module, self._detail = module, detail
+        self._module, self._step, self._detail = module, step, detail
         self._offered: list[str] = []
 
-    def alike(self) -> str:
-        """Return the layer."""
-        return self._module or ""
+    def alike(self) -> tuple[str | None, int | None]:
+        """Return the layer and the step."""
+        return self._module, self._step
 
     def paint(self) -> Updates:
         """Return the values and the signals."""
@@ -80,13 +85,26 @@ class LayerFacts(PacedSection):
         """Return the values, and the heads."""
         if not self._module:
             return {"layer-facts": {"children": html.P("Layers appear with the first sampled step.", className="quiet")}}
-        series = [one for one in self.store.series(self.run.id, module=self._module) if one.key.signal in CATALOGUE]
         found: dict[str, list[float]] = {}
-        for key, value in self.store.newest([self.run.id], [one.key for one in series]).get(self.run.id, {}).items():
-            found.setdefault(key.signal, []).append(value)
-        newest = {name: max(values, key=CATALOGUE[name].trouble.order) for name, values in found.items()}
-        facts = [fact(describe(name).title, number(newest[name])) for name in offered(set(newest))[:_FACTS]]
-        return {"layer-facts": {"children": html.Dl(facts, className="facts")}, "head": {"options": self._heads(self._module)}}
+        for signal, value in self._values(self._module):
+            found.setdefault(signal, []).append(value)
+        worst = {name: max(values, key=CATALOGUE[name].trouble.order) for name, values in found.items()}
+        facts = [fact(describe(name).title, number(worst[name])) for name in offered(set(worst))[:_FACTS]]
+        moment = "The newest values." if self._step is None else f"The last values up to step {self._step:,}."
+        return {
+            "layer-facts": {"children": [html.Dl(facts, className="facts"), html.P(moment, className="quiet")]},
+            "head": {"options": self._heads(self._module)},
+        }
+
+    def _values(self, module: str) -> Iterator[tuple[str, float]]:
+        series = [one for one in self.store.series(self.run.id, module=module) if one.key.signal in CATALOGUE]
+        if self._step is None:
+            newest = self.store.newest([self.run.id], [one.key for one in series]).get(self.run.id, {})
+            yield from ((key.signal, value) for key, value in newest.items())
+            return
+        for data in self.store.read(series, stop=self._step + 1, max_points=20):
+            if len(data.values):
+                yield data.key.signal, float(data.values[-1])
 
     def _heads(self, module: str) -> list[dict[str, Any]]:
         """Return the heads that can be chosen: those of the layer's own attention, or of that it is a part of."""

@@ -12,7 +12,7 @@ from ...storage.base import Store
 from ...storage.records import Alert, RuleVersion, Run
 from ..pages.attributes import aria
 from ..pages.parts import refused, severity_badge
-from ..paths import rules_path, run_path
+from ..paths import alert_path, rules_path, run_path
 from ..reading import shown_alerts
 from ..rule_words import fields_of, origin_words, scopes_of, seen_of
 from ..updates import Updates
@@ -147,7 +147,14 @@ def alert_lines(alerts: Sequence[Alert], run: Run) -> list[Component]:
     if not alerts:
         return [html.P("It has not fired in this run.", className="quiet")]
     items = [
-        html.Li([severity_badge(alert.severity), html.Span(f"step {alert.first_step:,}", className="quiet"), " ", alert.message])
+        html.Li(
+            [
+                severity_badge(alert.severity),
+                html.Span(f"step {alert.first_step:,}", className="quiet"),
+                " ",
+                dcc.Link(alert.message, href=alert_path(alert.id)),
+            ]
+        )
         for alert in alerts[:_MOST_ALERTS]
     ]
     more = len(alerts) - _MOST_ALERTS

@@ -47,9 +47,9 @@ def course(turns: list[tuple[int, str, str, bool]], steps: int, losses: dict[int
 def test_words_tell_what_was_counted_and_state_the_horizon_wherever_they_name_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     (seen,) = (row for row in default_model().measured["reliability_seen"] if row["low"] <= 78.2 < row["high"])
     (unseen,) = (row for row in default_model().measured["reliability"] if row["low"] <= 78.2 < row["high"])
-    assert f"Risk 78: of the zoo's moments scored 60 to 80, {seen['came']:.0f} % were followed" in words(78.2)
-    assert f"in kinds of runs that it had not seen {unseen['came']:.0f} %" in words(78.2)
-    assert words(60.0).startswith("Risk 60: of the zoo's moments scored 60 to 80")
+    assert f"Risk 78: in foreshock's own test runs, {seen['came']:.0f} % of the moments with a risk of 60 to 80" in words(78.2)
+    assert f"in kinds of runs new to it, {unseen['came']:.0f} %" in words(78.2)
+    assert "with a risk of 60 to 80" in words(60.0)
     assert "before the run was twice as long" in words(78.2)
     assert "within 100" in words(3.0)
     assert words(100.0) == "Risk 100: the loss is not finite any more. The run has failed."

@@ -145,6 +145,8 @@ def test_several_are_decided_together_by_keyboard_alone(tab: Page, house: House,
     tab.keyboard.press("Space")
     bar = tab.get_by_role("region", name="Selected alerts")
     expect(bar).to_contain_text("2 selected")
+    wider, height = tab.locator("[data-pick-all]").evaluate("one => [one.scrollWidth - one.clientWidth, one.offsetHeight]")
+    assert (wider <= 0, height < 60) == (True, True), "its words stand beside the box, in one line"
     expect(tab.locator("[data-pick-all]")).to_have_attribute("aria-checked", "mixed")
     house.store.save_alerts([replace(alerts[1], last_step=9999)])
     expect(row(tab, alerts[1])).to_contain_text("last seen step 9,999")

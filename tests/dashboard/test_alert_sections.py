@@ -23,6 +23,7 @@ from foreshock.storage.captures import INSPECTED
 from foreshock.storage.records import (
     Alert,
     AlertState,
+    Cause,
     Event,
     Evidence,
     Notification,
@@ -239,6 +240,35 @@ def test_an_alerts_page_tells_its_whole_story(store: Store, run: Run, tmp_path: 
     ended = asked.answered(store, {"action": "end", "silence": silence.id})
     assert (ended["ok"], ended["text"]) == (True, "The silence has ended; 1 alert fires again.")
     assert store.alert(alert.id).state is AlertState.FIRING
+
+
+def test_a_silence_is_shown_and_can_be_ended_though_the_alert_was_acknowledged(store: Store, run: Run) -> None:
+    (alert,) = raised(store, run, 1)
+    handling.decide(store, {alert.id: None}, AlertState.ACKNOWLEDGED, by="ann")
+    handling.silence(store, {alert.id: None}, handling.Scope.RULE, until=9e9, by="bob")
+    assert store.alert(alert.id).state is AlertState.ACKNOWLEDGED
+    said = text_of(factory.dossier(store, alert.id).paint()["alert-decisions"]["children"])
+    assert f"rule {alert.rule} in run" in said
+    assert "by bob" in said
+    assert "End …" in said
+
+
+def test_what_to_do_names_the_first_warning_and_lesser_causes_are_folded(store: Store, run: Run) -> None:
+    raised(store, run, 1, rule="hint", first_step=10, severity=Severity.INFO)
+    (first,) = raised(store, run, 1, rule="loss_spike", first_step=40)
+    causes = (Cause("one", "Learning rate", 0.2, ("r1",), "Halve it."), Cause("two", "Rounding", 0.9, ("r2",), "Use float32."))
+    (alert,) = raised(store, run, 1, rule="late", first_step=90, remedy="Roll back.", diagnosis=causes)
+    page = factory.dossier(store, alert.id).paint()
+    remedy = text_of(page["alert-remedy"]["children"])
+    assert remedy.index("Use float32.") < remedy.index("Roll back.") < remedy.index("first warning of this run came at")
+    assert "step 40" in remedy
+    assert "Loss spike" in remedy
+    assert "first warning" not in text_of(factory.dossier(store, first.id).paint()["alert-remedy"]["children"])
+    (folded,) = [part for part in page["alert-why"]["children"] if getattr(part, "className", "") == "lesser-causes"]
+    assert "Learning rate 20 %" in text_of(folded.children[0])
+    assert "Rounding" not in text_of(folded)
+    around = text_of(page["alert-related"]["children"])
+    assert around.index("80 steps earlier") < around.index("50 steps earlier")
 
 
 def test_a_bundle_is_told_as_far_as_it_is_known_from_here(store: Store, run: Run, tmp_path: Path) -> None:

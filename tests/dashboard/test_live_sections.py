@@ -44,7 +44,7 @@ SECTIONS: dict[str, tuple[Any, ...]] = {
     "heat_b": ("weight.spectral_norm", LAYER),
     "distribution": (LAYER,),
     "layer_signal": (LAYER, "attention.max_logit"),
-    "layer_facts": (LAYER, None),
+    "layer_facts": (LAYER, None, None),
     "head": (),
     "choices": (LAYER, "spectral_alignment.sign_diversity", "weight.spectral_norm"),
 }
@@ -270,10 +270,26 @@ def test_attention_as_a_whole_is_seen_with_its_parts(store: Store, simulated: Mo
     store.save_alerts(simulated.failing_alerts(run.id, module="blocks.1.attn"))
     assert factory.distribution(store, run.id, "blocks.1.attn").paint()["distribution-of"]["children"] == LAYER
     assert len(factory.heat_a(store, run.id, None, "blocks.1.attn").paint()["heat-a"]["figure"]["layout"]["shapes"]) == 4
-    facts = factory.layer_facts(store, run.id, "blocks.1.attn", "weight.spectral_norm").paint()
+    facts = factory.layer_facts(store, run.id, "blocks.1.attn", None, "weight.spectral_norm").paint()
     assert facts["detail"]["value"] == "attention.entropy_mean", "the signal on which the layer's leading alert rests"
     chart = factory.layer_signal(store, run.id, "blocks.1.attn", None).paint()["layer-signal"]["figure"]
     assert "Attention entropy" in chart["layout"]["yaxis"]["title"]["text"]
+
+
+def test_the_values_of_a_layer_are_those_of_the_chosen_step(store: Store, simulated: ModuleType) -> None:
+    run = simulated.begin_run(store, "steps")
+    key = (SeriesKey("weight.spectral_norm", LAYER),)
+    values = ((0, 1.5), (10, 2.5), (20, 3.5))
+    store.write(Batch(new_id(), run.id, 0, tuple(StepRecord(step, 0.0, key, [value]) for step, value in values)))
+
+    def said(step: str | None) -> str:
+        return str(factory.layer_facts(store, run.id, LAYER, step, None).paint()["layer-facts"]["children"])
+
+    assert "3.5" in said(None)
+    assert "The newest values." in said(None)
+    assert "2.5" in said("15")
+    assert "3.5" not in said("15")
+    assert "up to step 15." in said("15")
 
 
 @pytest.mark.parametrize("name", ["overview", "head"])
