@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -194,7 +195,7 @@ def watch(
             collector.exchange = lead(company, watched, record, segment.start_step, settings.every, ladder)
         training.run = record
         mirrors.begin(chosen_mirrors, record, engine.alerts)
-        return Monitor(
+        monitor = Monitor(
             watched,
             collector,
             faults,
@@ -212,6 +213,8 @@ def watch(
             mirrors=mirrors,
             rules=live_rules,
         )
+        _greet(record, segment)
+        return monitor
     except BaseException:
         mirrors.close()
         ladder.close()
@@ -219,6 +222,14 @@ def watch(
         if collector.exchange is not None:
             collector.exchange.close()
         raise
+
+
+def _greet(run: Run, segment: Segment) -> None:
+    """Say on a terminal, to whoever sits before it, that the run is watched and how to look at it; logs and pipes are spared it."""
+    with suppress(OSError, ValueError, AttributeError):  # a stream that is closed, or is none
+        if sys.stderr.isatty():
+            on = f" from step {segment.start_step:,} on" if segment.segment else ""
+            print(f"foreshock watches run {run.name!r}{on}; to see it: foreshock dashboard", file=sys.stderr, flush=True)
 
 
 def facts_about(model: WatchedModel) -> dict[str, Any]:

@@ -11,13 +11,16 @@ from .episodes import Watcher
 from .facts import LASTING, Facts, Observation
 from .states import alert_from_plain, alert_to_plain
 from .tracks import Feed, Track
-from .wording import fill, join, place, series_name
+from .wording import fill, join, number, place, series_name
 
 _REDIAGNOSE_STEPS = 50
 _REPORT_STEPS = 100
 _MOST_REWRITES = 20
 _MEMORY_STEPS = 500
 _CAME_BACK_STEPS = 60
+_START_STEPS = 10
+_SWAMPED = 3.0
+"""Update over weight from which a warm-up to the same rate is no cure; without a warm-up the zoo's failing runs begin at 1."""
 _MOST_NAMED = 3
 _ALSO = " The same in "
 
@@ -231,6 +234,10 @@ class AlertBook:
             took = alert.last_step - alert.first_step
             if alert.rule == "loss_spike" and alert.state is AlertState.RESOLVED and took <= _CAME_BACK_STEPS:
                 found.append(Observation("loss_came_back", f"the loss came back within {took} steps", alert.last_step))
+            times = alert.value if alert.rule == "oversized_updates" and alert.first_step <= _START_STEPS else None
+            if times is not None and times >= _SWAMPED:
+                text = f"the first updates were {number(times)} times as large as the weights, which no warm-up mends"
+                found.append(Observation("swamped_at_start", text, alert.first_step, known={"times": times}))
         return found
 
     def state_dict(self) -> dict[str, Any]:

@@ -14,6 +14,8 @@ _MOST_CAUSES = 4
 _LEAST_CONFIDENCE = 0.1
 _MATERIAL_CHANGE = 0.15
 _PAST_WARMUP = 2000
+_BEARABLE = 0.1
+"""Update over weight, both as root mean squares, that the first steps of small healthy runs bear without a warm-up."""
 _COURSE = "course"
 INTERVENTIONS = ("capture", "checkpoint", "skip_step", "lower_learning_rate", "stabilized_attention", "rollback", "stop")
 """What a cause may recommend: the names that ``watch(interventions=...)`` takes, the mildest first."""
@@ -31,6 +33,7 @@ class Pattern:
         remedy: what to do; a template, see ``wording.fill``, over ``Facts.known`` and ``first``, the first finding's step.
         interventions: what foreshock can do about it when asked to, of INTERVENTIONS; what is best first.
         doc: name of its page in ``causes/``.
+        remedy_at_start: what to do where the first updates swamped the weights: there is nothing to go back to then.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Pattern:
     remedy: str
     interventions: tuple[str, ...]
     doc: str
+    remedy_at_start: str = ""
 
     def __post_init__(self) -> None:
         strangers = [name for name in self.interventions if name not in INTERVENTIONS]
@@ -66,6 +70,7 @@ def patterns() -> tuple[Pattern, ...]:
             table["remedy"],
             tuple(table["interventions"]),
             table["doc"],
+            table.get("remedy_at_start", ""),
         )
         for name, table in tables.items()
     )
@@ -103,6 +108,8 @@ def diagnose(observations: Iterable[Observation]) -> tuple[Cause, ...]:
     if known["first"] > _PAST_WARMUP:
         text = f"it began at step {step_number(int(known['first']))}, when any warm-up would have been over"
         seen["past_warmup"] = [Observation("past_warmup", text, int(known["first"]))]
+    if {"times", "rate"} <= known.keys():
+        known["bearable"] = known["rate"] * _BEARABLE / known["times"]
     causes = [cause for pattern in patterns() if (cause := _weigh(pattern, seen, known))]
     causes.sort(key=lambda cause: -cause.confidence)
     return tuple(causes[:_MOST_CAUSES])
@@ -131,7 +138,8 @@ def _weigh(pattern: Pattern, seen: Mapping[str, Sequence[Observation]], known: M
     confidence = round((1.0 - doubt) * against, 2)
     if confidence < _LEAST_CONFIDENCE:
         return None
-    return Cause(pattern.name, pattern.title, confidence, (*reasons, *counter), fill(pattern.remedy, known), pattern.doc)
+    remedy = pattern.remedy_at_start if "bearable" in known and pattern.remedy_at_start else pattern.remedy
+    return Cause(pattern.name, pattern.title, confidence, (*reasons, *counter), fill(remedy, known), pattern.doc)
 
 
 def _reason(observations: Sequence[Observation]) -> str:

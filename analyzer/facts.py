@@ -20,8 +20,9 @@ _NEVER_FELL_STEPS = 100
 _NEVER_FELL = 0.8
 LASTING = frozenset({"learning_rate_jump", "learning_rate_rising", "no_warmup", *traces.NAMES})
 """Facts about a moment: true for an alert from then on, though the run moves on."""
-NAMES = LASTING | {"key_shift_healthy", "loss_never_fell", "learning_rate_constant", "loss_came_back", "past_warmup"}
-"""Every fact there is. ``loss_came_back`` is told by the alerts themselves; ``past_warmup`` by the diagnosis."""
+_TOLD_BY_ALERTS = {"loss_came_back", "swamped_at_start"}
+NAMES = LASTING | _TOLD_BY_ALERTS | {"key_shift_healthy", "loss_never_fell", "learning_rate_constant", "past_warmup"}
+"""Every fact there is. ``past_warmup`` is told by the diagnosis."""
 
 
 @dataclass(frozen=True, slots=True)

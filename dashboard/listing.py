@@ -75,7 +75,7 @@ COLUMNS = (
     Column("heartbeat", "Heartbeat", lambda one, _, now: one.run.heartbeat_at, numeric=True),
     Column("started", "Started", lambda one, _, now: one.run.created_at, True, "When it began, and how long it has run"),
     Column(
-        "cost", "Cost", lambda _, seen, now: _or_least(seen.cost), True, "Share of step time that monitoring costs", measured=True
+        "cost", "Cost", lambda _, seen, now: _or_least(seen.cost), True, "Share of training time spent on monitoring", measured=True
     ),
 )
 

@@ -1,7 +1,7 @@
 """Read a store the way the page needs it: one series per line, a grid per heatmap, bounded in points."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,6 +20,9 @@ MAX_HISTOGRAMS = 300
 _BEFORE = 500
 """Steps before a window, at least, in which the value is looked for that its first cells hold."""
 
+COST, RECENT_COST = "monitor.share", "monitor.overhead"
+COSTS = (COST, RECENT_COST)
+"""What monitoring cost: of the time since training began or was resumed, and of that since the sample before."""
 OPEN_STATES = (AlertState.FIRING, AlertState.ACKNOWLEDGED, AlertState.SILENCED)
 SHOWN_STATES = (*OPEN_STATES, AlertState.RESOLVED)
 
@@ -91,6 +94,12 @@ def newest_of(store: Store, run_ids: Sequence[str], signals: Sequence[str]) -> d
         run_id: {key.signal: values[key] for key in keys if key in values}  # the later key, that of the whole run, wins
         for run_id, values in found.items()
     }
+
+
+def cost_of(values: Mapping[str, float | None]) -> float | None:
+    """Return the share of a run's time that monitoring cost, from its newest values; of its newest steps where no more is known."""
+    whole = values.get(COST)
+    return values.get(RECENT_COST) if whole is None else whole
 
 
 def signals_and_layers(store: Store, run_id: str) -> tuple[set[str], list[str]]:

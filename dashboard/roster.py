@@ -17,10 +17,10 @@ from ..storage.errors import StoreUnavailableError
 from ..storage.records import Notification, Run, SeriesKey, Severity
 from ..storage.results import News
 from .letters import letters_of
-from .reading import OPEN_STATES, newest_of
+from .reading import COSTS, OPEN_STATES, cost_of, newest_of
 from .searching import Words
 
-LOSS, COST = "loss", "monitor.overhead"
+LOSS = "loss"
 _EVERYTHING = News(everything=True)
 _REFRESH = 4.0
 """Seconds for which the newest values of a run that goes on are good enough for a list."""
@@ -39,7 +39,7 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Newest values of a run: loss, risk (0 to 100), share of step time that monitoring costs, steps a second; None: not known."""
+    """Newest values of a run: loss, risk (0 to 100), share of time that monitoring cost, steps a second; None: not known."""
 
     loss: float | None = None
     risk: float | None = None
@@ -133,11 +133,11 @@ class Roster:
 
     def _measure(self, runs: Sequence[Run], now: float) -> None:
         ids = [run.id for run in runs]
-        values = newest_of(self._store, ids, (LOSS, COST, RISK)) if ids else {}
+        values = newest_of(self._store, ids, (LOSS, RISK, *COSTS)) if ids else {}
         rates = self._store.step_rates(ids) if ids else {}
         for run in runs:
             found = values.get(run.id, {})
-            figures = Figures(found.get(LOSS), found.get(RISK), found.get(COST), rates.get(run.id))
+            figures = Figures(found.get(LOSS), found.get(RISK), cost_of(found), rates.get(run.id))
             self._figures[run.id] = (now, run.last_step, figures)
 
     def _is_stale(self, run: Run, now: float) -> bool:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -12,6 +13,11 @@ from playwright.sync_api import Browser, sync_playwright
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Tests run side by side: one thread each, here and in the processes they start. Before torch is imported, or it is not heard.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What goes wrong in a test is no trouble of the person's who runs it.
+if "FORESHOCK_HOME" not in os.environ:
+    _home = tempfile.TemporaryDirectory(prefix="foreshock-home-")
+    os.environ["FORESHOCK_HOME"] = _home.name
 
 # No test is timed: a busy machine is no defect of the code's.
 settings.register_profile("foreshock", deadline=None)

@@ -12,13 +12,13 @@ from ...analyzer.wording import number, step_number
 from ...storage.base import Store
 from ...storage.records import Alert, Event, Run, Segment, Severity
 from ...storage.trouble import recent
-from ..reading import is_open
+from ..reading import COSTS, RECENT_COST, cost_of, is_open
 from ..vitals import Life, Vitals
 from .content import Fact, Happened
 from .texts import cut
 from .wanted import Wanted
 
-VALUES = ("loss", RISK, "monitor.overhead", "monitor.step_ms", "monitor.queue_depth", "monitor.dropped", "monitor.errors")
+VALUES = ("loss", RISK, *COSTS, "monitor.step_ms", "monitor.queue_depth", "monitor.dropped", "monitor.errors")
 """Signals whose newest value is told."""
 MOST_EVENTS = 200
 MOST_CONFIGURED = 100
@@ -61,7 +61,7 @@ def key_facts(run: Run, alerts: Sequence[Alert], values: Mapping[str, float]) ->
         Fact("Loss", _number(values.get("loss"))),
         Fact("Open alerts", ", ".join(f"{count} {severity.value}" for severity, count in counts if count) or "none"),
         Fact("Risk", _number(None if risk is None or risk != risk else round(risk)), "of 100" if risk is not None else ""),
-        Fact("Monitoring cost", _percent(values.get("monitor.overhead"))),
+        Fact("Monitoring cost", _percent(cost_of(values))),
         Fact("Duration", lasted((run.ended_at or run.heartbeat_at) - run.created_at) if run.heartbeat_at else _NONE),
     ]
 
@@ -88,7 +88,10 @@ def configuration(run: Run, segments: Sequence[Segment]) -> list[Fact]:
 
 def cost_facts(values: Mapping[str, float]) -> list[Fact]:
     """Return what the monitor told of itself last."""
-    facts = [Fact("Share of step time", _percent(values.get("monitor.overhead")))]
+    facts = [
+        Fact("Share of training time", _percent(cost_of(values))),
+        Fact("Of the newest steps", _percent(values.get(RECENT_COST))),
+    ]
     if "monitor.step_ms" in values:
         facts.append(Fact("Sampled step", _number(values["monitor.step_ms"]), "ms"))
     named = (("monitor.queue_depth", "Waiting to be written"), ("monitor.dropped", "Samples lost"), ("monitor.errors", "Errors"))

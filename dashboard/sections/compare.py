@@ -15,7 +15,7 @@ from ..comparing import MOST_POINTS, NOTHING, Course, configuration, course, dif
 from ..figures.comparison import Drawn
 from ..figures.style import Figure
 from ..pages.compare import Facts, compare_table, notes, settings_table
-from ..reading import OPEN_STATES, is_open, newest_of, run_wide, shown_alerts
+from ..reading import COSTS, OPEN_STATES, cost_of, is_open, newest_of, run_wide, shown_alerts
 from ..signals import describe, offered
 from ..updates import Updates
 from ..vitals import vitals
@@ -51,7 +51,7 @@ class CompareTable:
             return self.tick()
         self._seen = seen
         ids = list(runs)
-        values = newest_of(self._store, ids, ("loss", RISK, "monitor.overhead"))
+        values = newest_of(self._store, ids, ("loss", RISK, *COSTS))
         rates = self._store.step_rates(ids)
         self._facts = [self._read(runs[run_id], values.get(run_id, {}), rates.get(run_id)) for run_id in ids]
         return self.tick()
@@ -78,9 +78,7 @@ class CompareTable:
             lowest = min(finite, default=None)
         standing = [alert for alert in alerts if is_open(alert)]
         first = min(alerts, key=lambda alert: (alert.created_at, alert.first_step), default=None)
-        return Facts(
-            run, values.get("loss"), lowest, values.get(RISK), values.get("monitor.overhead"), rate, tuple(standing), first
-        )
+        return Facts(run, values.get("loss"), lowest, values.get(RISK), cost_of(values), rate, tuple(standing), first)
 
 
 class Overlay:

@@ -16,7 +16,7 @@ from ..pages.alerts import alert_list
 from ..pages.attributes import aria
 from ..pages.parts import fact, number, percent, pill, risk_of, severity_badge
 from ..paths import report_path, runs_path
-from ..reading import is_open, newest_of, shown_alerts
+from ..reading import COSTS, RECENT_COST, cost_of, is_open, newest_of, shown_alerts
 from ..report.writing import usual_name
 from ..trouble import trouble_list, troubles_of_run
 from ..updates import Updates
@@ -24,7 +24,7 @@ from ..verdict import Verdict, verdict
 from ..vitals import Vitals, ago, clock, vitals
 from .following import RunSection
 
-_FACTS = ("loss", RISK, "monitor.overhead", "monitor.step_ms", "monitor.queue_depth", "monitor.dropped", "monitor.errors")
+_FACTS = ("loss", RISK, *COSTS, "monitor.step_ms", "monitor.queue_depth", "monitor.dropped", "monitor.errors")
 _ICONS = {"empty": "…", "healthy": "✓", "info": "●", "warning": "▲", "critical": "◆", "lost": "?"}
 
 
@@ -91,7 +91,7 @@ class Head(RunSection):
                 fact("Open alerts", badges or "none"),
                 fact("Risk", risk_of(self._values[RISK]), "of 100" if risk_of(self._values[RISK]) != "–" else ""),
                 fact("Heartbeat", ago(now - max(self.run.heartbeat_at, self.run.created_at))),
-                fact("Monitoring cost", percent(self._values["monitor.overhead"])),
+                fact("Monitoring cost", percent(cost_of(self._values))),
             ],
             className="facts",
         )
@@ -110,13 +110,14 @@ class Head(RunSection):
     def _monitor(self) -> list[Component]:
         values = self._values
         facts = [
-            fact("Share of step time", percent(values["monitor.overhead"])),
+            fact("Share of training time", percent(cost_of(values))),
+            fact("Of the newest steps", percent(values[RECENT_COST])),
             fact("Waiting to be written", number(values["monitor.queue_depth"])),
             fact("Samples lost", number(values["monitor.dropped"])),
             fact("Errors", number(values["monitor.errors"])),
         ]
         if values["monitor.step_ms"] is not None:
-            facts.insert(1, fact("Sampled step", number(values["monitor.step_ms"]), "ms"))
+            facts.insert(2, fact("Sampled step", number(values["monitor.step_ms"]), "ms"))
         return [
             html.Dl(facts, className="facts"),
             *trouble_list(troubles_of_run(self.run)),

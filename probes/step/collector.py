@@ -186,6 +186,7 @@ class Collector:
             overhead = self.governor.take_overhead()
             if overhead is not None:
                 values["monitor.overhead"] = overhead
+                values["monitor.share"] = self.governor.share or 0.0
         pending = self._pend(step, values, packed)
         ended = perf_counter()
         whole, own = ended - self._ended, ended - started + self._faults.seconds - self._guarded_before

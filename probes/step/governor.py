@@ -59,6 +59,9 @@ class Governor:
         self._sampled = 0
         self._spent = 0.0
         self._elapsed = 0.0
+        # Of the whole run, as far as it was taken.
+        self._all_spent = 0.0
+        self._all_elapsed = 0.0
 
     @property
     def interval(self) -> int:
@@ -114,7 +117,14 @@ class Governor:
         self._sum_up()
         spent, elapsed = self._spent, self._elapsed
         self._spent = self._elapsed = 0.0
+        self._all_spent += spent
+        self._all_elapsed += elapsed
         return min(1.0, spent / elapsed) if elapsed > 0 else None
+
+    @property
+    def share(self) -> float | None:
+        """The share of all the time up to the last ``take_overhead`` that monitoring cost, None before it."""
+        return min(1.0, self._all_spent / self._all_elapsed) if self._all_elapsed > 0 else None
 
     def _affordable(self, allowance: float) -> Cadence:
         """The densest cadence that costs at most ``allowance`` seconds a step."""

@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 
 import pytest
 from foreshock.analyzer.rules import RuleSet
@@ -471,8 +472,24 @@ def test_first_updates_as_large_as_the_weights_are_told_at_once(judge):
     series = _layers(judge, "update.ratio", lambda number: lambda step: 1.0 if step < 10 else 0.02)
     (alert,) = judge.loud(judge.run(series, 300))
     assert (alert.rule, alert.first_step) == ("oversized_updates", 0)
+    assert "times the size of their weights or more" in alert.message
     one = _layers(judge, "update.ratio", lambda number: lambda step: 5.0 if number == 0 else 0.02)
     assert judge.loud(judge.run(one, 300)) == [], "a layer that begins at zero moves by more than it holds"
+
+
+def test_first_updates_far_larger_than_the_weights_are_the_rates_fault_and_no_warm_ups(judge):
+    def causes(ratio):
+        series = _layers(judge, "update.ratio", lambda number: lambda step: ratio)
+        (alert,) = judge.loud(judge.run({**series, SeriesKey("learning_rate"): lambda step: 0.5}, 30))
+        return alert.diagnosis
+
+    assert causes(1.0)[0].name == "missing_warmup"
+    named = causes(50.0)[0]
+    assert named.name == "learning_rate_too_high"
+    pattern = (
+        r"Start again with a rate of 0\.00\d+ or less: at 0\.5 the first updates were [45]\d(\.\d)? times as large as the weights\."
+    )
+    assert re.fullmatch(pattern, named.remedy)
 
 
 def test_layers_whose_units_are_all_dead_from_the_start_are_told(judge):

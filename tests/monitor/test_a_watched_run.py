@@ -38,9 +38,26 @@ def test_every_step_has_loss_norm_rate_and_metrics_and_sampled_steps_have_the_re
     assert sorted(set(sampled["step"])) == [0, 10, 20, 30, 40]
     assert set(sampled["module"]) == {"0", "2"}
     assert sorted(set(by_signal["weight.spectral_growth"]["step"])) == [10, 20, 30, 40]
-    assert {"monitor.overhead", "monitor.queue_depth", "monitor.dropped", "monitor.errors", "system.step_time"} <= set(by_signal)
+    assert {"monitor.overhead", "monitor.share", "monitor.queue_depth", "monitor.dropped", "monitor.errors"} <= set(by_signal)
+    assert "system.step_time" in by_signal
     assert len(store.histograms(run.id, "spectral_alignment.histogram", "0")) == 5
     store.close()
+
+
+def test_who_sits_before_a_terminal_is_told_once_that_the_run_is_watched(
+    small: Any, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with foreshock.watch(small.model, small.optimizer, run="piped", store=url) as monitor:
+        monitor.step(small.step())
+    assert capsys.readouterr().err == "", "a log is spared it"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    for more in ({"run": "seen"}, {"resume": "seen"}):
+        with foreshock.watch(small.model, small.optimizer, store=url, **more) as monitor:
+            monitor.step(small.step())
+    assert capsys.readouterr().err == (
+        "foreshock watches run 'seen'; to see it: foreshock dashboard\n"
+        "foreshock watches run 'seen' from step 1 on; to see it: foreshock dashboard\n"
+    )
 
 
 def test_the_same_name_is_a_new_run_and_resume_goes_on_with_the_old(small: Any, url: str) -> None:

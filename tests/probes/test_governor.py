@@ -120,6 +120,7 @@ def test_overhead_is_the_share_since_it_was_last_asked_for() -> None:
     governor.sampled_step(0.3, 0.05)
     assert governor.take_overhead() == pytest.approx((0.2 + 0.01) / 1.3)
     assert governor.take_overhead() is None
+    assert governor.share == pytest.approx(0.26 / 2.5), "of all the time"
     governor.plain_step((0.001, 0.5))
     assert governor.take_overhead() == 1.0
 
