@@ -3,6 +3,7 @@
 import logging
 import os
 import platform
+import shlex
 import socket
 import sys
 import time
@@ -17,6 +18,7 @@ try:
     import torch
 except ImportError as missing:
     raise ImportError('foreshock.watch() needs PyTorch, which is not installed: pip install "foreshock[train]"') from missing
+from sqlalchemy import make_url
 from torch import nn
 from torch.optim import Optimizer
 
@@ -41,6 +43,7 @@ from .probes.step.governor import Governor
 from .probes.taps.compiled import anything_compiled
 from .slices import SliceProbe
 from .storage import Store, StoreUnavailableError, open_store
+from .storage.database import printable
 from .storage.leftovers import drain_all
 from .storage.opening import spool_place
 from .storage.records import Alert, Run, RunStatus, Segment, new_id
@@ -213,7 +216,7 @@ def watch(
             mirrors=mirrors,
             rules=live_rules,
         )
-        _greet(record, segment)
+        _greet(record, segment, store)
         return monitor
     except BaseException:
         mirrors.close()
@@ -224,12 +227,14 @@ def watch(
         raise
 
 
-def _greet(run: Run, segment: Segment) -> None:
+def _greet(run: Run, segment: Segment, store: object) -> None:
     """Say on a terminal, to whoever sits before it, that the run is watched and how to look at it; logs and pipes are spared it."""
     with suppress(OSError, ValueError, AttributeError):  # a stream that is closed, or is none
         if sys.stderr.isatty():
             on = f" from step {segment.start_step:,} on" if segment.segment else ""
-            print(f"foreshock watches run {run.name!r}{on}; to see it: foreshock dashboard", file=sys.stderr, flush=True)
+            given = os.fspath(store) if isinstance(store, (str, os.PathLike)) else ""  # what the settings say, the command knows
+            where = f" --store {shlex.quote(printable(make_url(given)) if '://' in given else given)}" if given else ""
+            print(f"foreshock watches run {run.name!r}{on}; to see it: foreshock dashboard{where}", file=sys.stderr, flush=True)
 
 
 def facts_about(model: WatchedModel) -> dict[str, Any]:

@@ -149,6 +149,8 @@ def _alert_text(alert: "Alert", run_name: str) -> "RenderableType":
     from rich.padding import Padding
     from rich.text import Text
 
+    from ..analyzer.messages import likeliest
+
     head = Text.assemble(
         (f"{alert.severity} ", _STYLES[alert.severity]),
         (alert.rule, "bold"),
@@ -161,6 +163,7 @@ def _alert_text(alert: "Alert", run_name: str) -> "RenderableType":
         body.append(
             f"Likely cause: {cause.title} ({cause.confidence:.0%}). {'; '.join(each.rstrip('.') for each in cause.reasons)}.{more}"
         )
-    if alert.remedy:
-        body.append(f"Remedy: {alert.remedy}")
+    _, remedy = likeliest(alert)
+    if remedy:
+        body.append(f"Remedy: {remedy}")
     return Group(head, Padding(Text("\n".join(body)), (0, 0, 1, 2), expand=False))

@@ -137,7 +137,7 @@ def test_alerts_say_what_why_and_what_to_do(foreshock: Command, store: str) -> N
     assert body[:3] == [
         "Doubles every 120 steps.",
         "Likely cause: Low-precision bias (80%). The residual is high.",
-        "Remedy: Lower the learning rate.",
+        "Remedy: Use float32.",
     ]
     assert "blocks[1]" not in shown
 

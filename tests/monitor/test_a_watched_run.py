@@ -55,8 +55,8 @@ def test_who_sits_before_a_terminal_is_told_once_that_the_run_is_watched(
         with foreshock.watch(small.model, small.optimizer, store=url, **more) as monitor:
             monitor.step(small.step())
     assert capsys.readouterr().err == (
-        "foreshock watches run 'seen'; to see it: foreshock dashboard\n"
-        "foreshock watches run 'seen' from step 1 on; to see it: foreshock dashboard\n"
+        f"foreshock watches run 'seen'; to see it: foreshock dashboard --store {url}\n"
+        f"foreshock watches run 'seen' from step 1 on; to see it: foreshock dashboard --store {url}\n"
     )
 
 

@@ -105,8 +105,8 @@ def alert_text(alert: Alert) -> str:
     lines = [f"**{alert_title(alert)}**", alert.message]
     if alert.diagnosis:
         lines.append(f"Likely cause: {alert.diagnosis[0].title} ({alert.diagnosis[0].confidence:.0%})")
-    if alert.remedy:
-        lines.append(f"Remedy: {alert.remedy}")
+    if remedy := (alert.diagnosis[0].remedy if alert.diagnosis else "") or alert.remedy:
+        lines.append(f"Remedy: {remedy}")
     return "\n\n".join(lines)
 
 
