@@ -51,15 +51,14 @@ def standing(database: Database) -> str | None:
     return found
 
 
-def refuse_foreign(database: Database) -> None:
+def refuse_foreign(database: Database, connection: Connection) -> None:
     """Refuse to make a store where somebody else's tables are in the way.
 
     Raises:
         StoreConfigurationError: they are.
     """
-    with database.read() as connection:
-        taken = set(inspect(connection).get_table_names()) & metadata.tables.keys()
-    if taken:
+    taken = set(inspect(connection).get_table_names()) & metadata.tables.keys()
+    if taken and revision(connection) is None:  # asked last: another process may have made the store meanwhile
         raise StoreConfigurationError(
             f"{database.address} has tables of somebody else under names that foreshock uses ({', '.join(sorted(taken))}). "
             "Give foreshock a database or a schema of its own."
@@ -114,13 +113,16 @@ def upgrade(database: Database, found: str | None) -> None:
         StoreConfigurationError: the role may not change tables, or somebody else's are in the way.
         StoreUnavailableError: the store cannot be reached or written.
     """
-    if found is None:
-        refuse_foreign(database)
     if database.path is not None:
+        if found is None:  # before the file is changed
+            with database.read() as connection:
+                refuse_foreign(database, connection)
         _write_ahead(database)
     try:
         with database.write() as connection, _in_turn(connection):
             if revision(connection) != HEAD:
+                if found is None:
+                    refuse_foreign(database, connection)
                 from alembic import command
 
                 command.upgrade(migrations(connection), HEAD)

@@ -42,7 +42,8 @@ def due(database: Database) -> Upgrade:
             "Name the right one with --store URL or FORESHOCK_STORE."
         )
     if found is None:
-        schema.refuse_foreign(database)
+        with database.read() as connection:
+            schema.refuse_foreign(database, connection)
     revisions = () if found == schema.HEAD else _between(database, found)
     return Upgrade(database.address, found, schema.HEAD, revisions)
 
