@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("foreshock")
 
-# Seconds between batches: who acts on alerts should hear of them soon.
-_FLUSH_ACTING, _FLUSH = 0.1, 0.5
+# Seconds between batches: who acts on alerts should hear of them soon, and who watches slow steps sees each of them soon.
+_FLUSH_ACTING, _FLUSH_SLOW_STEPS, _FLUSH = 0.1, 0.2, 0.5
 
 
 class Monitor:
@@ -101,6 +101,7 @@ class Monitor:
             consult=rules.look,
             channels=telling.channels,
             flush_interval=_FLUSH_ACTING if ladder else _FLUSH,
+            soon=_FLUSH_ACTING if ladder else _FLUSH_SLOW_STEPS,
             spool=spool,
             on_trouble=_say_trouble,
         )

@@ -26,6 +26,7 @@ from .trouble import Reporter
 
 _MOST_POINTS = 250_000  # of one batch: about a second of writing
 _LONGEST_PAUSE = 1.0  # seconds that the analysis waits for a store at work
+_FEW = 4  # steps
 _DRAIN_PAUSE = 0.005  # seconds between looks at a device copy that someone waits for
 _GRACE = 0.5  # seconds that the threads may take after their deadline: to end a call, to bring what is left to the spool
 
@@ -87,6 +88,7 @@ class Writer:
         consult: called with the store, whenever it works, on the thread that talks to it: for what the analysis reads there.
         channels: where alerts go; kept in the store for the watchdog, should this process die.
         flush_interval: seconds between batches.
+        soon: seconds between them while each holds a few steps at most: of slow steps, each is looked at soon. None: no sooner.
         capacity: steps that may wait in the queue; more are dropped and counted.
         backlog_points: samples kept in memory while the store is away.
         spool: where on disk they go from there; None: nowhere. What dead processes left there is drained.
@@ -105,6 +107,7 @@ class Writer:
         consult: Callable[[Store], None] = lambda store: None,
         channels: Sequence[str] = (),
         flush_interval: float = 0.5,
+        soon: float | None = None,
         capacity: int = 10_000,
         backlog_points: int = 2_000_000,
         spool: SpoolPlace | None = None,
@@ -117,7 +120,8 @@ class Writer:
         self._analyze = analyze
         self._complete = complete
         self._notifications = notifications
-        self._flush_interval = flush_interval
+        self._flush_interval, self._soon = flush_interval, flush_interval if soon is None else soon
+        self._taken = 0  # steps of the last batch
         self._capacity = capacity
         self._reporter = Reporter(run, on_trouble)
         self._backlog = Backlog(run, segment, channels=channels, memory_points=backlog_points, place=spool, reporter=self._reporter)
@@ -245,7 +249,7 @@ class Writer:
     # -- the writer thread ---------------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        pause = self._flush_interval
+        pause = self._soon
         while True:
             self._wake.wait(pause)
             self._wake.clear()
@@ -268,7 +272,7 @@ class Writer:
             elif closing or more or time.monotonic() < self._sender.hurry_until:
                 pause = _DRAIN_PAUSE if self._queue else RETRY_PAUSE
             else:
-                pause = self._flush_interval
+                pause = self._flush_interval if self._taken > _FEW else self._soon
         self._end()
 
     def _crowded(self) -> bool:
@@ -308,6 +312,7 @@ class Writer:
                     records.append(record)
                     points += len(record.values)
             self._queue.popleft()
+        self._taken = len(records)
         if records:
             batch = Batch(new_id(), self._run.id, self._segment.segment, tuple(records))
             alerts, notifications = self._judge(batch)
