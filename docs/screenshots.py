@@ -239,7 +239,8 @@ def main(arguments: Sequence[str]) -> int:
             for look in given.looks:
                 _take(browser, picture, url, look, given.to / f"{name}-{look}.png")
         browser.close()
-    _captions(given.to)
+    if given.to != IMAGES:  # there the documents say what each shows
+        _captions(given.to)
     return 0
 
 
