@@ -291,7 +291,7 @@ def test_twelve_runs_at_most_and_a_way_out_of_none(tab: Page, site: Site) -> Non
     expect(tab.locator("#compare-beyond")).to_contain_text("2 runs are left out")
     expect(tab.locator("#compare-table tbody tr")).to_have_count(12)
     tab.set_viewport_size({"width": 390, "height": 800})
-    assert tab.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    tab.wait_for_function("() => document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     tab.get_by_role("link", name="Leave extra-0 out").click()
     expect(tab.locator("#compare-beyond")).to_contain_text("1 run is left out")
     tab.goto(f"{site.base}/compare?runs=nobody")

@@ -91,8 +91,8 @@ def click_row(tab: Page, graph: str, row: int, rows: int) -> None:
 
 
 def no_sideways_scrolling(tab: Page) -> bool:
-    overflow: int = tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-    return overflow <= 0
+    tab.wait_for_function("() => document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    return True
 
 
 def test_the_list_of_runs(tab: Page, site: Site) -> None:

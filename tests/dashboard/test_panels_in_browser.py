@@ -85,7 +85,7 @@ def test_every_panel_draws_all_its_pictures(tab: Page, base: str) -> None:
     assert parse_qs(urlsplit(tab.url).query)["panel"] == ["monitor"]
     tab.set_viewport_size({"width": 390, "height": 800})
     opened(tab, Panel.ROUNDING)
-    assert tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+    tab.wait_for_function("() => document.documentElement.scrollWidth <= document.documentElement.clientWidth")
 
 
 def test_a_click_opens_the_layer_at_that_step_and_the_address_keeps_it(tab: Page, base: str) -> None:

@@ -63,7 +63,8 @@ def scope(tab: Page, words: str) -> None:
 
 
 def no_sideways_scrolling(tab: Page) -> bool:
-    return bool(tab.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"))
+    tab.wait_for_function("() => document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    return True
 
 
 def test_the_whole_walk(tab: Page, site: Site) -> None:

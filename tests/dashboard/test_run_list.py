@@ -104,7 +104,7 @@ def test_hostile_searches_and_names_are_text(tab: Page, site: Site) -> None:
         expect(rows(tab)).to_have_count(1)
         expect(rows(tab).locator(".run-link")).to_have_text(name)
     expect(rows(tab).locator(".run-link")).to_have_css("text-overflow", "ellipsis")
-    assert tab.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    tab.wait_for_function("() => document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     for odd in ("<img src=x onerror=alert(1)>", "'; DROP TABLE runs; --", "\\", "%' OR 1=1", "\u202egnitset"):
         box.fill(odd)
         expect(tab.locator("#no-match")).to_contain_text(odd)
@@ -193,7 +193,7 @@ def test_runs_are_selected_over_pages_by_keyboard(tab: Page, site: Site) -> None
     tab.reload()
     expect(boxes.nth(2)).to_have_attribute("aria-checked", "true")
     tab.set_viewport_size({"width": 390, "height": 800})
-    assert tab.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    tab.wait_for_function("() => document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     bar.get_by_role("link", name="Compare (2)").click()
     expect(tab.get_by_role("heading", level=1)).to_have_text("Compare 2 runs")
     tab.go_back()

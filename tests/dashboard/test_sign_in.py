@@ -144,13 +144,13 @@ def test_the_form_is_sound_without_scripts_and_on_a_phone(
         context.close()
         context, page = a_tab(browser, viewport={"width": 390, "height": 800}, color_scheme=scheme)
         page.goto(base + "/login")
-        assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+        page.wait_for_function("() => document.documentElement.scrollWidth <= document.documentElement.clientWidth")
         page.fill("#token", token)
         page.keyboard.press("Enter")
         page.wait_for_selector("table.runs")
-        assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+        page.wait_for_function("() => document.documentElement.scrollWidth <= document.documentElement.clientWidth")
         page.goto(base + "/api")
-        assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+        page.wait_for_function("() => document.documentElement.scrollWidth <= document.documentElement.clientWidth")
         context.close()
 
 

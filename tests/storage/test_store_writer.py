@@ -178,9 +178,11 @@ def test_close_saves_the_rest_marks_the_run_and_may_be_called_twice(attempt: Sta
 
 def test_slow_steps_are_stored_soon_each(attempt: Start, file_store: Store, run: Run) -> None:
     one = attempt(flush_interval=60.0, soon=0.01)
-    for step in range(5):
+    one.writer.put(record(0))
+    until(lambda: bool(file_store.runs()) and bool(file_store.series(run.id, signal="loss")))
+    for step in range(1, 5):
         one.writer.put(record(step))
-        until(lambda step=step: steps_in(file_store, run) == list(range(step + 1)))
+        until(lambda step=step: steps_in(file_store, run) == list(range(step + 1)))  # type: ignore[misc]
 
 
 def test_steps_wait_for_the_device_without_blocking_and_keep_their_order(attempt: Start, file_store: Store, run: Run) -> None:
