@@ -45,6 +45,9 @@ class Look:
     keyboard: bool = True
 
 
+REPLAYED = "#rules-replay:has(#rules-replay-said:has-text('Replayed')) #rules-replay-go:enabled"
+"""A button that may be pressed once the replay, which begins by itself, has ended."""
+
 PAGES = {
     "runs": Look(lambda site: f"{site.base}/", ":has(table.runs tbody tr) #filter-state"),
     "no runs": Look(lambda site: f"{site.empty}/", "#no-runs"),
@@ -59,7 +62,7 @@ PAGES = {
     "unknown run": Look(lambda site: f"{site.base}/run/nobody", ".message"),
     "unknown page": Look(lambda site: f"{site.base}/nowhere", ".message", keyboard=False),
     "compare": Look(lambda site: f"{site.base}/compare?runs={site.failing},{site.healthy}", CHARTS),
-    "rules": Look(lambda site: f"{site.base}/rules?run={site.failing}", "#rules-replay-go:not([hidden])"),  # replayed
+    "rules": Look(lambda site: f"{site.base}/rules?run={site.failing}", REPLAYED),
     "rule": Look(lambda site: f"{site.base}/rules/loss_spike?run={site.failing}", "main form, main fieldset, main input"),
     "report": Look(lambda site: f"{site.base}/report/{site.failing}", CHARTS),
 }
