@@ -48,6 +48,9 @@ class Look:
 REPLAYED = "#rules-replay:has(#rules-replay-said:has-text('Replayed')) #rules-replay-go:enabled"
 """A button that may be pressed once the replay, which begins by itself, has ended."""
 
+COMPARED = ":has(#compare-loss .scatterlayer .trace) #compare-overlay .main-svg"
+"""The chart of a signal to choose has nothing to draw yet, and its buttons all the same."""
+
 PAGES = {
     "runs": Look(lambda site: f"{site.base}/", ":has(table.runs tbody tr) #filter-state"),
     "no runs": Look(lambda site: f"{site.empty}/", "#no-runs"),
@@ -61,7 +64,7 @@ PAGES = {
     "unknown alert": Look(lambda site: f"{site.base}/alert/none", ".message", keyboard=False),
     "unknown run": Look(lambda site: f"{site.base}/run/nobody", ".message"),
     "unknown page": Look(lambda site: f"{site.base}/nowhere", ".message", keyboard=False),
-    "compare": Look(lambda site: f"{site.base}/compare?runs={site.failing},{site.healthy}", CHARTS),
+    "compare": Look(lambda site: f"{site.base}/compare?runs={site.failing},{site.healthy}", COMPARED),
     "rules": Look(lambda site: f"{site.base}/rules?run={site.failing}", REPLAYED),
     "rule": Look(lambda site: f"{site.base}/rules/loss_spike?run={site.failing}", "main form, main fieldset, main input"),
     "report": Look(lambda site: f"{site.base}/report/{site.failing}", CHARTS),

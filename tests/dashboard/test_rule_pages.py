@@ -199,6 +199,7 @@ def test_hostile_names_and_comments_are_shown_as_text_and_bad_rows_are_told(tab:
     tab.get_by_label("Comment").fill(HOSTILE)
     tab.get_by_role("button", name="Save").click()
     expect(tab.locator("#rule-note")).to_contain_text("Saved as version 1 for this run")
+    expect(tab.locator("#rule-history")).to_contain_text("parameters.level = 0.5")  # the buttons move down as it comes
     tab.get_by_role("button", name=re.compile("Take back what was changed for all runs")).click()
     expect(tab.locator("#rule-problems")).to_contain_text("could not be used any more")
     assert tab.locator("img[src=x], #page script").count() == 0
