@@ -16,6 +16,7 @@ from ..storage.base import Store
 from ..storage.errors import StoreUnavailableError
 from ..storage.records import Notification, Run, SeriesKey, Severity
 from ..storage.results import News
+from .access.reader import underneath
 from .letters import letters_of
 from .reading import COSTS, OPEN_STATES, cost_of, newest_of
 from .searching import Words
@@ -160,7 +161,8 @@ _MAKING = threading.Lock()
 
 
 def roster_of(store: Store) -> Roster:
-    """Return the one roster that this process keeps of a store."""
+    """Return the one roster that this process keeps of a store, whoever asks."""
+    store = underneath(store)
     with _MAKING:
         if store not in _ROSTERS:
             _ROSTERS[store] = Roster(store)

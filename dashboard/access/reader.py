@@ -56,6 +56,11 @@ def as_seen(store: Store) -> Store:
     return cast(Store, _Readable(store)) if who.refusal() else store
 
 
+def underneath(store: Store) -> Store:
+    """Return the store that all visitors share, to keep in mind what is the same for all of them. Only to be read from."""
+    return store._store if isinstance(store, _Readable) else store
+
+
 class _Readable:
     """A store whose other methods refuse. A write asks once more: a session may have ended since."""
 

@@ -9,6 +9,7 @@ from dash import html
 
 from ...storage.base import Store
 from ...storage.records import AlertQuery, AlertState, Severity
+from ..access.reader import underneath
 from ..live import Section
 from ..pages.attributes import aria
 from ..reading import OPEN_STATES
@@ -50,7 +51,7 @@ class Belled:
 
     def __init__(self, store: Store, section: Section) -> None:
         self._store, self._section = store, section
-        self._counted = _of_stores.setdefault(store, _Counted())
+        self._counted = _of_stores.setdefault(underneath(store), _Counted())
 
     @property
     def subject(self) -> str:

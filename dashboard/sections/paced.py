@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from ...storage.base import Store
 from ...storage.records import Run
+from ..access.reader import underneath
 from ..updates import Updates
 from .following import RunSection
 
@@ -57,7 +58,7 @@ class PacedSection(RunSection):
         super().__init__(store, run)
         self._owed = False
         self._ready = 0.0
-        self._common = _of_stores.setdefault(store, _Shared())
+        self._common = _of_stores.setdefault(underneath(store), _Shared())
 
     @abstractmethod
     def make(self) -> Updates:

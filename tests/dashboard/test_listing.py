@@ -6,12 +6,15 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from foreshock.dashboard import factory, paths
+from foreshock.dashboard import factory, paths, who
+from foreshock.dashboard.access.reader import as_seen
+from foreshock.dashboard.desk import Backlog
 from foreshock.dashboard.listing import page_of
 from foreshock.dashboard.pages.frame import frame
 from foreshock.dashboard.roster import roster_of
 from foreshock.dashboard.router import page_at
 from foreshock.dashboard.searching import LONGEST, Words, terms_of
+from foreshock.dashboard.who import Visitor
 from foreshock.storage.base import Store
 from foreshock.storage.records import Batch, Run, RunStatus, SeriesKey, StepRecord, new_id
 from foreshock.storage.results import News
@@ -210,6 +213,21 @@ def test_lines_are_sent_until_runs_come_or_go(store: Store, simulated: ModuleTyp
     assert [line["name"] for line in live.paint()["runs-table"]["data"]["lines"]] == ["second"]
     store.update_run(store.run("second").id, status=RunStatus.CRASHED)
     assert live.advance()["runs-table"]["data"] is None
+
+
+def test_everybody_who_may_only_read_hears_of_every_run(
+    store: Store, simulated: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(who, "visitor", lambda: Visitor("on-call", may_write=False))
+    backlog = Backlog()
+    backlog.hear(True)
+    tables = [factory.overview(as_seen(store), None, backlog) for _ in range(3)]
+    for table in tables:
+        table.paint()
+    run = simulated.begin_run(store, "new")
+    backlog.add(News(frozenset({run.id})))
+    for table in tables:  # what was heard is told once, to the list that they share
+        assert [line["name"] for line in table.advance()["runs-table"]["data"]["lines"]] == ["new"]
 
 
 def test_only_what_changed_is_read(store: Store, simulated: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
