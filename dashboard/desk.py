@@ -11,6 +11,7 @@ from ..storage.base import Listener
 from ..storage.errors import StoreError
 from ..storage.results import News
 from .source import StoreSource
+from .waiting import happens
 
 _WAIT = 5.0
 """Seconds after which the desk looks whether anybody is still waiting."""
@@ -27,9 +28,7 @@ class Subscription:
 
     async def wait(self, timeout: float) -> bool:
         """Return True as soon as the run was written to (or has been since ``clear``), False after ``timeout`` seconds."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._news.wait(), timeout)
-        return self._news.is_set()
+        return await happens(self._news, timeout)
 
     def clear(self) -> None:
         """Forget the news: the caller reads the store after this."""

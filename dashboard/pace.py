@@ -6,10 +6,11 @@ reader watches (the loss, the verdict) need not rest for as long as heatmaps do.
 """
 
 import asyncio
-import contextlib
 import sys
 import time
 from collections.abc import Callable
+
+from .waiting import happens
 
 PERIOD = 0.5
 """Seconds from one round of sending to the next, at least."""
@@ -60,8 +61,7 @@ class Pace:
                 return False
             self._answered.clear()
             rest = remaining if self.owed else self._due(quick) - self._clock()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._answered.wait(), max(0.001, min(rest, remaining)))
+            await happens(self._answered, max(0.001, min(rest, remaining)))
         return True
 
     def _due(self, quick: bool) -> float:
@@ -111,8 +111,7 @@ class Pace:
         """Return once the tab has drawn the chart that goes first, or that has taken too long."""
         while (remaining := self._led_until - self._clock()) > 0:
             self._answered.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._answered.wait(), max(0.001, remaining))
+            await happens(self._answered, max(0.001, remaining))
 
     def forgive(self) -> None:
         """Take what was sent for drawn: the tab is there, and its answer was lost."""

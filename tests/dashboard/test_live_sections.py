@@ -518,6 +518,24 @@ def test_a_tab_that_has_not_drawn_is_sent_no_more_until_it_answers(
     assert asyncio.run(show()) == [1, 2, 3]
 
 
+@pytest.mark.parametrize("turns", range(6))
+def test_the_end_of_a_loop_is_not_lost_when_its_tab_answers_at_that_moment(turns: int) -> None:
+    async def play() -> None:
+        pace = Pace()
+        number = pace.sent()
+        waiting = asyncio.create_task(pace.turn(60.0))
+        await asyncio.sleep(0)
+        pace.drawn(number)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if not waiting.done():
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+
+    asyncio.run(play())
+
+
 def test_what_is_watched_need_not_rest_with_the_heatmaps() -> None:
     now = 100.0
 
