@@ -121,14 +121,14 @@ class NewsDesk:
                 with self._lock:
                     self._listener = listener
                 self._tell(News(everything=True))  # what was written before there was a listener
-                self.backlog.hear(True)
+                self._hear(True)
                 while self._wanted():
                     began = time.monotonic()
                     if heard := listener.wait(_WAIT):
                         self._tell(heard)
                     elif time.monotonic() - began < _WAIT / 2:
                         break  # it was closed under us, with its store
-            self.backlog.hear(False)
+            self._hear(False)
             with self._lock:
                 self._listener = None
 
@@ -137,7 +137,12 @@ class NewsDesk:
             self._listening = bool(self._subscriptions) and not self._closed.is_set()
             return self._listening
 
+    def _hear(self, hearing: bool) -> None:
+        self.backlog.hear(hearing)
+        self._source.answers.hear(hearing)
+
     def _tell(self, heard: News) -> None:
+        self._source.answers.forget()  # before anybody who is woken reads
         self.backlog.add(heard)
         with self._lock:
             concerned = [one for one in self._subscriptions if heard.concerns(one.run_id)]

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from typing import cast
 
 from ..storage.base import Store
 from .access.reader import as_seen
+from .answers import Answers
 
 
 class StoreSource:
@@ -18,6 +20,8 @@ class StoreSource:
         self._opener = None if isinstance(store, Store) else store
         self._opened: Future[Store] = Future()
         self._beside: list[Callable[[], None]] = []
+        self.answers = Answers(self.whole)
+        """What it answered since the last news."""
         if isinstance(store, Store):
             self._opened.set_result(store)
 
@@ -37,6 +41,14 @@ class StoreSource:
         Waits while it is being opened, so never call this on the event loop's thread.
         """
         return as_seen(self.whole())
+
+    def live(self) -> Store:
+        """Return the store for what reads it after each news of it: the same is asked once, however many want to know.
+
+        Waits as well.
+        """
+        self.whole()
+        return as_seen(cast(Store, self.answers))
 
     def whole(self) -> Store:
         """Return the store itself, for what the server does of its own accord. Waits as well."""

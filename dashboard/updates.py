@@ -13,6 +13,25 @@ Updates = Mapping[str, Mapping[str, Any]]
 A component's ``children`` go alone: where another property of it arrives in the same frame, Dash's renderer keeps the old children.
 """
 
+_KEPT = 64
+
+
+class _Digests:
+    """The digests of what was sent last: what many tabs show alike is one object, and takes as long to read as to make."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Any, str]] = {}
+
+    def of(self, value: Any) -> str:
+        """Return the digest of a value, which nobody changes any more. Used on the event loop's thread."""
+        if value is None or isinstance(value, str | int | float):
+            return _digest(value)
+        if id(value) not in self._known:
+            self._known[id(value)] = value, _digest(value)  # with the value, or its id would soon be another's
+            if len(self._known) > _KEPT:
+                del self._known[next(iter(self._known))]
+        return self._known[id(value)][1]
+
 
 def digests(updates: Updates) -> dict[str, str]:
     """Return what a ``Sender`` must know of the updates that a page was made with: ``"COMPONENT.PROPERTY"`` -> digest."""
@@ -23,6 +42,9 @@ def digests(updates: Updates) -> dict[str, str]:
 
 def _digest(value: Any) -> str:
     return hashlib.blake2b(to_json_plotly(value).encode(), digest_size=16).hexdigest()
+
+
+_known = _Digests()
 
 
 class Sender:
@@ -48,7 +70,7 @@ class Sender:
     def _is_new(self, component: str, name: str, value: Any) -> bool:
         if isinstance(value, dash.Patch):
             return True
-        digest = _digest(value)
+        digest = _known.of(value)
         if self._sent.get(f"{component}.{name}") == digest:
             return False
         self._sent[f"{component}.{name}"] = digest

@@ -171,4 +171,4 @@ def section_of(name: str, store: "Store", values: Sequence[Any]) -> "RunSection"
 
 
 def _maker(name: str, source: StoreSource, *more: Any) -> Callable[..., Section]:
-    return lambda *values: section_of(name, source(), [*values, *more])
+    return lambda *values: section_of(name, source.live(), [*values, *more])

@@ -5,6 +5,7 @@ from typing import Any, cast
 from ...storage.base import Store
 from ...storage.errors import ReadOnlyStoreError
 from .. import who
+from ..answers import Answers
 
 READS = frozenset(
     {
@@ -58,7 +59,8 @@ def as_seen(store: Store) -> Store:
 
 def underneath(store: Store) -> Store:
     """Return the store that all visitors share, to keep in mind what is the same for all of them. Only to be read from."""
-    return store._store if isinstance(store, _Readable) else store
+    seen = store._store if isinstance(store, _Readable) else store
+    return seen.whole() if isinstance(seen, Answers) else seen
 
 
 class _Readable:

@@ -1,7 +1,9 @@
 """The words of a run's page, live: header, verdict, alerts, events, and what the monitor itself costs."""
 
+import threading
 import time
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dash import dcc, html
@@ -11,6 +13,8 @@ from ...analyzer.risk import SIGNAL as RISK
 from ...analyzer.risk import words as risk_words
 from ...storage.base import Store
 from ...storage.records import Alert, AlertState, Event, Notification, Run, Severity, Silence
+from .. import who
+from ..access.reader import underneath
 from ..letters import letter_list, letters_of
 from ..pages.alerts import alert_list
 from ..pages.attributes import aria
@@ -25,7 +29,32 @@ from ..vitals import Vitals, ago, clock, vitals
 from .following import RunSection
 
 _FACTS = ("loss", RISK, *COSTS, "monitor.step_ms", "monitor.queue_depth", "monitor.dropped", "monitor.errors")
+_FRESH_S = 1.0
+"""Seconds for which words about time hold."""
+_MOST_RUNS = 32
 _ICONS = {"empty": "…", "healthy": "✓", "info": "●", "warning": "▲", "critical": "◆", "lost": "?"}
+
+
+class _Told:
+    """What was said of each run last, for all tabs that show it to the same kind of visitor."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last: dict[str, tuple[object, float, Updates]] = {}
+
+    def of(self, run_id: str, read: object, say: Callable[[], Updates]) -> Updates:
+        """Return what was said of just this within the last second, else what ``say`` returns."""
+        with self._lock:
+            last = self._last.pop(run_id, None)
+            if last is None or time.monotonic() - last[1] >= _FRESH_S or last[0] != read:
+                last = read, time.monotonic(), say()
+            self._last[run_id] = last
+            if len(self._last) > _MOST_RUNS:
+                del self._last[next(iter(self._last))]
+            return last[2]
+
+
+_of_stores: weakref.WeakKeyDictionary[Store, _Told] = weakref.WeakKeyDictionary()
 
 
 class Head(RunSection):
@@ -38,6 +67,7 @@ class Head(RunSection):
         self._events: Sequence[Event] = ()
         self._silences: Sequence[Silence] = ()
         self._letters: Sequence[Notification] = ()
+        self._told = _of_stores.setdefault(underneath(store), _Told())
 
     def paint(self) -> Updates:
         """Return every part."""
@@ -49,6 +79,10 @@ class Head(RunSection):
 
     def tick(self) -> Updates:
         """Return every part as it reads now, from what was read last."""
+        read = self.run, self._values, self._alerts, self._events, self._silences, self._letters, who.refusal()
+        return self._told.of(self.run.id, read, self._say)
+
+    def _say(self) -> Updates:
         now = time.time()
         state = vitals(self.run, now)
         said = verdict(self.run, self._alerts, state, self._values["loss"])
@@ -65,7 +99,7 @@ class Head(RunSection):
 
     def _read(self) -> Updates:
         self.run = self.store.run(self.run.id)
-        self._values |= newest_of(self.store, [self.run.id], _FACTS).get(self.run.id, {})
+        self._values = self._values | newest_of(self.store, [self.run.id], _FACTS).get(self.run.id, {})
         self._alerts = shown_alerts(self.store, self.run)
         self._events = self.store.events(self.run.id)
         silenced = any(alert.state is AlertState.SILENCED for alert in self._alerts)

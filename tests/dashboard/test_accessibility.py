@@ -83,7 +83,8 @@ CONTROLS = """() => {
     const group = (each) => [...document.getElementsByName(each.name)];
     const entrance = (each) => each.checked || (!group(each).some((one) => one.checked) && group(each)[0] === each);
     const reached = (each) => shown(each) && (each.type !== "radio" || entrance(each));
-    return [...document.querySelectorAll(focusable)].filter(reached).map((each) => each.outerHTML.slice(0, 160).split(">")[0]);
+    const named = (each) => each.outerHTML.replace(' data-walked="yes"', "").slice(0, 160).split(">")[0];
+    return [...document.querySelectorAll(focusable)].filter(reached).map(named);
 }"""
 FOCUSED = """() => {
     const each = document.activeElement;
@@ -159,9 +160,8 @@ def test_axe_finds_nothing(tab: Page, site: Site, name: str) -> None:
     tab.goto("about:blank")
 
 
-@pytest.mark.parametrize("name", [name for name, look in PAGES.items() if look.keyboard])
-def test_the_keyboard_reaches_everything(tab: Page, site: Site, name: str) -> None:
-    look = PAGES[name]
+def walk(tab: Page, look: Look, site: Site) -> tuple[list[str], list[dict[str, Any]]]:
+    """Open a page and press Tab to its end: (what may be reached, what was)."""
     tab.goto(look.address(site))
     at_rest(tab, look)
     charts = tab.locator(".graph:visible")
@@ -169,15 +169,24 @@ def test_the_keyboard_reaches_everything(tab: Page, site: Site, name: str) -> No
         charts.nth(place).scroll_into_view_if_needed()
         charts.nth(place).locator(".main-svg").first.wait_for(state="attached")
     tab.evaluate("scrollTo(0, 0)")
-    controls = tab.evaluate(CONTROLS)
-    walked = []
-    for _ in range(2 * len(controls) + 5):
+    walked: list[dict[str, Any]] = []
+    for _ in range(2 * len(tab.evaluate(CONTROLS)) + 5):
         tab.keyboard.press("Tab")
         focused = tab.evaluate(FOCUSED)
         if focused is None and walked:
             break
         if focused is not None:
             walked.append(focused)
+    return tab.evaluate(CONTROLS), walked
+
+
+@pytest.mark.parametrize("name", [name for name, look in PAGES.items() if look.keyboard])
+def test_the_keyboard_reaches_everything(tab: Page, site: Site, name: str) -> None:
+    look = PAGES[name]
+    for _ in range(3):  # a page that was still being made while it was walked is walked again
+        controls, walked = walk(tab, look, site)
+        if [one["html"] for one in walked] == controls:
+            break
     assert [one["html"] for one in walked if not one["seen"]] == [], "focus that nobody sees"
     assert [one["html"] for one in walked if not one["inside"]] == [], "focus outside of the window"
     assert [one["html"] for one in walked] == controls, "the order of the keyboard is that of the page"
