@@ -99,7 +99,7 @@ class Head(RunSection):
 
     def _read(self) -> Updates:
         self.run = self.store.run(self.run.id)
-        self._values = self._values | newest_of(self.store, [self.run.id], _FACTS).get(self.run.id, {})
+        self._values = {**self._values, **newest_of(self.store, [self.run.id], _FACTS).get(self.run.id, {})}
         self._alerts = shown_alerts(self.store, self.run)
         self._events = self.store.events(self.run.id)
         silenced = any(alert.state is AlertState.SILENCED for alert in self._alerts)
