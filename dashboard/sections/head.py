@@ -45,9 +45,9 @@ class _Told:
     def of(self, run_id: str, read: object, say: Callable[[], Updates]) -> Updates:
         """Return what was said of just this within the last second, else what ``say`` returns."""
         with self._lock:
-            last = self._last.pop(run_id, None)
-            if last is None or time.monotonic() - last[1] >= _FRESH_S or last[0] != read:
-                last = read, time.monotonic(), say()
+            last, now = self._last.pop(run_id, None), time.time()
+            if last is None or last[0] != read or not 0.0 <= now - last[1] < _FRESH_S:
+                last = read, now, say()
             self._last[run_id] = last
             if len(self._last) > _MOST_RUNS:
                 del self._last[next(iter(self._last))]
