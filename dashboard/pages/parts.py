@@ -7,6 +7,7 @@ from dash.development.base_component import Component
 
 from ...storage.records import Severity
 from .. import who
+from ..figures.first_look import first_look
 from ..vitals import Vitals
 from .attributes import aria, data
 
@@ -43,13 +44,15 @@ def graph(name: str, label: str, height: int, *, table: bool = True, figure: dic
     Args:
         label: What it is, to those who cannot see it.
         table: Whether what it draws can be had as CSV: it is among the charts of ``wiring``.
-        figure: What it shows already; none says that it is being loaded.
+        figure: What it shows already; none says that it is being loaded. Its lines are seen before plotly is there.
     """
+    look = first_look(figure) if figure else ""
     figure = figure or {"data": [], "layout": {"height": height, **_BLANK}}
     config: Any = {**GRAPH_CONFIG, "doubleClick": False}  # which resets all charts of the page together (assets/view.js)
     plot = dcc.Graph(id=name, figure=figure, config=config, className="graph", style={"minHeight": height})
     # The frame keeps the place from the first paint on: what draws comes a moment later.
-    frame = html.Div(plot, className="graph-frame", style={"minHeight": height}, role="group", **aria(label=label))
+    seen = [html.Img(src=look, className="first-look", alt="")] if look else []
+    frame = html.Div([plot, *seen], className="graph-frame", style={"minHeight": height}, role="group", **aria(label=label))
     return html.Div([html.Div(className="graph-tools"), frame], **data(chart=name, table="yes" if table else "no"))
 
 
