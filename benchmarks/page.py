@@ -37,14 +37,17 @@ LIVE_RUN = "foreshock-bench-live"
 LIVE = "monitor.step to pixels"
 WORDS_COLD = "first paint of the verdict, nothing cached"
 WORDS_WARM = "first paint of the verdict, files cached"
-PAINT_COLD = "first paint of the loss, nothing cached"
-PAINT_WARM = "first paint of the loss, files cached"
+LOOK_COLD = "first look at the loss's line, nothing cached"
+LOOK_WARM = "first look at the loss's line, files cached"
+PAINT_COLD = "first paint of the loss's chart, nothing cached"
+PAINT_WARM = "first paint of the loss's chart, files cached"
 ZOOM = "zoom: letting go to the chart's new line"
 ZOOM_ALL = "zoom: letting go to all charts' new pictures"
 REDRAW = "plotly alone draws that chart anew"
 MARKS_MS: Mapping[str, tuple[str, float]] = {
     LIVE: ("p95", 1000.0),
     WORDS_COLD: ("median", 1500.0),
+    LOOK_COLD: ("median", 1500.0),
     PAINT_COLD: ("median", 1500.0),
     ZOOM: ("median", 200.0),
 }
@@ -180,12 +183,17 @@ def _painted(chromium: "Browser", address: str, times: int, say: Callable[[str],
         with closing(Tab(chromium, address)) as tab:
             cold.append(tab.paint())
             warm.append(tab.paint())
-        say("painted after {:,.0f} and {:,.0f} ms, again after {:,.0f} and {:,.0f} ms".format(*cold[-1], *warm[-1]))
+        words = "painted after {:,.0f}, {:,.0f} and {:,.0f} ms, again after {:,.0f}, {:,.0f} and {:,.0f} ms"
+        say(words.format(*cold[-1], *warm[-1]))
     # The first reader of all also pays for what the server imports.
-    yield _timing(WORDS_COLD, 1, [words for words, _ in cold[1:]])
-    yield _timing(PAINT_COLD, 1, [loss for _, loss in cold[1:]])
-    yield _timing(WORDS_WARM, 1, [words for words, _ in warm[1:]])
-    yield _timing(PAINT_WARM, 1, [loss for _, loss in warm[1:]])
+    yield from _paints((WORDS_COLD, LOOK_COLD, PAINT_COLD), 1, cold[1:])
+    yield from _paints((WORDS_WARM, LOOK_WARM, PAINT_WARM), 1, warm[1:])
+
+
+def _paints(what: Sequence[str], tabs: int, painted: Sequence[tuple[float, ...]]) -> Iterator[Timing]:
+    """Yield the timings of several things that each paint brings."""
+    for name, milliseconds in zip(what, zip(*painted, strict=True), strict=True):
+        yield _timing(name, tabs, milliseconds)
 
 
 def _zoomed(chromium: "Browser", address: str, times: int, say: Callable[[str], None]) -> Iterator[Timing]:
@@ -236,8 +244,7 @@ def _live(
             with closing(Tab(chromium, long)) as newcomer:
                 newcomer.paint()
                 painted = [newcomer.paint() for _ in range(5)]
-            yield _timing(WORDS_WARM, tabs, [words for words, _ in painted])
-            yield _timing(PAINT_WARM, tabs, [loss for _, loss in painted])
+            yield from _paints((WORDS_WARM, LOOK_WARM, PAINT_WARM), tabs, painted)
 
 
 def _timing(what: str, tabs: int, milliseconds: Sequence[float]) -> Timing:

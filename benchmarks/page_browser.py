@@ -28,7 +28,7 @@ _SIZE = {"width": 1400, "height": 900}
 _PATIENCE_MS = 120_000
 
 _CLOCK = """() => {
-    const clock = (window.benchClock = { words: null, painted: null, steps: [], released: 0, drawn: {}, all: 0 });
+    const clock = (window.benchClock = { words: null, seen: null, painted: null, steps: [], released: 0, drawn: {}, all: 0 });
     const now = () => performance.timeOrigin + performance.now();
     const twoFrames = (then) => requestAnimationFrame(() => requestAnimationFrame(then));
     addEventListener("mouseup", (event) => { clock.released = performance.timeOrigin + event.timeStamp; }, true);
@@ -51,6 +51,13 @@ _CLOCK = """() => {
         twoFrames(() => { clock.words = now() - performance.timeOrigin; });
     };
     requestAnimationFrame(read);
+    const see = () => {
+        const look = document.querySelector('[data-chart="loss"] .first-look');
+        if (clock.painted !== null) return;
+        if (!look || !look.complete || !look.naturalWidth) return requestAnimationFrame(see);
+        twoFrames(() => { clock.seen = now() - performance.timeOrigin; });
+    };
+    requestAnimationFrame(see);
     const hear = () => {
         document.querySelectorAll(".js-plotly-plot").forEach((plot) => {
             if (heard.has(plot) || !plot.on) return;
@@ -131,12 +138,15 @@ class Tab:
         self._page.add_init_script(f"({_CLOCK})(); ({_RECORDER})();")
         self._address = address
 
-    def paint(self) -> tuple[float, float]:
-        """Load the page; return milliseconds from the beginning of the navigation to the words of the verdict, and to the loss."""
+    def paint(self) -> tuple[float, float, float]:
+        """Load the page; return milliseconds to the words of the verdict, to the first look at the loss, and to its chart.
+
+        They count from the beginning of the navigation.
+        """
         self._page.goto(self._address, wait_until="commit")
         painted: float = self._page.wait_for_function("() => window.benchClock && window.benchClock.painted").json_value()
-        words: float = self._page.evaluate("() => window.benchClock.words")
-        return words, painted
+        words, seen = self._page.evaluate("() => [window.benchClock.words, window.benchClock.seen]")
+        return words, painted if seen is None else min(seen, painted), painted
 
     def settle(self) -> list[str]:
         """Wait until no more charts over steps are drawn; return their names."""
