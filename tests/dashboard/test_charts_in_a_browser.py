@@ -18,7 +18,7 @@ from foreshock.dashboard.pages.keys import GO
 from foreshock.storage import open_store
 from foreshock.storage.base import Store
 from foreshock.storage.records import RunStatus, SeriesKey
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 CHARTS = ["distribution", "heat-a", "heat-b", "layer-signal", "loss", "risk", "sigma"]
 WITH_OPTIMIZER = ["gradient", "heat-a", "heat-b", "loss", "risk"]
@@ -106,6 +106,36 @@ def roughness(values: list[float | None]) -> float:
 def steps(tab: Page, trace: int = 3) -> list[int]:
     drawn: list[int] = tab.evaluate(f"{PLOT}.data[{trace}].x")
     return drawn
+
+
+def edges(tab: Page, what: str) -> list[float]:
+    """Left, top, right and bottom of something within the loss chart's frame."""
+    return tab.evaluate(
+        """(what) => {
+            const [frame, inner] = ["", what].map((part) =>
+                document.querySelector(`[data-chart=loss] .graph-frame ${part}`).getBoundingClientRect());
+            return [inner.left - frame.left, inner.top - frame.top, inner.right - frame.left, inner.bottom - frame.top];
+        }""",
+        what,
+    )
+
+
+@pytest.mark.parametrize(("width", "query"), [(1400, ""), (1400, "?window=500-900"), (390, "")])
+def test_the_line_of_the_loss_is_seen_before_plotly_has_come(tab: Page, site: Site, width: int, query: str) -> None:
+    withheld: list[Route] = []
+    tab.route("**/*plotly*", lambda route: withheld.append(route))
+    tab.set_viewport_size({"width": width, "height": 900})
+    tab.goto(f"{site.base}/run/{site.ended}{query}", wait_until="commit")
+    look = tab.locator("[data-chart=loss] .first-look")
+    expect(look).to_be_visible()
+    tab.wait_for_function("() => document.querySelector('.first-look').naturalWidth > 0")
+    before = edges(tab, ".first-look")
+    for request in withheld:
+        request.continue_()
+    tab.locator("#loss .scatterlayer .trace").first.wait_for(state="attached")
+    expect(look).to_be_hidden()
+    after = edges(tab, ".nsewdrag")
+    assert all(abs(one - other) < 24 for one, other in zip(before, after, strict=True)), (before, after)
 
 
 def test_a_drag_in_any_chart_zooms_all_and_the_server_refines_them(tab: Page, site: Site) -> None:

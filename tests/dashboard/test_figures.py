@@ -1,12 +1,16 @@
 """Every figure holds what plotly accepts, for no data, little data, much data and data that is no number."""
 
+import base64
 import json
 import math
+import re
+from xml.etree import ElementTree
 
 import numpy as np
 import plotly.graph_objects as go
 import pytest
 from foreshock.dashboard.figures.alignment_distribution import alignment_distribution_figure
+from foreshock.dashboard.figures.first_look import first_look
 from foreshock.dashboard.figures.gradient import gradient_figure
 from foreshock.dashboard.figures.layer_heatmap import CELLS, ODD, layer_heatmap_figure
 from foreshock.dashboard.figures.layer_signal import layer_signal_figure
@@ -95,6 +99,46 @@ def test_segments_of_a_resumed_run_are_lines_of_their_own() -> None:
     first, second = figure["data"][FIRST_LINE:]
     assert (first["x"], second["x"]) == ([0, 1, 2], [1, 2])
     assert "restart" in second["name"]
+
+
+def seen(figure: Figure) -> list[list[list[tuple[float, float]]]]:
+    """The lines of a first look, each in its parts, as shares of the picture: from the left, and from below."""
+    kind, _, body = first_look(figure).partition(",")
+    assert kind == "data:image/svg+xml;base64"
+    paths = [path.attrib["d"] for path in ElementTree.fromstring(base64.b64decode(body))]
+    numbers = [[re.findall(r"-?\d+", part) for part in path.split("M")[1:]] for path in paths]
+    return [
+        [[(int(x) / 1000, 1 - int(y) / 1000) for x, y in zip(p[::2], p[1::2], strict=True)] for p in parts] for parts in numbers
+    ]
+
+
+@pytest.mark.parametrize("values", CASES.values(), ids=CASES.keys())
+@pytest.mark.parametrize("log", [False, True])
+def test_the_first_look_is_the_line_that_plotly_will_draw(values: list[float], log: bool) -> None:
+    figure = loss_figure(series(values), log=log)
+    known = [(step, value) for step, value in enumerate(values) if math.isfinite(value) and (value > 0 or not log)]
+    if len(values) == 1 or not known:
+        assert first_look(figure) == "", "nothing to draw a line through"
+        return
+    (line,) = seen(figure)
+    points = [point for part in line for point in part]
+    heights = [math.log10(value) if log else value for _, value in known]
+    low, high = min(heights), max(heights)
+    room = 0.056 * (high - low) or 1.0
+    first, last = known[0][0], known[-1][0]
+    for (step, _), height, (across, up) in zip(known, heights, points, strict=True):
+        assert across == pytest.approx((step - first) / (last - first) if last > first else 0.5, abs=0.001)
+        assert up == pytest.approx((height - low + room) / (high - low + 2 * room), abs=0.001)
+
+
+def test_the_first_look_has_gaps_segments_and_the_window() -> None:
+    (line,) = seen(loss_figure(series([3.0, NAN, 2.0, 1.0])))
+    assert [len(part) for part in line] == [1, 2]
+    assert len(seen(loss_figure(series([3.0, 2.0, 3.0, 2.0], segments=[0, 0, 1, 1])))) == 2
+    figure = loss_figure(series([4.0, 3.0, 2.0, 1.0, 0.0]))
+    figure["layout"]["xaxis"]["range"] = [1, 3]
+    assert [round(across, 2) for across, _ in seen(figure)[0][0]] == [-0.5, 0.0, 0.5, 1.0, 1.5]
+    assert first_look(loss_figure(None)) == ""
 
 
 def test_alerts_and_events_are_marked_with_shape_colour_and_words(simulated) -> None:
