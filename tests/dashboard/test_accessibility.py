@@ -177,6 +177,7 @@ def walk(tab: Page, look: Look, site: Site) -> tuple[list[str], list[dict[str, A
             break
         if focused is not None:
             walked.append(focused)
+    expect(tab.locator(UNMENDED)).to_have_count(0)  # a drop-down list is drawn anew as the focus leaves it
     return tab.evaluate(CONTROLS), walked
 
 
