@@ -231,10 +231,10 @@ def _greet(run: Run, segment: Segment, store: object) -> None:
     """Say on a terminal, to whoever sits before it, that the run is watched and how to look at it; logs and pipes are spared it."""
     with suppress(OSError, ValueError, AttributeError):  # a stream that is closed, or is none
         if sys.stderr.isatty():
-            on = f" from step {segment.start_step:,} on" if segment.segment else ""
+            does = "goes on with" if segment.segment else "watches"
             given = os.fspath(store) if isinstance(store, (str, os.PathLike)) else ""  # what the settings say, the command knows
             where = f" --store {shlex.quote(printable(make_url(given)) if '://' in given else given)}" if given else ""
-            print(f"foreshock watches run {run.name!r}{on}; to see it: foreshock dashboard{where}", file=sys.stderr, flush=True)
+            print(f"foreshock {does} run {run.name!r}; to see it: foreshock dashboard{where}", file=sys.stderr, flush=True)
 
 
 def facts_about(model: WatchedModel) -> dict[str, Any]:

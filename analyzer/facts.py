@@ -13,6 +13,8 @@ from .wording import number, step_number
 _LEARNING_RATE_POINTS = 64
 _JUMP = 2.5
 _RECENT_STEPS = 200
+_LONG_ENOUGH = 10
+"""Steps after which a rate that has not changed says something."""
 _HEALTHY_EXCESS = 2.0
 _FIRST_LOSSES = 20
 _SMOOTHING = 0.95
@@ -133,7 +135,7 @@ class Facts:
         if self.first_step <= 5 and self.first_rate >= 0.9 * self.highest_rate > 0.0:
             text = f"the learning rate started at its highest value, {number(self.first_rate)}, without a warm-up"
             found.append(Observation("no_warmup", text, self.first_step))
-        if len(self.rates) == 1 and last > 0.0:
+        if len(self.rates) == 1 and last > 0.0 and step - self.first_step >= _LONG_ENOUGH:
             text = f"the learning rate has been the same all the time, {number(last)}"
             found.append(Observation("learning_rate_constant", text, step))
         return found

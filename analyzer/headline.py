@@ -33,6 +33,11 @@ class Headline:
     detail: str = ""
 
 
+def prominence(alert: Alert) -> tuple[int, bool, int]:
+    """Return what open alerts are sorted by, the one that matters most first: severe ones, silenced ones behind their equals."""
+    return -alert.severity.rank, alert.state is AlertState.SILENCED, alert.first_step
+
+
 def headline(
     alerts: Sequence[Alert],
     *,
@@ -55,7 +60,7 @@ def headline(
     where = _where(step, loss)
     still_open = sorted(
         (alert for alert in alerts if alert.state not in (AlertState.RESOLVED, AlertState.PENDING)),
-        key=lambda alert: (-alert.severity.rank, alert.state is AlertState.SILENCED, alert.first_step),
+        key=prominence,
     )
     loud = [alert for alert in still_open if alert.severity is not Severity.INFO]
     if lost_since:

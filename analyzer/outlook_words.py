@@ -33,7 +33,7 @@ def sentences(found: Outlook, *, healthy: bool) -> list[str]:
         alert = found.first_alert
         of = f" in {alert.module}" if alert.module else ""
         why = f": {uncapital(found.first_rule)}" if found.first_rule else ""
-        said.append(f"The first alert came at step {step_number(alert.first_step)}{of}{why}.")
+        said.append(f"The first warning came at step {step_number(alert.first_step)}{of}{why}.")
     if not said or (healthy and found.moved is None and found.broken is None):
         said.insert(0, _calm(found))
     return said

@@ -127,6 +127,9 @@ def _run_table(runs: "list[Run]", alarms: Counter[tuple[str, str]]) -> "Renderab
     from rich.table import Table
     from rich.text import Text
 
+    from ..dashboard.vitals import life
+
+    now = time.time()
     narrow = console().width < 66
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("run", overflow="fold")
@@ -140,7 +143,7 @@ def _run_table(runs: "list[Run]", alarms: Counter[tuple[str, str]]) -> "Renderab
         parts = [Text(f"{count} {severity}", _STYLES[severity]) for severity, count in _by_severity(alarms, run.id).items()]
         identity = [] if narrow else [run.id[:8]]
         step = str(run.last_step) if run.last_step >= 0 else "-"
-        table.add_row(run.name, *identity, str(run.status), step, _ago(run.heartbeat_at), Text(", ").join(parts) or "-")
+        table.add_row(run.name, *identity, life(run, now).value, step, _ago(run.heartbeat_at), Text(", ").join(parts) or "-")
     return table
 
 

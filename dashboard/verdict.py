@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..analyzer.headline import headline
+from ..analyzer.headline import headline, prominence
 from ..storage.records import Alert, Run
 from .reading import is_open
 from .vitals import Life, Vitals, clock
@@ -40,9 +40,8 @@ class Verdict:
 
 
 def leading(alerts: Sequence[Alert]) -> Alert | None:
-    """Return the open alert that matters most: the most severe, and of those the first."""
-    standing = [alert for alert in alerts if is_open(alert)]
-    return min(standing, key=lambda alert: (-alert.severity.rank, alert.first_step), default=None)
+    """Return the open alert that matters most: the one that the headline tells of."""
+    return min((alert for alert in alerts if is_open(alert)), key=prominence, default=None)
 
 
 def verdict(run: Run, alerts: Sequence[Alert], state: Vitals, loss: float | None = None) -> Verdict:

@@ -201,7 +201,8 @@ class Store(ABC):
 
         Args:
             max_points: decimate each series to about this many points by MinMaxLTTB over the finite values. Extremes are
-                kept, and non-finite points: all while they are few, of long stretches of them the ends. None reads everything.
+                kept, the first and the last point of each segment, and non-finite points: all while they are few, of long
+                stretches of them the ends. None reads everything.
                 A long series is read by its rollups, so the cost does not follow its length.
         """
 

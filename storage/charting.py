@@ -7,9 +7,9 @@ first, the last, the lowest and the highest, at their own steps.
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Row, select
 
-from .codec import NON_FINITE
+from .codec import NON_FINITE, join
 from .decimation import kept
 from .records import Series
 from .results import Envelope, SeriesData
@@ -30,7 +30,8 @@ def decimated(
 ) -> Iterator[SeriesData]:
     """Yield the points of each series, decimated to about ``max_points``.
 
-    Points that are not finite are all kept while they are few; of a long stretch of them its ends.
+    Points that are not finite are all kept while they are few; of a long stretch of them its ends. The first and the last point of
+    each segment are kept in any case.
 
     Raises:
         ValueError: ``max_points`` is below 1.
@@ -39,7 +40,8 @@ def decimated(
     totals = dict.fromkeys(found, 0)
     for span, drawn in _of_runs(connection, wanted, start, stop, segment, max(max_points // 2, 1)):
         for number, stretch in drawn.items():
-            points = np.concatenate([_as_found(stretch), _odd_points(connection, number, span, stretch)])
+            more = [_odd_points(connection, number, span, stretch), _at_edges(connection, number, span, stretch)]
+            points = np.concatenate([_as_found(stretch), *more])
             inside = (points["step"] >= span.first) & (points["step"] <= span.last)
             found[number].append(_each_step_once(points[inside]))
             totals[number] += int(stretch.buckets["count"].sum()) + len(stretch.points)
@@ -137,6 +139,19 @@ def _odd_points(connection: Connection, number: int, span: Span, stretch: Stretc
         between = samples.c.step.between(int(bucket["start_step"]), int(bucket["end_step"]))
         rows += connection.execute(query.where(between)).all()
     return np.array([(row[0], row[1], NON_FINITE[row[2]]) for row in rows], _FOUND)
+
+
+def _at_edges(connection: Connection, number: int, span: Span, stretch: Stretch) -> Array:
+    """Return the first and the last point of a span where a bucket reaches beyond it: two looks into the index at most."""
+    whole = select(samples.c.segment, samples.c.step, samples.c.value, samples.c.kind).where(
+        samples.c.series_id == number, samples.c.segment == span.segment, samples.c.step.between(span.first, span.last)
+    )
+    rows: list[Row[int, int, float | None, int]] = []
+    if (stretch.buckets["start_step"] < span.first).any():
+        rows += connection.execute(whole.order_by(samples.c.step).limit(1)).all()
+    if (stretch.buckets["end_step"] > span.last).any():
+        rows += connection.execute(whole.order_by(samples.c.step.desc()).limit(1)).all()
+    return np.array([(row[0], row[1], join(row[2], row[3])) for row in rows], _FOUND)
 
 
 def _extremes(span: Span, stretch: Stretch, means: bool) -> tuple[Array, ...]:

@@ -27,7 +27,7 @@ class KeyShift(Detector, name="key_shift"):
         "window": Parameter(9, "samples", "length of the running median", 1, 512),
         "excess": Parameter(4.0, "times what random rounding leaves", "a smaller excess is healthy", 1.0),
         "coherence": Parameter(
-            0.7, "0 random to 1 always the same way", "errors this coherent count without logit growth", 0.0, 1.0
+            0.7, "0.35 random to 1 always the same way", "errors this coherent count without logit growth", 0.0, 1.0
         ),
         "logit": Parameter(50.0, "max |logit|", "smaller logits are not judged as growing", 0.0),
         "min_rise": Parameter(0.1, "log units over the window", "the logits must rise at least this much", 0.0, 50.0),

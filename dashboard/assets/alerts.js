@@ -1,4 +1,4 @@
-/* What the inbox and the page of an alert do without the server: select, ask for confirmation, send what is asked, say what became of it. */
+/* What the inbox and the pages of runs and alerts do without the server: select, ask for confirmation, send what is asked, say what became of it. */
 (function () {
   "use strict";
   const byId = (id) => document.getElementById(id);
@@ -89,7 +89,8 @@
     const title = action === "end" ? "End this silence" : VERBS[action] + " " + plural(count, "alert", "alerts");
     asking = { action: action, alerts: alerts, silence: button.dataset.silence };
     byId("asking-title").textContent = title + "?";
-    byId("asking-what").textContent = what(button, alerts);
+    const final = action === "resolved" ? " What is resolved cannot be opened again." : "";
+    byId("asking-what").textContent = what(button, alerts) + final;
     byId("asking-error").textContent = "";
     byId("asking-comment").value = "";
     byId("asking-why").hidden = action === "end";

@@ -111,8 +111,12 @@ def below_zero(points: Sequence[tuple[int, float]]) -> dict[str, Any]:
 
 
 def alert_trace(alerts: Sequence[Alert]) -> dict[str, Any]:
-    """Return a mark at each alert's first step; shape and colour tell the severity, hovering tells the message."""
+    """Return a mark at each alert's first step; shape and colour tell the severity, hovering tells the message.
+
+    Severe ones are drawn last, over those that they would be hidden by.
+    """
     texts = []
+    alerts = sorted(alerts, key=lambda alert: alert.severity.rank)
     for alert in alerts:
         where = f" · {text(alert.module)}" if alert.module else ""
         texts.append(f"<b>{alert.severity.value}</b> · step {alert.first_step:,}{where}<br>{wrapped(alert.message)}")

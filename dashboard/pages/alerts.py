@@ -1,6 +1,7 @@
 """Alerts as cards: what, where, since when, why, what to do, and the reader's decision."""
 
 from collections.abc import Sequence
+from textwrap import shorten
 from typing import Any
 
 from dash import dcc, html
@@ -13,6 +14,7 @@ from ..decisions import SILENCES, UNDO
 from ..paths import alert_path, cause_path, rules_path
 from ..reading import is_open
 from ..vitals import moment
+from .asking import ask
 from .attributes import aria, data
 from .parts import refused, severity_badge
 
@@ -131,7 +133,11 @@ def _decisions(alert: Alert) -> list[Component]:
         parts.append(html.Details([summary, html.Div(choices, className="choices")], className="silence"))
     if alert.state is AlertState.SILENCED:
         parts.append(_button(alert, "Undo silence", UNDO))
-    return [*parts, _button(alert, "Resolve", AlertState.RESOLVED.value)]
+    # It cannot be undone.
+    return [
+        *parts,
+        ask("Resolve …", AlertState.RESOLVED, alert.id, alert.state, about=shorten(alert.message, 140, placeholder=" …")),
+    ]
 
 
 def _button(alert: Alert, label: str, choice: str, said: str = "") -> html.Button:

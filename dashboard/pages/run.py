@@ -7,6 +7,7 @@ from ..figures import loss, risk
 from ..paths import View, table_path
 from ..signals import describe
 from ..updates import Updates, digests
+from .asking import asking
 from .attributes import aria, data
 from .panels import layer_bar, panels
 from .parts import card, graph
@@ -42,6 +43,7 @@ def run_page(run: Run, view: View, words: Updates) -> html.Main:
                 name="events-card",
                 hint="What happened to the run besides training steps.",
             ),
+            *asking(),
         ],
         id="run-page",
         className="page",

@@ -12,7 +12,7 @@ from dash.development.base_component import Component
 from ...analyzer.risk import SIGNAL as RISK
 from ...analyzer.risk import words as risk_words
 from ...storage.base import Store
-from ...storage.records import Alert, AlertState, Event, Notification, Run, Severity, Silence
+from ...storage.records import Alert, AlertState, Event, Notification, Run, RunStatus, Severity, Silence
 from .. import who
 from ..access.reader import underneath
 from ..letters import letter_list, letters_of
@@ -142,11 +142,11 @@ class Head(RunSection):
         ]
 
     def _monitor(self) -> list[Component]:
-        values = self._values
+        values, going_on = self._values, self.run.status is RunStatus.RUNNING
         facts = [
             fact("Share of training time", percent(cost_of(values))),
             fact("Of the newest steps", percent(values[RECENT_COST])),
-            fact("Waiting to be written", number(values["monitor.queue_depth"])),
+            *([fact("Waiting to be written", number(values["monitor.queue_depth"]))] if going_on else []),
             fact("Samples lost", number(values["monitor.dropped"])),
             fact("Errors", number(values["monitor.errors"])),
         ]
@@ -183,7 +183,7 @@ def _report_link(run: Run) -> list[Component]:
 def event_list(events: Sequence[Event], limit: int = 30) -> list[Component]:
     """Return the newest events, newest first."""
     if not events:
-        return [html.P("Nothing out of the ordinary.", className="quiet")]
+        return [html.P("No events: no restart, no skipped step, nothing done to the run.", className="quiet")]
     rows = [
         html.Li(
             [

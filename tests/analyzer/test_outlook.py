@@ -89,7 +89,7 @@ def test_a_collapse_in_plain_words(store):
     assert "σ₁ of blocks.1.attn.q is growing 3" in said
     assert "% per 100 steps" in said
     assert f"passes 1,000 near step {found.meeting.at.step:,} (between steps" in said
-    assert "The first alert came at step 4,240 in blocks.1.attn.q: spectral alignment collapsed." in said
+    assert "The first warning came at step 4,240 in blocks.1.attn.q: spectral alignment collapsed." in said
 
 
 def test_the_fall_of_sign_diversity_is_the_issues_sentence(store):
@@ -141,7 +141,7 @@ def test_a_broken_loss_comes_first(store):
     assert (found.broken, found.lowest is not None) == (400, True)
     said = sentences(found, healthy=False)
     assert said[0] == "The loss has not been finite since step 400."
-    assert said[-1] == "The first alert came at step 400: not a number."
+    assert said[-1] == "The first warning came at step 400: not a number."
     assert len(said) == 2
 
 

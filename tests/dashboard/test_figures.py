@@ -146,9 +146,9 @@ def test_alerts_and_events_are_marked_with_shape_colour_and_words(simulated) -> 
     events = [Event("e", "run", 0, 50, 0.0, "resume", "Resumed <b>here</b>.")]
     figure = accepted(loss_figure(series([1.0] * 900), alerts, events))
     marks = figure["data"][ALERTS]
-    assert marks["x"] == [560, 640, 310]
+    assert marks["x"] == [310, 560, 640], "what is severe is drawn over what is not"
     assert len(set(marks["marker"]["symbol"])) == 3
-    assert marks["marker"]["color"][1] == SEVERITY_COLOURS[Severity.CRITICAL]
+    assert marks["marker"]["color"][2] == SEVERITY_COLOURS[Severity.CRITICAL]
     assert len(figure["layout"]["shapes"]) == 3
     assert figure["data"][EVENTS]["x"] == [50]
     assert "<script>" not in json.dumps(figure)

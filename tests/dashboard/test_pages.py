@@ -212,6 +212,9 @@ def test_decisions_about_alerts(tab: Page, site: Site, simulated: ModuleType, un
     expect(card.get_by_role("button", name=re.compile("^Acknowledge"))).to_have_count(0)
     assert site.store.alerts(run)[0].state is AlertState.ACKNOWLEDGED
     card.get_by_role("button", name=re.compile("^Resolve")).click()
+    dialog = tab.get_by_role("dialog")
+    expect(dialog).to_contain_text("cannot be opened again")
+    dialog.get_by_role("button", name="Resolve 1 alert").click()
     expect(card).to_contain_text("resolved")
     expect(tab.locator("#verdict")).to_contain_text("Healthy")
     until(lambda: site.store.alerts(run)[0].state is AlertState.RESOLVED)

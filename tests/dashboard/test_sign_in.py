@@ -281,6 +281,7 @@ def test_two_processes_behind_a_proxy_with_a_prefix(
         card = other.locator("article.alert").first
         expect(card).to_contain_text("open")
         page.locator("article.alert").first.get_by_role("button", name="Resolve").click()
+        page.get_by_role("dialog").get_by_role("button", name="Resolve 1 alert").click()
         until(lambda: sum(alert.state is AlertState.RESOLVED for alert in store.alerts(run)) == 2)
         expect(other.locator("article.alert.closed")).to_have_count(2)
         simulated.write_steps(store, run.id, simulated.Simulation(failing=True, seed=2), 400, 450)

@@ -56,7 +56,7 @@ def test_who_sits_before_a_terminal_is_told_once_that_the_run_is_watched(
             monitor.step(small.step())
     assert capsys.readouterr().err == (
         f"foreshock watches run 'seen'; to see it: foreshock dashboard --store {url}\n"
-        f"foreshock watches run 'seen' from step 1 on; to see it: foreshock dashboard --store {url}\n"
+        f"foreshock goes on with run 'seen'; to see it: foreshock dashboard --store {url}\n"
     )
 
 
