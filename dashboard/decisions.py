@@ -13,6 +13,7 @@ from ..analyzer import handling
 from ..storage.base import Store
 from ..storage.errors import ReadOnlyStoreError, StoreError
 from ..storage.records import AlertState
+from .pressed import pressed
 from .source import StoreSource
 from .who import person
 
@@ -36,9 +37,7 @@ def decide(app: dash.Dash, source: StoreSource) -> None:
         prevent_initial_call=True,
     )
     async def set_state(clicks: list[int | None], note: dict[str, Any]) -> str:
-        chosen = dash.ctx.triggered_id
-        if not chosen or not any(clicks):
-            raise PreventUpdate
+        chosen = pressed()
         return await asyncio.to_thread(_told, lambda: record(source(), note["alert"], chosen["state"]))
 
     @app.callback(

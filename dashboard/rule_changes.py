@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import dash
 from dash import ALL, Input, Output, State, html, no_update
 from dash.development.base_component import Component
-from dash.exceptions import PreventUpdate
 
 from ..storage.base import Store
 from ..storage.errors import ReadOnlyStoreError, RuleConflictError, StoreError
 from ..storage.records import RuleVersion, new_id
 from .paths import rules_path
+from .pressed import pressed
 from .source import StoreSource
 from .who import person
 
@@ -99,9 +99,7 @@ def change_rules(app: dash.Dash, source: StoreSource) -> None:
         scope: str,
         comment: str | None,
     ) -> tuple[Any, ...]:
-        chosen = dash.ctx.triggered_id
-        if not chosen or not dash.ctx.triggered or not dash.ctx.triggered[0]["value"]:
-            raise PreventUpdate
+        chosen = pressed()
         form = Form.of(subject, values, names, base)
         if chosen == "rule-undo":
             answer = Answer("The form is as it was.", texts=dict(base))

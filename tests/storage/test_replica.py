@@ -151,7 +151,7 @@ def test_a_replica_that_lags_is_waited_for_and_then_left(
     asked["replica"].clear()
     assert store.run(run.id).last_step == 69
     assert asked["primary"]
-    assert asked["replica"] == []
+    assert not any("FROM runs" in statement for statement in asked["replica"]), "looked at, and not read"
     assert "s behind; the primary is read instead" in store.notice
     monkeypatch.setattr(replica, "_REPLAYED", text("SELECT 9223372036854775807"))
     lagging._looked_at = float("-inf")
