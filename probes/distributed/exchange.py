@@ -168,6 +168,7 @@ class Exchange(ABC):
             if self._wake.wait(pause):
                 pause = _SHORTEST_PAUSE
             self._wake.clear()
+            over = time.monotonic() > self.closing_until  # before the turn, which may wait for others until just then
             try:
                 busy = self._turn()
             except RuntimeError as error:  # the store is out of reach, and its connection does not come back
@@ -178,7 +179,7 @@ class Exchange(ABC):
                 self._say_once("exchange_failed", f"ranks could not exchange numbers: {type(error).__name__}: {error}")
             # Eager while something is under way, and ever less so while nothing comes of it.
             pause = _SHORTEST_PAUSE if busy else min(2 * pause, _LONGEST_PAUSE)
-            if self._closing and (not self._queue or (time.monotonic() > self.closing_until and not busy)):
+            if self._closing and (not self._queue or (over and not busy)):
                 break
         with suppress(RuntimeError):  # the store may be gone
             self._end()

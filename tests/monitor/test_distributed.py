@@ -303,5 +303,5 @@ def test_ranks_that_die_take_nobody_with_them(two: Job, four: Job) -> None:
     assert any("1" in ranks for ranks in named), survivors[0]["said"]
     frame = four.frame("dying")
     losses = frame[frame["signal"] == "rank.loss"]
-    assert set(losses[losses["rank"] == 0]["step"]) == set(range(0, 40, 2))
+    assert set(losses[losses["rank"] == 0]["step"]) == set(range(0, 40, 2)), survivors[0]["said"]
     assert set(losses[losses["rank"] == 1]["step"]) <= {0, 2, 4}
