@@ -51,22 +51,27 @@ def _lines(figure: Figure) -> Iterator[tuple[str, list[Points]]]:
 
 
 def _range(axis: dict[str, Any], values: Iterable[float], pad: float) -> tuple[float, float] | None:
-    """Return what an axis shows: as it is set, else what its values span."""
+    """Return what an axis shows: as it is set, else what its values span; None where floats cannot tell its ends apart."""
     if axis.get("range") is not None:
-        low, high = axis["range"]
-        return float(low), float(high)
-    known = list(values)
-    if not known:
+        low, high = map(float, axis["range"])
+    elif known := list(values):
+        low, high = min(known), max(known)
+        room = pad * (high - low) if high > low else 1.0
+        low, high = low - room, high + room
+    else:
         return None
-    room = pad * (max(known) - min(known)) or (1.0 if min(known) == max(known) else 0.0)
-    return min(known) - room, max(known) + room
+    return (low, high) if 0.0 < high - low < math.inf else None
 
 
 def _path(parts: Sequence[Points], x: tuple[float, float], y: tuple[float, float]) -> str:
-    """Return an SVG path in whole numbers, 0 to ``_SIDE``; what lies outside of the ranges lies outside of the picture."""
+    """Return an SVG path in whole numbers, 0 to ``_SIDE``; what lies outside of the ranges lies outside of the picture, not far."""
 
     def place(point: tuple[float, float]) -> str:
         across, up = (point[0] - x[0]) / (x[1] - x[0]), (point[1] - y[0]) / (y[1] - y[0])
-        return f"{round(_SIDE * across)} {round(_SIDE * (1 - up))}"
+        return f"{round(_SIDE * _near(across))} {round(_SIDE * (1 - _near(up)))}"
 
     return "".join("M" + "L".join(place(point) for point in part) for part in parts)
+
+
+def _near(share: float) -> float:
+    return max(-_SIDE, min(_SIDE, share))

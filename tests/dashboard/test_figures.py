@@ -141,6 +141,18 @@ def test_the_first_look_has_gaps_segments_and_the_window() -> None:
     assert first_look(loss_figure(None)) == ""
 
 
+@pytest.mark.parametrize("values", [[1e300] * 4, [1e17] * 4, [1e308, -1e308, 1.0], [1e308] * 2])
+def test_values_that_floats_cannot_tell_apart_have_no_first_look(values: list[float]) -> None:
+    assert first_look(loss_figure(series(values))) == ""
+    assert len(seen(loss_figure(series(values), log=True))) == 1
+
+
+def test_what_lies_far_outside_of_the_window_is_not_drawn_far_outside() -> None:
+    figure = loss_figure(series([1.0, 1e308, 2.0]))
+    figure["layout"]["yaxis"]["range"] = [0.0, 1e-3]
+    assert max(abs(up) for _, up in seen(figure)[0][0]) <= 1000
+
+
 def test_alerts_and_events_are_marked_with_shape_colour_and_words(simulated) -> None:
     alerts = simulated.failing_alerts("run", module="<script>alert(1)</script>")
     events = [Event("e", "run", 0, 50, 0.0, "resume", "Resumed <b>here</b>.")]
