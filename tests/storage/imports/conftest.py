@@ -70,8 +70,8 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Re
 
 @pytest.fixture(scope="session")
 def quiet() -> dict[str, str]:
-    """The environment for trackers."""
-    return os.environ | QUIET
+    """The environment for trackers, without W&B's own marks: a test in this process may have a service, which others would join."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "_WANDB_"))} | QUIET
 
 
 @pytest.fixture(scope="session")
