@@ -144,6 +144,8 @@ class Engine:
             self._facts.feed_loss(step, values[plan.loss])
         if plan.learning_rate >= 0:
             self._facts.feed_rate(step, values[plan.learning_rate])
+        if plan.effective >= 0:
+            self._facts.feed_effective(values[plan.effective])
         for place, track in plan.tracks:
             if track.last_step is None or step > track.last_step:
                 track.points.append((step, values[place]))
@@ -224,6 +226,7 @@ class Engine:
         places.pop((SIGNAL, ""), None)  # ours: a live run is judged before it is there, so a replayed one must not see it
         plan.loss = places.get(("loss", ""), [-1])[0]
         plan.learning_rate = places.get(("learning_rate", ""), [-1])[0]
+        plan.effective = places.get(("learning_rate.effective", ""), [-1])[0]
         watched: set[int] = set()
         for rule in self.rules.active:
             inputs = list(rule.signals.values())

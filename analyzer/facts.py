@@ -12,6 +12,7 @@ from .wording import number, step_number
 
 _LEARNING_RATE_POINTS = 64
 _JUMP = 2.5
+_RISEN = 1.5
 _RECENT_STEPS = 200
 _LONG_ENOUGH = 10
 """Steps after which a rate that has not changed says something."""
@@ -52,6 +53,8 @@ class Facts:
         self.first_rate = math.nan
         self.highest_rate = 0.0
         self.jump: tuple[int, float, float] | None = None
+        # Effective rate: of the first step, the highest, of the last; what momentum makes of the learning rate.
+        self.effective: tuple[float, float, float] | None = None
         self.losses = 0
         self.first_loss = math.nan
         self.level = math.nan
@@ -81,6 +84,12 @@ class Facts:
             self.jump = (step, last, rate)
         self.rates.append((step, rate))
         self.highest_rate = max(self.highest_rate, rate)
+
+    def feed_effective(self, effective: float) -> None:
+        """Take the effective learning rate of a sampled step: rate over ``1 - momentum``."""
+        if math.isfinite(effective):
+            first, highest, _ = self.effective or (effective, effective, effective)
+            self.effective = first, max(highest, effective), effective
 
     def observations(self, step: int, tracks: Iterable[Track]) -> list[Observation]:
         """Return what the facts say at ``step``."""
@@ -132,6 +141,11 @@ class Facts:
         ):
             text = f"the learning rate is still rising: {number(last)} at step {step_number(step)}, its highest so far"
             found.append(Observation("learning_rate_rising", text, step, known=self.known()))
+        elif self.effective and (rise := self.effective[2] / max(self.effective[0], 1e-300)) >= _RISEN:
+            first, highest, effective = self.effective
+            if effective >= 0.99 * highest:
+                text = f"momentum makes updates reach ever further: the effective rate has risen from {number(first)} to {number(effective)}"
+                found.append(Observation("learning_rate_rising", f"{text}, {number(rise)} times", step, known=self.known()))
         if self.first_step <= 5 and self.first_rate >= 0.9 * self.highest_rate > 0.0:
             text = f"the learning rate started at its highest value, {number(self.first_rate)}, without a warm-up"
             found.append(Observation("no_warmup", text, self.first_step))
@@ -157,6 +171,7 @@ class Facts:
             "first_rate": self.first_rate,
             "highest_rate": self.highest_rate,
             "jump": list(self.jump) if self.jump else None,
+            "effective": list(self.effective) if self.effective else None,
             "losses": [self.losses, self.first_loss, self.level, self.lowest],
         }
 
@@ -166,5 +181,7 @@ class Facts:
         self.rates = deque(((step, rate) for step, rate in state["rates"]), maxlen=_LEARNING_RATE_POINTS)
         self.first_rate, self.highest_rate = state["first_rate"], state["highest_rate"]
         self.jump = tuple(state["jump"]) if state["jump"] else None
+        effective = state.get("effective")
+        self.effective = tuple(effective) if effective else None
         # Of a state written before losses were kept, the course of the loss is learnt anew.
         self.losses, self.first_loss, self.level, self.lowest = state.get("losses", (0, math.nan, math.nan, math.inf))

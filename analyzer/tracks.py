@@ -136,6 +136,7 @@ class Plan:
     guards: list[Feed] = field(default_factory=list)
     loss: int = -1
     learning_rate: int = -1
+    effective: int = -1
 
 
 def matches(rule: Rule, module: str) -> bool:

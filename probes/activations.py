@@ -1,12 +1,14 @@
-"""The sizes of what layers give out: RMS, largest value, kurtosis, outlier channels, dead units.
+"""The sizes of what layers give out: RMS, largest value, kurtosis, outlier channels, dead units, and how much tokens differ.
 
 Trouble it reveals: representations that swell from layer to layer or step to step; a few channels that outgrow all others, which
-low precision cannot hold beside the rest; and units of a ReLU that no token reaches any more and that learn nothing from then on.
+low precision cannot hold beside the rest; units of a ReLU that no token reaches any more and that learn nothing from then on; and
+representations that have collapsed: outputs that are the same whatever comes in.
 
 Formula: over the entries x of at most 256 tokens of the output, ``rms = sqrt(mean x^2)``, ``max = max |x|``, and ``kurtosis =
 mean (x - m)^4 / (mean (x - m)^2)^2`` with m the mean of x: 3 for normal numbers, far more where few entries hold the energy.
 ``outlier_channels`` counts the channels whose RMS exceeds 6 times the median channel's. ``dead_fraction``, of activation modules
-only, is the share of units that are zero for every one of these tokens.
+only, is the share of units that are zero for every one of these tokens. ``variation`` is the share of the outputs' energy that
+differs from token to token, ``1 - sum_c m_c^2 / mean |x|^2`` with m_c the mean of channel c: near 0 where all tokens look alike.
 
 Looked at are the outputs of linear layers and convolutions, which is where values grow and channels stand out, and those of
 activation modules (``nn.ReLU``, ``nn.GELU``, ...), which alone are zero for a reason. An activation that is called as a function is
@@ -48,12 +50,14 @@ class Shape:
         entries: how many there are.
         moments: their mean; the sums of the powers 2, 3 and 4 of what differs from it; shape () each.
         peaks, energies: by channel the largest magnitude, and the sum of squares; (d,).
+        spread: sum over channels of the squares of what differs from the channel's mean; shape ().
     """
 
     entries: int
     moments: tuple[Tensor, Tensor, Tensor, Tensor]
     peaks: Tensor
     energies: Tensor
+    spread: Tensor
 
 
 class ActivationsProbe(Probe):
@@ -61,7 +65,14 @@ class ActivationsProbe(Probe):
 
     name = "activations"
     presets = frozenset({"default", "full"})
-    signals = ("activation.rms", "activation.max", "activation.kurtosis", "activation.outlier_channels", "activation.dead_fraction")
+    signals = (
+        "activation.rms",
+        "activation.max",
+        "activation.kurtosis",
+        "activation.outlier_channels",
+        "activation.dead_fraction",
+        "activation.variation",
+    )
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,6 +116,8 @@ class ActivationsProbe(Probe):
             top = peaks.amax(1)
             yield Scalars(_keys(("max",), alike), top, Across.MAX)
             yield Scalars(_keys(("outlier_channels",), alike), _outliers(energies, top))
+            whole, spread = energies.sum(1), torch.stack([self._found[name].spread for name in alike])
+            yield Scalars(_keys(("variation",), alike), torch.where(whole == 0, not_applicable(whole.device), spread / whole))
             places = [i for i, name in enumerate(alike) if name in activations]
             if places:
                 # NaN is not zero, and must not count as alive.
@@ -146,7 +159,10 @@ def _shape_of(tokens: Tensor) -> Shape:
     centred = (tokens - mean).flatten()
     square = centred * centred
     moments = (mean, torch.dot(centred, centred), torch.dot(square, centred), torch.dot(square, square))
-    return Shape(tokens.numel(), moments, tokens.abs().amax(0), tokens.square().sum(0))
+    peaks, energies = tokens.abs().amax(0), tokens.square().sum(0)
+    # One token alone does not differ from any other.
+    spread = (tokens - tokens.mean(0)).square().sum() if len(tokens) > 1 else not_applicable(tokens.device)
+    return Shape(tokens.numel(), moments, peaks, energies, spread)
 
 
 def _outliers(energies: Tensor, top: Tensor) -> Tensor:

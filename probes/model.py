@@ -220,18 +220,27 @@ class WatchedModel:
         return layers
 
     def weight_matrices(self) -> list[LinearLayer]:
-        """Return the linear layers, and the matrices of recurrent cells (``rnn.weight_hh_l0``), whose inputs nobody sees.
+        """Return the linear layers, the matrices of recurrent cells (``rnn.weight_hh_l0``) and the tables of embeddings.
 
-        For probes that read weights and nothing else. What is left out of ``linear_layers`` is left out here too.
+        For probes that read weights and nothing else. What is left out of ``linear_layers`` is left out here too, and so are
+        embeddings with sparse gradients; a table that is a layer's weight too is that layer.
         """
-        recurrent = (
-            LinearLayer(f"{name}.{parameter}".lstrip("."), module, False, "", parameter=parameter)
-            for name, module in self.named_modules()
-            if isinstance(module, (nn.RNNBase, nn.RNNCellBase))
-            for parameter, weight in module.named_parameters(recurse=False)
-            if parameter.startswith("weight_") and _is_map(weight, 2)
-        )
-        return [*self.linear_layers(), *recurrent]
+        layers = self.linear_layers()
+        seen = {id(layer.stored()) for layer in layers}
+        for name, module in self.named_modules():
+            if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+                matrices = [each for each, _ in module.named_parameters(recurse=False) if each.startswith("weight_")]
+                found = [LinearLayer(f"{name}.{each}".lstrip("."), module, False, "", parameter=each) for each in matrices]
+            elif isinstance(module, nn.Embedding) and not module.sparse and not is_parametrized(module, "weight"):
+                found = [LinearLayer(name, module, False, "")]
+            else:
+                continue
+            for layer in found:
+                weight = getattr(module, layer.parameter)
+                if _is_map(weight, 2) and id(weight) not in seen:
+                    seen.add(id(weight))
+                    layers.append(layer)
+        return layers
 
 
 def _linear_kind(module: nn.Module) -> Literal["linear", "conv1d", "conv2d"] | None:

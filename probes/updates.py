@@ -1,13 +1,16 @@
-"""How far the optimizer moved the weights of linear layers and recurrent cells, along how many directions, what was rounded away.
+"""How far the optimizer moved the weights of layers, recurrent cells and embeddings, which way, and what was rounded away.
 
 Trouble it reveals: layers that move too far in one step (``update.ratio`` far above that of the others); updates that have sunk to
-a few directions (``update.stable_rank`` near 1), as when rounding errors of one sign add up in W_q; and weights in low precision
-that training no longer moves (``numerics.stale_update_fraction`` near 1).
+a few directions (``update.stable_rank`` near 1), as when rounding errors of one sign add up in W_q; updates that lead uphill
+(``update.descent`` below 0), as those of a momentum that overshoots; and weights in low precision that training no longer moves
+(``numerics.stale_update_fraction`` near 1).
 
 Formula: with dW the weight after the optimizer's step minus that before, ``update.rms = sqrt(mean(dW^2))`` and ``update.ratio =
 |dW| / |W|``, from at most 4,096 entries. ``update.stable_rank = |dW|_F^2 / sigma_1(dW)^2`` of a block of at most 64 x 64 of it: an
 update of low rank has the same there (in 256-wide layers of a GPT in training 0.92 to 1.02 times the whole update's, in the
 median), one without any structure has about a quarter of the block's side (17), whatever the layer's size.
+With g the gradient that the optimizer was given, ``update.descent = -<g, dW> / (|g| |dW|)`` of the same entries: 1 for plain
+gradient descent, near sqrt(1 - m) where a momentum m averages over noise, and 0 or less where what is remembered opposes g.
 ``numerics.stale_update_fraction``: of the entries that have a non-zero gradient, those which are the same after the step, bit for
 bit, in the dtype of the weight: of float32 weights hardly any. Float32 weights that before a later sample's step still all have
 bfloat16 values are kept in bfloat16 by somebody who rounds them after the step, and are judged in it. It is n/a at a learning rate
@@ -15,7 +18,7 @@ of zero. Steps that are skipped, by a GradScaler or an intervention, give nothin
 adds up its part of the entries, which gives the same values; the stable rank is n/a, and all are where a rank's part is missing.
 
 Noise floor: of a root mean square 1.1 % for normally distributed updates, 3 % for those of rank one (see samples.py); of the
-stable rank some 5 % for updates without structure.
+stable rank some 5 % for updates without structure; of a cosine 0.016.
 
 Cost: per layer two subsamples of the weight and one of its gradient, of 32 KB each in float32 while the optimizer steps, and eleven
 products of 64 x 64 matrices, all layers at once.
@@ -40,7 +43,7 @@ from .statistics.precision import without_autocast
 from .statistics.samples import entries_and_block, entries_at
 from .taps.optimizer import Stepping, UpdateTap, is_sharded, vector
 
-_SIGNALS = ("update.rms", "update.ratio", "update.stable_rank", "numerics.stale_update_fraction")
+_SIGNALS = ("update.rms", "update.ratio", "update.stable_rank", "update.descent", "numerics.stale_update_fraction")
 # The Gram matrix is raised to the power 2^10: sigma_1 is exact to 0.1 % even where many singular values crowd below it.
 _SQUARINGS = 10
 
@@ -50,32 +53,32 @@ _Kind = tuple[tuple[int, int], torch.dtype, torch.device, torch.dtype]
 
 @dataclass(frozen=True, slots=True)
 class _Before:
-    """Layers of one shape, (layers, places) of their weights before the step, and whether their entries have a gradient."""
+    """Layers of one shape: (layers, places) of their weights before the step, and of their entries the gradients."""
 
     layers: list[LinearLayer]
     weights: Tensor
-    moves: Tensor
+    gradients: Tensor
     rates: Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class _ShardsBefore:
-    """Sharded layers, (layers, places) of their weights before the step; ``sampled`` places on all ranks, those here ``places``."""
+    """The same of sharded layers; ``sampled`` places on all ranks, those here ``places``."""
 
     layers: list[LinearLayer]
     places: Tensor
     sampled: int
     weights: Tensor
-    moves: Tensor
+    gradients: Tensor
     rates: Tensor
 
 
 class UpdateProbe(Probe):
-    """Size and stable rank of the updates of linear layers and recurrent cells, and the share of weights that rounding kept."""
+    """Size, direction and stable rank of the updates of weights, and the share of weights that rounding kept."""
 
     name = "updates"
     presets = frozenset({"default", "full"})
-    signals = ("update.rms", "update.ratio", "update.stable_rank", "numerics.stale_update_fraction")
+    signals = ("update.rms", "update.ratio", "update.stable_rank", "update.descent", "numerics.stale_update_fraction")
 
     def __init__(self) -> None:
         super().__init__()
@@ -125,9 +128,9 @@ class UpdateProbe(Probe):
         for (shape, _, device, _), members in groups.items():
             places, entries, _ = entries_and_block(*shape, device)
             samples = torch.stack([entries_at(w, places) for _, w, _, _ in members])
-            moves = torch.stack([entries_at(gradient, places[:entries]) for _, _, gradient, _ in members]) != 0
+            gradients = torch.stack([entries_at(gradient, places[:entries]) for _, _, gradient, _ in members])
             rates = vector([rate for _, _, _, rate in members], device)
-            self._before.append(_Before([layer for layer, *_ in members], samples, moves, rates))
+            self._before.append(_Before([layer for layer, *_ in members], samples, gradients, rates))
 
     def _compare(self, stepping: Stepping) -> None:
         for before in self._before:
@@ -164,9 +167,9 @@ class UpdateProbe(Probe):
             found = sampled_places(members[0][0], shard_of(members[0][0].stored()))
             assert found is not None
             samples = torch.stack([w.take(found[0]) for _, w, _, _ in members])
-            moves = torch.stack([gradient.take(found[0]) for _, _, gradient, _ in members]) != 0
+            gradients = torch.stack([gradient.take(found[0]) for _, _, gradient, _ in members])
             rates = vector([rate for _, _, _, rate in members], samples.device)
-            self._shards_before.append(_ShardsBefore([layer for layer, *_ in members], found[0], count, samples, moves, rates))
+            self._shards_before.append(_ShardsBefore([layer for layer, *_ in members], found[0], count, samples, gradients, rates))
 
 
 def _shape(w: Tensor) -> tuple[int, int]:
@@ -174,7 +177,7 @@ def _shape(w: Tensor) -> tuple[int, int]:
 
 
 def _statistics(before: _Before, after: Tensor, entries: int, block: tuple[int, int], *, later: bool) -> Tensor:
-    """The statistics (4, layers) from samples (layers, places), of which the first are entries and the rest a block."""
+    """The statistics (5, layers) from samples (layers, places), of which the first are entries and the rest a block."""
     wide = torch.promote_types(after.dtype, torch.float32)
     none = not_applicable(after.device)
     update = after.to(wide) - before.weights.to(wide)
@@ -183,10 +186,19 @@ def _statistics(before: _Before, after: Tensor, entries: int, block: tuple[int, 
     moved = update[:, entries:].unflatten(1, block).float()
     rank = torch.where((moved == 0).all(2).all(1), none, stable_rank_of_blocks(moved))
     same = _same(before.weights[:, :entries], after[:, :entries], later)
-    moves = before.moves.sum(1)
-    stale = torch.where(before.moves, same, 0.0).sum(1) / moves
+    moves = (before.gradients != 0).sum(1)
+    stale = torch.where(before.gradients != 0, same, 0.0).sum(1) / moves
+    stale = torch.where((moves == 0) | (before.rates == 0), none, stale.float())
     ratio = torch.where(weight == 0, none, (size / weight).float())
-    return torch.stack([size.float(), ratio, rank, torch.where((moves == 0) | (before.rates == 0), none, stale.float())])
+    gradients = before.gradients.double()
+    descent = _descent((gradients * update[:, :entries]).sum(1), gradients.square().sum(1), size.square() * entries)
+    return torch.stack([size.float(), ratio, rank, descent, stale])
+
+
+def _descent(product: Tensor, gradients: Tensor, updates: Tensor) -> Tensor:
+    """Cosine of update and descent (layers,) from <g, dW>, |g|^2 and |dW|^2, float64; n/a where one is zero."""
+    size = (gradients * updates).sqrt()
+    return torch.where(size == 0, not_applicable(size.device), (-product / size).float())
 
 
 def _same(before: Tensor, after: Tensor, later: bool) -> Tensor:
@@ -203,33 +215,35 @@ def _same(before: Tensor, after: Tensor, later: bool) -> Tensor:
 
 
 # Of sharded weights; the order of what ``_finished`` gives.
-_SUMMED = ("update.rms", "update.ratio", "numerics.stale_update_fraction")
+_SUMMED = ("update.rms", "update.ratio", "update.descent", "numerics.stale_update_fraction")
 
 
 def _shard_sums(shards: _ShardsBefore, after: Tensor, *, later: bool) -> Tensor:
-    """Sums (7, layers), float64, over this rank's entries of each layer's sample.
+    """Sums (9, layers), float64, over this rank's entries of each layer's sample.
 
-    Squares of update and weight, entries with a gradient that stayed and all with one, entries, these over those sampled on all
-    ranks, and of each such share the part that has a learning rate of zero.
+    Squares of update, weight and gradient, update times gradient, entries with a gradient that stayed and all with one, entries,
+    these over those sampled on all ranks, and of each such share the part that has a learning rate of zero.
     """
     wide = torch.promote_types(after.dtype, torch.float32)
     update = (after.to(wide) - shards.weights.to(wide)).double()
     same = _same(shards.weights, after, later)
-    stayed = torch.where(shards.moves, same, 0.0).sum(1)
+    gradients = shards.gradients.double()
+    stayed = torch.where(gradients != 0, same, 0.0).sum(1)
     entries = torch.full_like(stayed, after.shape[1])
     share = entries / shards.sampled
     resting = torch.where(shards.rates == 0, share, 0.0)
-    squares = [update.square().sum(1), shards.weights.double().square().sum(1)]
-    return torch.stack([*squares, stayed, shards.moves.sum(1).double(), entries, share, resting])
+    squares = [each.square().sum(1) for each in (update, shards.weights.double(), gradients)]
+    moves = (gradients != 0).sum(1).double()
+    return torch.stack([*squares, (update * gradients).sum(1), stayed, moves, entries, share, resting])
 
 
 def _finished(sums: Tensor) -> Tensor:
-    """The statistics (3 * layers,) from sums (7, layers) over all ranks."""
-    updates, weights, stayed, moves, entries, share, resting = sums
+    """The statistics (4 * layers,) from sums (9, layers) over all ranks."""
+    updates, weights, gradients, product, stayed, moves, entries, share, resting = sums
     none = not_applicable(sums.device)
     ratio = torch.where(weights == 0, none, (updates / weights).sqrt().float())
     stale = torch.where((moves == 0) | (resting > 0), none, (stayed / moves).float())
-    values = torch.stack([(updates / entries).sqrt().float(), ratio, stale])
+    values = torch.stack([(updates / entries).sqrt().float(), ratio, _descent(product, gradients, updates), stale])
     return torch.where((share - 1.0).abs() > 1e-6, none, values).flatten()
 
 

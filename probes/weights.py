@@ -1,4 +1,4 @@
-"""Norm and stable rank of the weight of every linear layer and recurrent cell.
+"""Norm and stable rank of the weight of every linear layer, recurrent cell and embedding.
 
 Trouble it reveals: weights that grow without end, and layers that fall back on a few directions: the stable rank, which is never
 above the rank, sinks towards 1 as one singular value outgrows the others.
@@ -35,7 +35,7 @@ _SMALLEST = 1e-18
 
 
 class WeightProbe(Probe):
-    """Frobenius norm and stable rank of the weight of each linear layer and recurrent cell."""
+    """Frobenius norm and stable rank of the weight of each linear layer, recurrent cell and embedding."""
 
     name = "weights"
     presets = frozenset({"default", "full"})
@@ -44,6 +44,7 @@ class WeightProbe(Probe):
     def __init__(self) -> None:
         super().__init__()
         self._layers: list[LinearLayer] = []
+        self._linear: set[LinearLayer] = set()
         self._sharded: list[LinearLayer] = []
         self._followed = SingularPairs()
         self._blocks: list[Block] = []
@@ -51,6 +52,7 @@ class WeightProbe(Probe):
     @override
     def attach(self, model: WatchedModel) -> None:
         self._followed = SingularPairs.of(model)
+        self._linear = set(model.linear_layers())
         layers = model.weight_matrices()
         self._layers = [layer for layer in layers if not is_sharded(layer.stored())]
         self._sharded = [layer for layer in layers if is_sharded(layer.stored())]
@@ -62,10 +64,10 @@ class WeightProbe(Probe):
     @override
     @torch.no_grad()
     def arm(self, step: int) -> None:
-        # Recurrent cells apart: the pairs of the linear layers of a device are the spectral probe's, all together.
+        # What has no inputs of its own apart: the pairs of the linear layers of a device are the spectral probe's, all together.
         groups: dict[tuple[torch.device, bool], list[LinearLayer]] = {}
         for layer in self._layers:
-            groups.setdefault((layer.stored().device, layer.parameter == "weight"), []).append(layer)
+            groups.setdefault((layer.stored().device, layer in self._linear), []).append(layer)
         self._blocks = [self._measured(step, layers, device) for (device, _), layers in groups.items()]
         if self._sharded:
             # The spectral probe is armed first: probes are in the order of their names.

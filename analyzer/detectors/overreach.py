@@ -11,11 +11,13 @@ class Overreach(Detector, name="overreach"):
 
     A loss that is worse than it was proves little: data change, and noise has its highs. Nor does a rate that rises: it is a
     warm-up. Judged is a loss that is ``worse`` than its best, has had no new best for ``since`` of the run's age, and all that time
-    the rate went up, by ``rise`` or more. Long before the run fails, that is where it learns less from larger steps.
+    the rate went up, by ``rise`` or more. Long before the run fails, that is where it learns less from larger steps. Where there
+    is an ``effective`` rate, which momentum has a part in, it is that which counts.
     """
 
     SEES: ClassVar = "a loss that has turned while the learning rate goes on rising"
-    INPUTS: ClassVar = ("loss", "rate")
+    INPUTS: ClassVar = ("loss", "rate", "effective")
+    OPTIONAL: ClassVar = frozenset({"effective"})
     PARAMETERS: ClassVar = {
         "window": Parameter(25, "samples", "length of the running median of the loss", 5, 4096),
         "worse": Parameter(0.1, "share of the best", "how far above its best the loss must be", 0.0),
@@ -25,11 +27,12 @@ class Overreach(Detector, name="overreach"):
     }
     FACTS: ClassVar = {
         "rate": "learning rate now",
+        "reach": "effective learning rate over the learning rate, where the former was measured",
         "best_step": "step of the best running median",
         "best_rate": "learning rate at that step",
         "ratio": "running median over its best",
     }
-    STATE: ClassVar = ("median", "best", "best_step", "best_rate", "highest")
+    STATE: ClassVar = ("median", "best", "best_step", "best_rate", "highest", "effective", "reach")
 
     def reset(self) -> None:
         """Forget the best."""
@@ -38,12 +41,17 @@ class Overreach(Detector, name="overreach"):
         self.best_step = 0
         self.best_rate = 0.0
         self.highest = 0.0
+        self.effective, self.reach = 0.0, 1.0
         self._worse, self._margin = self.number("worse"), self.number("margin")
         self._since, self._rise = self.number("since"), self.number("rise")
 
     def feed(self, step: int, value: float, *others: float) -> Finding | None:
         """Move the running median on; hold it against its best only where the rate has risen since."""
-        (rate,) = others
+        rate, effective = others
+        # It is measured at samples only: what it is to the learning rate holds until the next.
+        if effective != self.effective and effective > 0.0 < rate:
+            self.effective, self.reach = effective, effective / rate
+        rate *= self.reach
         if rate > self.highest:
             self.highest = rate
         self.median.push(value)
@@ -61,4 +69,6 @@ class Overreach(Detector, name="overreach"):
             return Finding(now, threshold, best, breach=False) if now > 0.5 * (best + threshold) else None
         ratio = now / best if best > 0 else float("inf")
         facts = {"rate": rate, "best_step": self.best_step, "best_rate": self.best_rate, "ratio": ratio}
+        if self.effective:
+            facts["reach"] = self.reach
         return Finding(now, threshold, best, facts=facts)

@@ -180,6 +180,8 @@ class Collector:
         values.update(metrics)
         packed: PackedBlocks | None = None
         if sampled:
+            if rate is not None and self._gradients.reach is not None:
+                values["learning_rate.effective"] = rate * self._gradients.reach
             packed = self._collect(step, shares)
             values.update(self.vitals())
             values["system.step_time"] = started - self._ended

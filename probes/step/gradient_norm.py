@@ -62,6 +62,10 @@ def _joined_on_device(norms: list[Norm]) -> tuple[Tensor, Tensor]:
     return before.norm(), (before * scales).norm()
 
 
+LONGEST_REACH = 1e4
+"""Of a momentum of 1, which forgets nothing, no run is long enough to see more."""
+
+
 class GradientNorm:
     """Measures the gradient norm of some parameters in every step.
 
@@ -84,6 +88,8 @@ class GradientNorm:
         """This step's norms so far. Whoever ends the step takes the list and leaves a new one: that alone begins the next step."""
         self.rate: float | Tensor | None = None
         """The learning rate of the last optimizer step, of the first optimizer's first group."""
+        self.reach: float | None = None
+        """How many times the learning rate a gradient moves the weights in all, where that group has a momentum that sums."""
         # What was noted of a step is tied to its list of norms, and so is over when the list is taken.
         self._clipped_ids: set[int] = set()
         # On a sampled step, the norms of this rank's parts of sharded gradients.
@@ -179,7 +185,8 @@ class GradientNorm:
     def _on_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         if optimizer is self.optimizers[0]:
             # Read here, where the optimizer is about to: afterwards a scheduler may have set the next step's.
-            self.rate = optimizer.param_groups[0].get("lr")
+            group = optimizer.param_groups[0]
+            self.rate, self.reach = group.get("lr"), _reach(group.get("momentum"), group.get("dampening", 0.0))
         if self._clipped_all_of is self.norms:
             return None
         return with_gradients(args, kwargs, partial(self._measure_unless_clipped, optimizer))
@@ -302,3 +309,10 @@ _WRAPPERS: dict[str, Callable[..., Any]] = {
     "_get_total_norm": _get_total_norm,
     "_clip_grads_with_norm_": _clip_grads_with_norm_,
 }
+
+
+def _reach(momentum: object, dampening: object) -> float | None:
+    """Return ``(1 - dampening) / (1 - momentum)``, at most ``LONGEST_REACH``: the sum of what one gradient moves."""
+    if not (isinstance(momentum, float) and isinstance(dampening, (int, float)) and momentum > 0.0):
+        return None
+    return min((1.0 - dampening) / max(1.0 - momentum, 1e-9), LONGEST_REACH)

@@ -21,7 +21,8 @@ def detector(name, **parameters):
 
 
 def breaches(watched, samples):
-    return [step for step, sample in enumerate(samples) if (found := watched.feed(step, *sample)) and found.breach]
+    missing = [math.nan] * (len(watched.INPUTS) - len(samples[0]))
+    return [step for step, sample in enumerate(samples) if (found := watched.feed(step, *sample, *missing)) and found.breach]
 
 
 def steady(count, seed=0, loss=1.4, gradient=2.5, rate=0.05):
@@ -74,7 +75,7 @@ def test_shock_learns_a_level_that_lasts_and_never_what_it_flags():
 
 
 def test_values_of_every_kind_leave_shock_and_overreach_standing():
-    for name, width in (("shock", 3), ("overreach", 2)):
+    for name, width in (("shock", 3), ("overreach", 3)):
         watched = detector(name)
         strange = (0.0, -1.0, 1e300, math.nan, 1e-300)
         for step in range(300):
@@ -103,6 +104,24 @@ def test_a_loss_that_turns_under_a_rising_rate_is_seen_and_one_that_falls_is_not
     assert breaches(detector("overreach"), constant) == []
     decaying = [(loss, 0.1 - rate) for loss, rate in ramp(350, seed=seed)]
     assert breaches(detector("overreach"), decaying) == []
+
+
+def test_a_momentum_that_rises_counts_as_a_rate_that_does():
+    """The effective rate is measured at every tenth step; between these it moves with the learning rate."""
+    losses = [loss for loss, _ in ramp(350)]
+
+    def under(momentum, rate=lambda step: 0.05):
+        return [
+            (loss, rate(step), rate(step) / (1 - momentum(step)) if step % 10 == 0 else math.nan) for step, loss in enumerate(losses)
+        ]
+
+    rising = under(lambda step: 1 - 0.1 * 0.02 ** (step / 600))
+    found = breaches(detector("overreach"), rising)
+    assert 370 < found[0] < 460
+    assert breaches(detector("overreach"), under(lambda step: 0.9)) == []
+    # As one-cycle schedules have it: the momentum falls while the rate rises, and their product stays.
+    balanced = under(lambda step: 1 - 0.05 * (step + 1) / 60, lambda step: 0.01 * (step + 1) / 60)
+    assert breaches(detector("overreach"), balanced[:590]) == []
 
 
 def test_overreach_sees_what_a_slow_twin_sees():

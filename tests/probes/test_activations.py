@@ -36,13 +36,16 @@ def twin(y: Tensor) -> dict[str, float]:
     tokens = tokens if rows is None else tokens[rows]
     centred = tokens - tokens.mean()
     sizes = tokens.square().mean(0).sqrt()
-    return {
+    found = {
         "rms": tokens.square().mean().sqrt().item(),
         "max": tokens.abs().max().item(),
         "kurtosis": (centred**4).mean().item() / (centred**2).mean().item() ** 2,
         "outlier_channels": float((sizes > 6 * sizes.median()).sum()),
         "dead_fraction": (tokens == 0).all(0).double().mean().item(),
     }
+    if len(tokens) > 1 and tokens.any():
+        found["variation"] = ((tokens - tokens.mean(0)).square().sum() / tokens.square().sum()).item()
+    return found
 
 
 def of(found: Any, module: str) -> dict[str, float]:
@@ -104,6 +107,15 @@ def test_a_constant_output_has_no_kurtosis(value: float, sampler) -> None:
     assert found["rms"] == pytest.approx(abs(value), rel=1e-6)
     assert found["max"] == pytest.approx(abs(value), rel=1e-6)
     assert found.get("outlier_channels") == (0.0 if value else None), "nothing stands out of nothing"
+    assert found.get("variation") == (pytest.approx(0.0, abs=1e-12) if value else None), "all tokens alike"
+
+
+def test_variation_tells_representations_that_have_collapsed(sampler) -> None:
+    """Features of 64 images: apart, alike but for a thousandth, and one image alone, which tells nothing."""
+    apart, mean = torch.randn(64, 20), torch.randn(20)
+    assert of(measured(sampler, apart), "")["variation"] > 0.9
+    assert of(measured(sampler, mean + 0.001 * apart), "")["variation"] < 1e-5
+    assert "variation" not in of(measured(sampler, apart[:1]), "")
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -113,7 +125,7 @@ def test_values_that_are_not_finite_show(bad: float, sampler) -> None:
     model = nn.Sequential(Given(y), nn.ReLU())
     found = sampler(ActivationsProbe(), model).sample(lambda: model(torch.zeros(1)))
     shown = of(found, "0") | {f"relu {name}": value for name, value in of(found, "1").items()}
-    assert len(shown) == 9
+    assert len(shown) == 11
     if bad == -math.inf:
         shown = {name: value for name, value in shown.items() if "relu" not in name}
     assert not any(math.isfinite(value) for value in shown.values()), shown

@@ -81,6 +81,17 @@ def wide(into: int, out: int) -> nn.Module:
     return nn.Sequential(nn.Linear(into, 80), nn.Linear(80, 70), nn.Linear(70, out))
 
 
+class OfNumbers(nn.Module):
+    """A model of tokens that is given them as floating-point numbers, as images come."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        return self.model(numbers.long())
+
+
 def model_and_step() -> tuple[nn.Module, Callable[[], None]]:
     """A GPT with grouped queries and dropout in one layer, our attention, experts and wide layers in the other; a step of it."""
 
@@ -90,15 +101,16 @@ def model_and_step() -> tuple[nn.Module, Callable[[], None]]:
     model = GPT(16, 2, 2, 40, grouped)
     model.blocks[1].attention.attend = lambda q, k, v: reference_attention(q, k, v, is_causal=True)
     model.blocks[1].norm_2 = nn.Sequential(model.blocks[1].norm_2, Mixture(16), wide(16, 16))
-    tokens = torch.arange(320).reshape(8, 40) % 256
+    tokens = torch.arange(320.0).reshape(8, 40) % 256
+    whole = OfNumbers(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
 
     def step() -> None:
         optimizer.zero_grad()
-        model(tokens).square().mean().backward()
+        whole(tokens).square().mean().backward()
         optimizer.step()
 
-    return model, step
+    return whole, step
 
 
 def sampled_step(name: str, model: nn.Module, step: Callable[[], None], samples: int = 1) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Updates of linear layers against full copies in float64."""
+"""Updates of weights against full copies in float64."""
 
 import math
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 RMS, RATIO, RANK, STALE = "update.rms", "update.ratio", "update.stable_rank", "numerics.stale_update_fraction"
+DESCENT = "update.descent"
 
 
 def moved(layer: nn.Linear, update: Tensor) -> Callable[[], None]:
@@ -30,6 +31,10 @@ def moved(layer: nn.Linear, update: Tensor) -> Callable[[], None]:
 
 def rms(x: Tensor) -> float:
     return x.double().square().mean().sqrt().item()
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    return ((a.double() * b.double()).sum() / (a.double().norm() * b.double().norm())).item()
 
 
 def stable_rank(x: Tensor) -> float:
@@ -49,7 +54,7 @@ class Twin:
         self.model, self.train = model, train
 
     def weights(self) -> dict[str, Tensor]:
-        return {layer.name: layer.weight().double().clone() for layer in WatchedModel(self.model).linear_layers()}
+        return {layer.name: layer.weight().double().clone() for layer in WatchedModel(self.model).weight_matrices()}
 
     def __call__(self) -> None:
         before = self.weights()
@@ -58,7 +63,8 @@ class Twin:
         self.update = {name: after[name] - before[name] for name in before}
         self.ratio = {name: rms(self.update[name]) / rms(before[name]) for name in before}
         self.sampled = {name: rms(sample_entries(self.update[name])) / rms(sample_entries(before[name])) for name in before}
-        gradients = {layer.name: layer.view_of(layer.stored().grad) for layer in WatchedModel(self.model).linear_layers()}
+        gradients = {layer.name: layer.view_of(layer.stored().grad) for layer in WatchedModel(self.model).weight_matrices()}
+        self.descent = {name: -cosine(sample_entries(self.update[name]), sample_entries(gradients[name])) for name in before}
         self.stale = {
             name: (sample_entries(self.update[name])[sample_entries(gradients[name]) != 0] == 0).double().mean().item()
             for name in before
@@ -91,8 +97,8 @@ def test_a_gpt_in_training(sampler, fused: bool) -> None:
     for _ in range(6):
         found = sample(twin)
         names = twin.update.keys()
-        assert len(names) == 13
-        assert found.modules(RMS) == found.modules(RATIO) == found.modules(RANK) == found.modules(STALE) == names
+        assert len(names) == 13 + 2, "linear layers, and the tables of tokens and positions"
+        assert all(found.modules(signal) == names for signal in (RMS, RATIO, RANK, DESCENT, STALE))
         for name, update in twin.update.items():
             assert found.of(RMS, name) == pytest.approx(rms(sample_entries(update)), rel=1e-6)
             assert found.of(RMS, name) == pytest.approx(rms(update), rel=0.1)
@@ -100,6 +106,39 @@ def test_a_gpt_in_training(sampler, fused: bool) -> None:
             assert found.of(RATIO, name) == pytest.approx(twin.ratio[name], rel=0.1)
             assert found.of(RANK, name) == pytest.approx(stable_rank(block_of(update)), rel=2e-3)
             assert found.of(STALE, name) == pytest.approx(twin.stale[name], abs=1e-6)
+            assert found.of(DESCENT, name) == pytest.approx(twin.descent[name], abs=1e-6)
+
+
+class Along(torch.optim.Optimizer):
+    """Adds what it is given to the weight, whatever the gradient says."""
+
+    def __init__(self, weight: nn.Parameter, update: Tensor) -> None:
+        super().__init__([weight], {})
+        self.update = update
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        self.param_groups[0]["params"][0].add_(self.update)
+
+
+def test_which_way_an_update_goes(sampler) -> None:
+    """Downhill, uphill, sideways; of no update and no gradient there is no telling."""
+    layer = nn.Linear(8, 8, bias=False)
+    gradient, sideways = torch.randn(8, 8), torch.randn(8, 8)
+    sideways -= gradient * (sideways * gradient).sum() / gradient.square().sum()
+
+    def descent(update: Tensor, gradient: Tensor) -> float:
+        def step() -> None:
+            layer.weight.grad = gradient.clone()
+            Along(layer.weight, update).step()
+
+        return sampler(UpdateProbe(), layer).sample(step).get((DESCENT, "", -1), math.nan)
+
+    assert descent(-0.1 * gradient, gradient) == pytest.approx(1.0, abs=1e-5)
+    assert descent(0.1 * gradient, gradient) == pytest.approx(-1.0, abs=1e-5)
+    assert descent(0.1 * sideways, gradient) == pytest.approx(0.0, abs=1e-5)
+    assert math.isnan(descent(torch.zeros(8, 8), gradient))
+    assert math.isnan(descent(gradient, torch.zeros(8, 8)))
 
 
 def test_bfloat16_weights_go_stale_where_updates_are_small(sampler) -> None:
@@ -198,7 +237,7 @@ def test_a_weight_that_starts_at_zero_has_no_ratio(sampler) -> None:
     layer = nn.Linear(8, 8, bias=False)
     nn.init.zeros_(layer.weight)
     found = sampler(UpdateProbe(), layer).sample(moved(layer, torch.eye(8)))
-    assert {signal for signal, _, _ in found} == {RMS, RANK, STALE}
+    assert {signal for signal, _, _ in found} == {RMS, RANK, DESCENT, STALE}
     assert found.of(RANK, "") == pytest.approx(8.0, rel=1e-5)
 
 
@@ -337,14 +376,14 @@ def test_skipped_steps_give_nothing(sampler, fused: bool) -> None:
         scaler.step(optimizer)
         scaler.update(64.0)
 
-    assert len(sample(step)) == 4
+    assert len(sample(step)) == 5
     poison = True
     assert sample(step) == {}
     poison = False
     handle = optimizer.register_step_pre_hook(lambda *_: optimizer.zero_grad())
     assert sample(step) == {}
     handle.remove()
-    assert len(sample(step)) == 4
+    assert len(sample(step)) == 5
 
 
 def test_it_is_a_subsample_that_is_kept() -> None:

@@ -90,9 +90,9 @@ def test_follows_training(sampler) -> None:
     sample = sampler(WeightProbe(), model).sample
     worst = 0.0
     for number in range(len(ITERATIONS_COLD) + 5):
-        expected = {layer.name: twin(layer.weight()) for layer in WatchedModel(model).linear_layers()}
+        expected = {layer.name: twin(layer.weight()) for layer in WatchedModel(model).weight_matrices()}
         found = sample(step)
-        assert len(found) == 2 * 13
+        assert len(found) == 2 * len(expected) == 2 * (13 + 2), "linear layers, and the tables of tokens and positions"
         for name, (norm, rank) in expected.items():
             assert found.of(NORM, name) == pytest.approx(norm, rel=1e-5)
             worst = max(worst, abs(found.of(RANK, name) / rank - 1) if number > 0 else 0.0)

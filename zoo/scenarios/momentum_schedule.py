@@ -47,7 +47,7 @@ def build(rate: float, teacher: float | None, seed: int) -> Training:
 TO_ONE = Scenario(
     name="momentum-to-one",
     family=_FAMILY,
-    split="held_out",
+    split="train",
     title="A ViT under SGD whose momentum was given a teacher's schedule and rises to 1",
     cause="each gradient acts longer and longer: by mid-run it moves twice what it did, at nine tenths forty times",
     expected="diverged",
@@ -61,7 +61,7 @@ TO_ONE = Scenario(
 TO_099 = Scenario(
     name="momentum-to-099",
     family=_FAMILY,
-    split="held_out",
+    split="train",
     title="The same ViT whose momentum rises to 0.99, at a fifth of the rate",
     cause="updates grow tenfold in the course of the run, to what the rate bears: a loss that shakes a little while it falls",
     expected="survived",

@@ -58,7 +58,7 @@ def conv_net(seed: int) -> Training:
 ORDINARY_MLP = Scenario(
     name="ordinary-mlp",
     family=_FAMILY,
-    split="held_out",
+    split="train",
     title="A small residual MLP under AdamW with a warm-up, a cosine and clipping",
     cause="nothing: the usual settings",
     expected="survived",
@@ -70,7 +70,7 @@ ORDINARY_MLP = Scenario(
 ORDINARY_CONV_NET = Scenario(
     name="ordinary-conv-net",
     family=_FAMILY,
-    split="held_out",
+    split="train",
     title="A small conv net with batch norm under SGD with momentum and step decay",
     cause="nothing: the usual settings",
     expected="survived",

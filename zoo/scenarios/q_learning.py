@@ -66,7 +66,7 @@ def build(target_share: float | None, seed: int) -> Training:
 Q_LEARNING = Scenario(
     name="q-learning",
     family=_FAMILY,
-    split="held_out",
+    split="train",
     title="Q-learning without a target network, its discount rising to 0.997",
     cause="the net's own largest estimates are its goals: what is too high by chance is taught on, until all values run away",
     expected="diverged",
@@ -80,7 +80,7 @@ Q_LEARNING = Scenario(
 Q_LEARNING_WITH_TARGET = Scenario(
     name="q-learning-with-target",
     family=_FAMILY,
-    split="held_out",
+    split="train",
     title="The same Q-learning with a target network that follows slowly",
     cause="values grow with the horizon, as they should; goals that move slowly keep errors from feeding themselves",
     expected="survived",

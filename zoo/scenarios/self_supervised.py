@@ -75,7 +75,7 @@ def build(stopped: bool, seed: int) -> Training:
 COLLAPSED = Scenario(
     name="self-supervised-collapse",
     family=_FAMILY,
-    split="held_out",
+    split="train",
     title="A Siamese net in which nobody stopped the gradient of the side to be predicted",
     cause="to agree is easiest with one feature vector for all: the distance falls to nothing, and the probe finds nothing",
     expected="stuck",
@@ -90,7 +90,7 @@ COLLAPSED = Scenario(
 SELF_SUPERVISED = Scenario(
     name="self-supervised",
     family=_FAMILY,
-    split="held_out",
+    split="train",
     title="The same Siamese net with a stopped gradient",
     cause="the distance stays far from nothing, as it must where features differ; the probe learns what they are worth",
     expected="survived",

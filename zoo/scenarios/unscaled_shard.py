@@ -49,7 +49,7 @@ def build(mixed: bool, seed: int) -> Training:
 UNSCALED_SHARD = Scenario(
     name="unscaled-shard",
     family=_FAMILY,
-    split="held_out",
+    split="train",
     title="A conv net with batch norm, a quarter of each batch in raw units from one step on",
     cause="batch norm takes mean and scale from the broken images; the sound ones become all alike, and are not told apart",
     expected="diverged",
@@ -64,7 +64,7 @@ UNSCALED_SHARD = Scenario(
 UNSCALED_BATCHES = Scenario(
     name="unscaled-batches",
     family=_FAMILY,
-    split="held_out",
+    split="train",
     title="The same conv net and the same broken worker, which gives whole batches",
     cause="each fourth batch eighty times brighter; batch norm takes the common scale out, and the net learns on",
     expected="survived",
