@@ -125,9 +125,7 @@ class Collector:
         norms, gradients.norms = gradients.norms, []
         pending = PlainStep((step, time(), loss, norms, rate))
         self._plain_ends.append(started)
-        # Neither is NaN or infinity minus itself; ``math.isfinite`` is three times as slow.
-        broken = (loss is not None and loss - loss != 0) or (norms and norms[0][0] - norms[0][0] != 0)
-        if broken and self._alarm.sounds(step):
+        if self._alarm.hears(step, loss, norms[0][0] if norms else None):
             ends = self._plain_ends
             self._sample_soon(step, (started - ends[0]) / (len(ends) - 1) if len(ends) > 1 else started - self._ended)
         if step + 1 >= self._next_sample:
@@ -204,7 +202,7 @@ class Collector:
             self._plan_after(step)
             if self.exchange is not None:
                 handed_over = self.exchange.joint(pending)
-        elif news:
+        if news:
             self._sample_soon(step, whole)
         if step + 1 >= self._next_sample:
             self._prepare(step + 1)

@@ -75,7 +75,7 @@ def test_shock_learns_a_level_that_lasts_and_never_what_it_flags():
 
 
 def test_values_of_every_kind_leave_shock_and_overreach_standing():
-    for name, width in (("shock", 3), ("overreach", 3)):
+    for name, width in (("shock", 3), ("overreach", 3), ("odd_input", 2), ("swamped", 2)):
         watched = detector(name)
         strange = (0.0, -1.0, 1e300, math.nan, 1e-300)
         for step in range(300):
@@ -143,6 +143,56 @@ def test_restarts_of_the_rate_to_where_it_was_are_no_overreach():
     rates = [0.05 * (1 + math.cos(math.pi * (step % 200) / 200)) + 1e-3 for step in range(1000)]
     run = [(0.6 * (1 + 5 * rate) * draw.lognormvariate(0, 0.1), rate) for rate in rates]
     assert len(breaches(detector("overreach"), run)) <= 5  # single steps, which persistence passes over
+
+
+# -- odd inputs, and runs undone at the start ------------------------------------------------------------------------------
+
+
+def inputs(judge, size, loss):
+    return judge.run({SeriesKey("input.rms"): judge.noisy(size, 0.02), LOSS: judge.noisy(loss, 0.05, 1)}, 400, every=10)
+
+
+def test_a_batch_in_raw_units_is_named_if_the_loss_stands_out_too(judge):
+    def at(level, odd, steps=range(200, 400)):
+        return lambda step: odd if step in steps else level
+
+    (alert,) = judge.fired(inputs(judge, at(1.0, 147.0), at(0.5, 7.0)), "odd_inputs")
+    assert (alert.first_step, alert.severity) == (210, Severity.WARNING)
+    assert alert.diagnosis[0].name == "bad_batch"
+    assert re.match(r"The inputs are 1[45]\d times as large as usual at step 210", alert.message)
+    assert judge.fired(inputs(judge, at(1.0, 0.01), at(0.5, 7.0)), "odd_inputs"), "far too small is odd too"
+    assert judge.fired(inputs(judge, at(1.0, 147.0), at(0.5, 0.5)), "odd_inputs") == [], "a net that bears it"
+    assert judge.fired(inputs(judge, at(1.0, 1.3), at(0.5, 7.0)), "odd_inputs") == [], "labels, not inputs"
+    assert judge.fired(inputs(judge, at(0.0, 1.0, range(30, 400)), at(0.5, 7.0)), "odd_inputs") == [], "no size, no factor"
+
+
+def test_inputs_that_grow_are_told_before_the_loss_turns(judge):
+    (alert,) = judge.fired(inputs(judge, lambda step: math.exp(step / 200), lambda step: 0.5), "input_growth")
+    assert 140 < alert.first_step < 260
+    assert alert.diagnosis[0].name == "input_drift"
+    assert judge.fired(inputs(judge, lambda step: 1.0 + 0.5 * step / 400, lambda step: 0.5), "input_growth") == []
+
+
+def test_odd_sizes_that_stay_become_the_usual_ones():
+    watched = detector("odd_input")
+    run = [(1.0, 1.0)] * 20 + [(9.0, 3.0)] * 30 + [(1.0, 9.0)]
+    assert breaches(watched, run) == [*range(20, 28), 50]
+
+
+def started(judge, update, loss):
+    return judge.run({SeriesKey("update.ratio", "layer"): update, LOSS: loss}, 200, every=10)
+
+
+def test_a_run_that_only_rises_since_its_first_updates_is_failing(judge):
+    large, risen = (lambda step: 1.0 if step == 0 else 0.02), (lambda step: 4.0 if step == 0 else 100.0 + step)
+    (alert,) = judge.fired(started(judge, large, risen), "undone_at_start")
+    assert (alert.first_step, alert.severity) == (30, Severity.CRITICAL)
+    assert alert.diagnosis[0].name in ("learning_rate_too_high", "missing_warmup")
+    assert "against 4 at the start" in alert.message
+    small = started(judge, lambda step: 0.01, risen)
+    assert judge.fired(small, "undone_at_start") == [], "a loss that begins near nothing, as where a model teaches itself"
+    back = started(judge, large, lambda step: {0: 4.0, 10: 50.0, 20: 3.0}.get(step, 50.0))
+    assert judge.fired(back, "undone_at_start") == [], "it came back once: what came then has another cause"
 
 
 # -- learnt, early, across ------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
-"""A value that is not finite at a step nobody samples: the next step is sampled, and tells where it comes from."""
+"""A loss that leaps or is not finite at a step nobody samples: the next step is sampled, and tells where it comes from."""
 
 import math
+import random
 from types import SimpleNamespace
 from typing import Any
 
@@ -75,6 +76,47 @@ def test_a_loss_that_stays_broken_is_no_news(url: str) -> None:
     assert trained(url, "forward", steps=140, breaks=range(130), every=1000)[1] == {0}, "the first step was sampled and broken"
     _, sampled = trained(url + "2", "forward", steps=400, breaks=[*range(5, 50), *range(250, 260)], every=1000)  # type: ignore[arg-type]
     assert sampled == {0, 6, 251}
+
+
+def noisy(count: int, level: float = 2.0, spread: float = 0.2, seed: int = 0) -> list[float]:
+    draw = random.Random(seed)
+    return [level * math.exp(spread * draw.gauss(0.0, 1.0)) for _ in range(count)]
+
+
+def heard(losses: list[float]) -> list[int]:
+    alarm = Alarm()
+    return [step for step, loss in enumerate(losses) if alarm.hears(step, loss, 1.0)]
+
+
+def test_a_loss_that_leaps_is_heard_at_once_and_one_that_is_noisy_is_not() -> None:
+    for seed in range(20):
+        usual = noisy(2000, seed=seed)
+        assert heard(usual) == []
+        assert heard([*usual, 20.0, *noisy(50, 20.0)]) == [2000, 2001], "looked at twice; what stays high is no further news"
+        assert heard([value - 10.0 for value in usual] + [15.0, -8.0, -8.0]) == [2000, 2001], "a loss may be below zero"
+    falling = [8.0 * math.exp(-step / 300) * noise for step, noise in enumerate(noisy(1500, 1.0))]
+    assert heard(falling) == []
+    assert heard([5.0] * 10 + [500.0]) == [], "nothing is usual yet"
+    assert heard([0.0] * 100 + [1.0]) == [100]
+
+
+def test_the_step_after_a_leap_is_sampled(url: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    with foreshock.watch(model, optimizer, store=url, probes=["inputs", "weights"], every=100) as monitor:
+        for step in range(150):
+            x = torch.randn(32, 4) * (255.0 if step >= 60 else 1.0)
+            optimizer.zero_grad()
+            loss = model(x).square().mean()
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss)
+    store = foreshock.open_store(url)
+    sizes = store.frame(store.runs()[0], "input.rms")
+    store.close()
+    assert sizes["step"].tolist() == [0, 61, 62, 100], "twice, so that a single bad batch is told from what stays"
+    assert sizes["value"].tolist()[1] > 100 * sizes["value"].tolist()[0]
 
 
 class Arriving:
