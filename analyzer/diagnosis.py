@@ -1,5 +1,6 @@
 """Ranks causes by the pattern of what was seen in a run. The knowledge stands in ``causes.toml``; this only weighs it."""
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,11 @@ _PAST_WARMUP = 2000
 _BEARABLE = 0.1
 """Update over weight, both as root mean squares, that the first steps of small healthy runs bear without a warm-up."""
 _COURSE = "course"
+_FAILED = ("loss_degradation", "non_finite")
+"""What tells that a run has failed: findings that come later are its consequences more often than its causes, and count for half."""
+_LATER = 0.5
+_QUERY_OR_KEY = re.compile(r"(.*\.)?(w_?|to_|linear_)?(q|k|query|key)(_proj|_lin)?$", re.IGNORECASE)
+"""Names of layers that make queries or keys; parts of fused ones end so too."""
 INTERVENTIONS = ("capture", "checkpoint", "skip_step", "lower_learning_rate", "stabilized_attention", "rollback", "stop")
 """What a cause may recommend: the names that ``watch(interventions=...)`` takes, the mildest first."""
 
@@ -95,7 +101,8 @@ def page(doc: str) -> str:
 def diagnose(observations: Iterable[Observation]) -> tuple[Cause, ...]:
     """Rank causes, likeliest first. Nothing is named for which none of its required signs was seen: no cause may fit.
 
-    Confidence is ``(1 - prod(1 - w)) * prod(1 - |v|)`` over the signs seen for (w) and against (v) the cause.
+    Confidence is ``(1 - prod(1 - w)) * prod(1 - |v|)`` over the signs seen for (w) and against (v) the cause; signs for it that came
+    only after the run had failed count for half.
     """
     seen: dict[str, list[Observation]] = {}
     for observation in observations:
@@ -108,11 +115,18 @@ def diagnose(observations: Iterable[Observation]) -> tuple[Cause, ...]:
     if known["first"] > _PAST_WARMUP:
         text = f"it began at step {step_number(int(known['first']))}, when any warm-up would have been over"
         seen["past_warmup"] = [Observation("past_warmup", text, int(known["first"]))]
+    if _of_queries_and_keys(seen.get("layer_update_growth", ())):
+        text = "of all layers it is the queries and keys whose updates grow"
+        seen["query_key_growth"] = [Observation("query_key_growth", text, known["first"])]
     if {"times", "rate"} <= known.keys():
         known["bearable"] = known["rate"] * _BEARABLE / known["times"]
     causes = [cause for pattern in patterns() if (cause := _weigh(pattern, seen, known))]
     causes.sort(key=lambda cause: -cause.confidence)
     return tuple(causes[:_MOST_CAUSES])
+
+
+def _of_queries_and_keys(observations: Sequence[Observation]) -> bool:
+    return bool(observations) and all(_QUERY_OR_KEY.match(item.module) for item in observations)
 
 
 def _first_step(seen: Mapping[str, Sequence[Observation]]) -> int:
@@ -124,13 +138,17 @@ def _weigh(pattern: Pattern, seen: Mapping[str, Sequence[Observation]], known: M
     if not pattern.requires & seen.keys() or (pattern.also and not pattern.also & seen.keys()):
         return None
     doubt, against = 1.0, 1.0
+    failed = min((item.step for name in _FAILED for item in seen.get(name, ())), default=None)
     reasons: list[str] = []
     counter: list[str] = []
     for name, weight in sorted(pattern.signs.items(), key=lambda sign: -sign[1]):
         if name not in seen:
             continue
         if weight > 0:
-            doubt *= 1.0 - weight
+            late = (
+                failed is not None and name not in NAMES and name not in _FAILED and min(item.step for item in seen[name]) > failed
+            )
+            doubt *= 1.0 - (_LATER * weight if late else weight)
             reasons.append(_reason(seen[name]))
         else:
             against *= 1.0 + weight

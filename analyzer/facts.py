@@ -21,11 +21,18 @@ _FIRST_LOSSES = 20
 _SMOOTHING = 0.95
 _NEVER_FELL_STEPS = 100
 _NEVER_FELL = 0.8
+_BEGAN_WELL = 0.25
 LASTING = frozenset({"learning_rate_jump", "learning_rate_rising", "no_warmup", *traces.NAMES})
 """Facts about a moment: true for an alert from then on, though the run moves on."""
 _TOLD_BY_ALERTS = {"loss_came_back", "swamped_at_start"}
-NAMES = LASTING | _TOLD_BY_ALERTS | {"key_shift_healthy", "loss_never_fell", "learning_rate_constant", "past_warmup"}
-"""Every fact there is. ``past_warmup`` is told by the diagnosis."""
+_TOLD_BY_DIAGNOSIS = {"past_warmup", "query_key_growth"}
+NAMES = (
+    LASTING
+    | _TOLD_BY_ALERTS
+    | _TOLD_BY_DIAGNOSIS
+    | {"key_shift_healthy", "loss_never_fell", "learning_rate_constant", "began_well", traces.STEADY}
+)
+"""Every fact there is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +128,9 @@ class Facts:
 
     def _of_loss(self, step: int) -> list[Observation]:
         steps = self.losses
+        if steps >= _NEVER_FELL_STEPS and 0.0 < self.lowest <= _BEGAN_WELL * self.first_loss:
+            text = f"the loss had fallen from {number(self.first_loss)} to {number(self.lowest)} before: the start was sound"
+            return [Observation("began_well", text, step)]
         if steps < _NEVER_FELL_STEPS or not self.first_loss > 0.0 or self.lowest <= _NEVER_FELL * self.first_loss:
             return []
         first, best = number(self.first_loss), number(self.lowest)

@@ -8,7 +8,11 @@ from statistics import median
 from .tracks import Track
 from .wording import number, step_number
 
-NAMES = frozenset({"sudden_break", "loss_broke_first", "gradient_broke_first", "weights_start_large", "weights_start_small"})
+NAMES = frozenset(
+    {"sudden_break", "loss_broke_first", "gradient_broke_first", "weights_start_large", "weights_start_small", "token_inputs"}
+)
+STEADY = "inputs_steady"
+"""What is so now, and need not stay."""
 """Every observation of this module. They are facts about a moment: true from then on, though the run moves on."""
 
 _LEAST_POINTS = 20
@@ -17,6 +21,7 @@ _CALM = 3.0
 _BREAK = 3.0
 _AT_START = 20
 _LARGE_START = 5.0
+_STEADY = 1.25
 _SMALL_START = 0.2
 
 Points = Sequence[tuple[int, float]]
@@ -29,6 +34,7 @@ def observe(tracks: Iterable[Track]) -> list[Seen]:
     loss: Points = ()
     gradient: Points = ()
     norms: list[Points] = []
+    sizes: list[Points] = []
     for track in tracks:
         if track.key.signal == "loss" and not track.key.module:
             loss = list(track.points)
@@ -36,18 +42,42 @@ def observe(tracks: Iterable[Track]) -> list[Seen]:
             gradient = list(track.points)
         elif track.key.signal == "weight.spectral_norm" and track.points:
             norms.append(track.points)
-    return [*_first_not_finite(loss, gradient), *_sudden(loss, gradient), *_weights_at_start(norms)]
+        elif track.key.signal == "input.rms":
+            sizes.append(track.points)
+    return [
+        *_first_not_finite(loss, gradient, bool(sizes) or not norms),
+        *_steady(sizes),
+        *_sudden(loss, gradient),
+        *_weights_at_start(norms),
+    ]
 
 
-def _first_not_finite(loss: Points, gradient: Points) -> list[Seen]:
-    """Say which of the two was first not finite. Nothing where the points reach no further back than that."""
+def _first_not_finite(loss: Points, gradient: Points, sized: bool) -> list[Seen]:
+    """Say which of the two was first not finite. Nothing where the points reach no further back than that.
+
+    Where inputs may be numbers (``sized``), the data may have broken the loss; token ids are always finite.
+    """
     of_loss, of_gradient = _broke(loss), _broke(gradient)
     if of_gradient is not None and (of_loss is None or of_gradient < of_loss) and (not loss or loss[0][0] < of_gradient):
         at = step_number(of_gradient)
         return [("gradient_broke_first", f"the gradient was not finite at step {at}, when the loss still was", of_gradient)]
     if of_loss is not None and (of_gradient is None or of_loss <= of_gradient):
         at = step_number(of_loss)
-        return [("loss_broke_first", f"the loss was not finite at step {at}, and no gradient before it", of_loss)]
+        found = [("loss_broke_first", f"the loss was not finite at step {at}, and no gradient before it", of_loss)]
+        return (
+            found if sized else [*found, ("token_inputs", "no input was seen that could be without a number: token ids", of_loss)]
+        )
+    return []
+
+
+def _steady(sizes: Sequence[Points]) -> list[Seen]:
+    """Say whether inputs have kept their size, to a quarter, for as long as the points reach back."""
+    held = [[value for _, value in points] for points in sizes if len(points) >= _CALM_POINTS]
+    if not held or not all(math.isfinite(value) and value > 0.0 for values in held for value in values):
+        return []
+    if all(max(values) <= _STEADY * min(values) for values in held):
+        step = max(points[-1][0] for points in sizes)
+        return [(STEADY, "the inputs have kept their size", step)]
     return []
 
 

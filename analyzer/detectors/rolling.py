@@ -114,6 +114,20 @@ class Trend:
             return 0.0, 0.0
         return cross / square, cross * cross / (square * total)
 
+    def power_of(self, other: "Trend") -> float | None:
+        """Return the power of ``other``'s values by which these grow, over the steps that both hold; None where that is no telling.
+
+        The slope of the least-squares line of one's logarithms against the other's. O(window).
+        """
+        count = min(len(self._logs), len(other._logs))
+        if count < 3 or self._steps[-count] != other._steps[-count]:
+            return None
+        mine, others = list(self._logs)[-count:], list(other._logs)[-count:]
+        mean_mine, mean_others = sum(mine) / count, sum(others) / count
+        square = sum((each - mean_others) ** 2 for each in others)
+        cross = sum((one - mean_mine) * (each - mean_others) for one, each in zip(mine, others, strict=True))
+        return cross / square if square > 0.0 else None
+
     def slope(self) -> Slope:
         """Return the growth rate per step that outliers cannot turn, with its 95 % interval. O(min(window, 32) ** 2)."""
         return theil_sen(tuple(self._steps), tuple(self._logs))

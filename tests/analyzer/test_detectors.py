@@ -1,6 +1,8 @@
 """Detectors one by one: what they see, what they must not see, and what they may never learn from."""
 
+import json
 import math
+from itertools import accumulate
 
 import pytest
 from foreshock.analyzer.detectors import Detector
@@ -85,6 +87,69 @@ def test_growth_at_or_below_the_pace_of_steady_updates_is_not_flagged():
     for power in (0.3, 0.5, 1.0):
         growth = detector("growth", window=16, exponent=1.2)
         assert not any(feed_all(growth, [1.0 + (20.0 * count) ** power for count in range(10, 200)], start=200, stride=20))
+
+
+SCHEDULES = {
+    "constant": lambda step: 0.01,
+    "warm-up": lambda step: 0.01 * min(1.0, (step + 1) / 300),
+    "cosine to nothing": lambda step: 0.005 * (1 + math.cos(math.pi * step / 1000)),
+    "a ramp that never stops": lambda step: 0.01 * (step / 1000) ** 3,
+    "restarts": lambda step: 0.005 * (1 + math.cos(math.pi * (step % 250) / 250)),
+}
+
+
+def followed(weights, rate, *, reach=lambda step: 1.0, every=10, steps=1000, **parameters):
+    """Steps at which the growth of ``weights(step)``, sampled at every tenth step, stands out under a schedule."""
+    growth = detector("growth", window=10, exponent=1.3, min_rise=0.15, min_fit=0.9, **parameters)
+    found = []
+    for step in range(0, steps, every):
+        sample = (step, weights(step), math.nan, rate(step), rate(step) * reach(step))
+        growth.begin(*sample) if step == 0 else None
+        finding = growth.feed(*sample)
+        if step == steps // 2:  # what it knows of the schedule survives a checkpoint
+            again = detector("growth", window=10, exponent=1.3, min_rise=0.15, min_fit=0.9, **parameters)
+            again.load_state_dict(json.loads(json.dumps(growth.state_dict())))
+            growth = again
+        found += [step] if finding and finding.breach else []
+    return found
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_weights_in_proportion_to_the_rate_travelled_are_not_flagged_whatever_the_schedule(schedule):
+    rate = SCHEDULES[schedule]
+    travelled = list(accumulate(rate(step) for step in range(1000)))
+    assert followed(lambda step: 0.01 + 5.0 * travelled[step], rate, discount="travel") == []
+    assert followed(lambda step: math.hypot(1.0, 3.0 * travelled[step]), rate, discount="travel") == []
+
+
+def test_weights_that_feed_on_themselves_are_flagged_whatever_the_schedule():
+    for schedule in ("constant", "warm-up"):
+        found = followed(lambda step: 1.003**step, SCHEDULES[schedule], discount="travel")
+        assert 430 <= found[0] <= 640, schedule
+        assert found == list(range(found[0], 1000, 10))
+    in_a_warmup = followed(lambda step: (1 + step) ** 2.0, SCHEDULES["warm-up"], steps=300, discount="none", min_age=100)
+    assert in_a_warmup, "as a warm-up makes them: only counted in steps is it too fast"
+    assert followed(lambda step: (1 + step) ** 2.0, SCHEDULES["warm-up"], steps=300, discount="travel", min_age=100) == []
+
+
+def test_updates_that_momentum_makes_larger_are_not_flagged():
+    reach = {step: 1 / (1 - (1 - 0.1 * 0.01 ** (step / 1000))) for step in range(1000)}
+    constant = SCHEDULES["constant"]
+    assert followed(reach.get, constant, reach=reach.get, discount="none"), "tenfold and more, as a power of the steps"
+    assert followed(reach.get, constant, reach=reach.get, discount="momentum") == []
+    beyond = {step: value * 1.004**step for step, value in reach.items()}
+    assert followed(beyond.get, constant, reach=reach.get, discount="momentum")
+
+
+def test_a_run_that_went_back_has_not_travelled_what_it_will_travel_again():
+    growth = detector("growth", discount="travel")
+    for step in range(0, 500, 10):
+        growth.feed(step, 1.0, math.nan, 0.01, math.nan)
+    growth.rewind(250)
+    assert growth.schedule.travel == pytest.approx(2.5)
+    for step in range(250, 500, 10):
+        growth.feed(step, 1.0, math.nan, 0.01, math.nan)
+    assert growth.schedule.travel == pytest.approx(4.91)
 
 
 def test_growth_that_stopped_keeps_an_alert_open_but_opens_none():

@@ -211,6 +211,82 @@ def test_the_course_of_the_learning_rate():
     assert facts_of([]) == {}
 
 
+def test_a_momentum_that_rises_is_a_rate_that_rises():
+    def told_of(effective):
+        facts = Facts()
+        for step in range(300):
+            facts.feed_rate(step, 0.1)
+            if step % 10 == 0:
+                facts.feed_effective(effective(step))
+        again = Facts()
+        again.load_state_dict(json.loads(json.dumps(facts.state_dict())))
+        return {item.name: item.text for item in again.observations(299, ()) if item.text}
+
+    rising = told_of(lambda step: 1.0 + step / 100)
+    assert rising["learning_rate_rising"].startswith(
+        "momentum makes updates reach ever further: the effective rate has risen from 1 "
+    )
+    assert "learning_rate_rising" not in told_of(lambda step: 1.0)
+    assert "learning_rate_rising" not in told_of(lambda step: 4.0 - step / 100)
+
+
+def test_inputs_that_kept_their_size_and_those_that_cannot_break():
+    def with_inputs(sizes, loss=()):
+        tracks = [Track(SeriesKey("loss")), Track(SeriesKey("weight.spectral_norm", "head"))]
+        tracks[0].points.extend(enumerate(loss))
+        tracks[1].points.append((0, 1.0))
+        if sizes:
+            tracks.append(Track(SeriesKey("input.rms")))
+            tracks[-1].points.extend((10 * place, size) for place, size in enumerate(sizes))
+        return {item.name for item in Facts().observations(400, tracks)}
+
+    assert "inputs_steady" in with_inputs([1.0, 1.1] * 10)
+    assert not {"inputs_steady"} & (
+        with_inputs([1.0 + 0.02 * place for place in range(20)]) | with_inputs([1.0] * 3) | with_inputs([])
+    )
+    broke = [1.0] * 40 + [NAN] * 5
+    assert "token_inputs" in with_inputs([], broke)
+    assert "token_inputs" not in with_inputs([1.0] * 20, broke)
+    assert "token_inputs" not in told(broke, [2.0] * 40 + [NAN] * 5), "nothing was measured that would tell"
+    assert first("non_finite", "gradient_non_finite", "loss_broke_first", "sudden_break", "token_inputs") == "overflow"
+
+
+def test_a_start_that_went_well_speaks_against_a_missing_warmup():
+    fell = course_of([3.5 * 0.99**step for step in range(300)]).observations(300, ())
+    assert "began_well" in {item.name for item in fell}
+    assert "began_well" not in {item.name for item in course_of([3.5 * 0.997**step for step in range(300)]).observations(300, ())}
+
+    def confidence(*names):
+        return {cause.name: cause.confidence for cause in diagnose(seen(*names))}["missing_warmup"]
+
+    assert confidence("no_warmup", "loss_degradation", "began_well") < 0.5 * confidence("no_warmup", "loss_degradation")
+
+
+def test_what_comes_after_the_failure_counts_for_half():
+    """Units that died because the inputs had grown: the drift came first."""
+
+    def at(**steps):
+        return {cause.name: cause.confidence for cause in diagnose(Observation(name, name, step) for name, step in steps.items())}
+
+    before, after = at(dead_units=300, loss_degradation=400), at(dead_units=500, loss_degradation=400)
+    assert after["dead_units"] == pytest.approx(0.5 * before["dead_units"], abs=0.01)
+    found = at(input_growth=410, loss_degradation=488, dead_units=670, units_dead=690)
+    assert max(found, key=found.get) == "input_drift"
+
+
+def test_queries_and_keys_whose_updates_grow_are_told_from_other_layers():
+    def first_of(*modules):
+        found = [Observation("layer_update_growth", "Updates grow.", 340, module) for module in modules]
+        return diagnose([*found, *seen("loss_degradation", "attention_logit_growth", "learning_rate_constant")])[0]
+
+    reasons = first_of("blocks.0.attention.q", "blocks.1.attention.k").reasons
+    assert any("queries and keys" in reason for reason in reasons)
+    for modules in (("blocks.0.attention.q", "blocks.0.up"), ("blocks.0.mask",)):
+        assert not any("queries and keys" in reason for reason in first_of(*modules).reasons)
+    fused = ("h.0.attn.c_attn.q", "layers.3.self_attn.k_proj", "encoder.query", "x.to_k", "wq")
+    assert any("queries and keys" in reason for reason in first_of(*fused).reasons)
+
+
 def test_healthy_rounding_is_said_only_where_it_was_measured():
     track = Track(SeriesKey("rounding.key_shift_excess", "a", 0))
     assert Facts().observations(10, [track]) == []

@@ -112,7 +112,8 @@ def test_a_momentum_that_rises_counts_as_a_rate_that_does():
 
     def under(momentum, rate=lambda step: 0.05):
         return [
-            (loss, rate(step), rate(step) / (1 - momentum(step)) if step % 10 == 0 else math.nan) for step, loss in enumerate(losses)
+            (loss, rate(step), rate(step) / (1 - momentum(step)) if step % 10 == 0 else math.nan)
+            for step, loss in enumerate(losses)
         ]
 
     rising = under(lambda step: 1 - 0.1 * 0.02 ** (step / 600))

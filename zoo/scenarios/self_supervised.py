@@ -83,7 +83,7 @@ COLLAPSED = Scenario(
     build=lambda seed: build(False, seed),
     source=_SOURCE,
     onset="silent",
-    cause_id="rank_drift",
+    cause_id="representation_collapse",
     reachable=Reachable(2.3, 750, "self-supervised"),
 )
 
