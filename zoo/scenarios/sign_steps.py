@@ -19,9 +19,7 @@ from ..training import trained, warm_up
 STEPS = 1000
 CONTEXT = 24
 _FAMILY = "sign_steps"
-_SOURCE = (
-    "arXiv 2302.06675 (Lion), arXiv 2303.06296 (entropy collapse), arXiv 2302.05442 (QK-norm); setting found by experiment"
-)
+_SOURCE = "arXiv 2302.06675 (Lion), arXiv 2303.06296 (entropy collapse), arXiv 2302.05442 (QK-norm); setting found by experiment"
 
 
 class Lion(torch.optim.Optimizer):

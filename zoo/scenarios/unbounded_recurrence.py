@@ -1,8 +1,8 @@
 """A linear recurrence whose factors nobody holds below one: to remember better they grow past it, and the state as their power.
 
 The task is to tell, after 127 words, which word stood first. Behind a norm only the proportions of a state count, and in them the
-first word stands out the more, the larger the factors are. The largest state grows tenfold or more every 50 steps, from 1e3 or so at
-step 200 to 1e18 before its square is infinite, while the loss falls from 2.9 to 1; in the twin it goes from 40 to 300 in the run.
+first word stands out the more, the larger the factors are. From step 200 to 700 the largest state grows from 2e4 or less to 1e13 or
+more, while the loss halves; its square is infinite after step 780 or later. In the twin the largest state goes from 50 to 150.
 """
 
 import torch
