@@ -5,6 +5,8 @@ iteration changes in the state rises from a hundredth or less to 0.4, while the 
 them the norm stays below 7, and the change mostly below 0.1.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -60,7 +62,7 @@ def build(decay: float, seed: int) -> Training:
     order = seeded(seed)
     model = Equilibrium(64)
     rest = [each for name, each in model.named_parameters() if name != "inner.weight"]
-    groups = [{"params": [model.inner.weight], "weight_decay": decay}, {"params": rest}]
+    groups: list[dict[str, Any]] = [{"params": [model.inner.weight], "weight_decay": decay}, {"params": rest}]
     optimizer = torch.optim.SGD(groups, lr=0.08, momentum=0.9, fused=True)
 
     def loss(number: int) -> Tensor:

@@ -1,8 +1,8 @@
 """Columns of a table that only ever grow: counters that were small when training began, and reach a net as they are.
 
-The counters rise by one every 40 steps, and the targets do not depend on them. The rms of the first layer's output grows two- to
-fourfold from three tenths of the way to shortly before the failure, while the loss stays flat; where the counters go back to 1
-every 200 steps, or their logarithm is taken, it moves by a quarter at most.
+The counters rise by one every 40 steps, and the targets do not depend on them. The rms of the first layer's output grows three- to
+fourfold from a fifth of the way to shortly before the failure, while the loss stays flat; under the counters' logarithm it grows by
+a third, and where they go back to 1 every 200 steps it goes up and down about where it was.
 """
 
 import math
