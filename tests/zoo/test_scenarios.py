@@ -73,7 +73,7 @@ def test_words_are_there_and_troubles_lie_within_the_run() -> None:
 
 def test_causes_that_the_analyzer_knows_are_called_by_its_names() -> None:
     known = set(tomllib.loads((files("foreshock.analyzer") / "causes.toml").read_text()))
-    proposed = {"bad_initialisation", "dead_units", "input_drift", "second_moment_lag", "stale_updates"}
+    proposed = {"bad_initialisation", "dead_units", "input_drift", "representation_collapse", "second_moment_lag", "stale_updates"}
     assert {each.cause_id for each in ALL.values() if each.fails} <= known | proposed
 
 
