@@ -19,7 +19,7 @@ _BEARABLE = 0.1
 """Update over weight, both as root mean squares, that the first steps of small healthy runs bear without a warm-up."""
 _COURSE = "course"
 _FAILED = ("loss_degradation", "non_finite")
-"""What tells that a run has failed: findings that come later are its consequences more often than its causes, and count for half."""
+"""What tells that a run has failed: later findings are its consequences more often than its causes, and count for half."""
 _LATER = 0.5
 _QUERY_OR_KEY = re.compile(r"(.*\.)?(w_?|to_|linear_)?(q|k|query|key)(_proj|_lin)?$", re.IGNORECASE)
 """Names of layers that make queries or keys; parts of fused ones end so too."""
@@ -101,8 +101,8 @@ def page(doc: str) -> str:
 def diagnose(observations: Iterable[Observation]) -> tuple[Cause, ...]:
     """Rank causes, likeliest first. Nothing is named for which none of its required signs was seen: no cause may fit.
 
-    Confidence is ``(1 - prod(1 - w)) * prod(1 - |v|)`` over the signs seen for (w) and against (v) the cause; signs for it that came
-    only after the run had failed count for half.
+    Confidence is ``(1 - prod(1 - w)) * prod(1 - |v|)`` over the signs seen for (w) and against (v) the cause; signs for it that
+    came only after the run had failed count for half.
     """
     seen: dict[str, list[Observation]] = {}
     for observation in observations:
@@ -117,7 +117,7 @@ def diagnose(observations: Iterable[Observation]) -> tuple[Cause, ...]:
         seen["past_warmup"] = [Observation("past_warmup", text, int(known["first"]))]
     if _of_queries_and_keys(seen.get("layer_update_growth", ())):
         text = "of all layers it is the queries and keys whose updates grow"
-        seen["query_key_growth"] = [Observation("query_key_growth", text, known["first"])]
+        seen["query_key_growth"] = [Observation("query_key_growth", text, int(known["first"]))]
     if {"times", "rate"} <= known.keys():
         known["bearable"] = known["rate"] * _BEARABLE / known["times"]
     causes = [cause for pattern in patterns() if (cause := _weigh(pattern, seen, known))]

@@ -154,8 +154,9 @@ class Facts:
         elif self.effective and (rise := self.effective[2] / max(self.effective[0], 1e-300)) >= _RISEN:
             first, highest, effective = self.effective
             if effective >= 0.99 * highest:
-                text = f"momentum makes updates reach ever further: the effective rate has risen from {number(first)} to {number(effective)}"
-                found.append(Observation("learning_rate_rising", f"{text}, {number(rise)} times", step, known=self.known()))
+                course = f"has risen from {number(first)} to {number(effective)}, {number(rise)} times"
+                text = f"momentum makes updates reach ever further: the effective rate {course}"
+                found.append(Observation("learning_rate_rising", text, step, known=self.known()))
         if self.first_step <= 5 and self.first_rate >= 0.9 * self.highest_rate > 0.0:
             text = f"the learning rate started at its highest value, {number(self.first_rate)}, without a warm-up"
             found.append(Observation("no_warmup", text, self.first_step))

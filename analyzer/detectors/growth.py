@@ -63,8 +63,8 @@ class Growth(Detector, name="growth"):
 
     What a schedule explains can be taken off with ``discount``. By ``travel`` growth is also asked for as a power of the learning
     rate travelled, the sum of the (effective) rates so far, and the smaller of the two exponents counts: whatever the schedule,
-    weights grow by the power 1 of it at most. By ``momentum`` values are divided by what momentum makes of the learning rate: updates grow with it as they
-    should.
+    weights grow by the power 1 of it at most. By ``momentum`` values are divided by what momentum makes of the learning rate:
+    updates grow with it as they should.
     """
 
     SEES: ClassVar = "exponential growth, faster than steady training can explain"

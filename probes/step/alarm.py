@@ -1,4 +1,4 @@
-"""Hears that a loss or gradient norm is not finite, or that the loss has leapt, as soon as that is on the host; nothing is waited for.
+"""Hears that a loss or gradient norm is not finite, or that the loss has leapt, as soon as the host knows; nothing is waited for.
 
 A value on a device is known when its copy has arrived, a step or two later. Whoever has heard of one is deaf to more of them until
 a hundred steps in a row were fine: one sample tells where it comes from, and a loss scale that is being found is no news. A leap is

@@ -125,7 +125,8 @@ class Collector:
         norms, gradients.norms = gradients.norms, []
         pending = PlainStep((step, time(), loss, norms, rate))
         self._plain_ends.append(started)
-        if self._alarm.hears(step, loss, norms[0][0] if norms else None):
+        norm = norms[0][0] if norms else None  # on the host, as they all are here
+        if self._alarm.hears(step, loss, norm if isinstance(norm, float) else None):
             ends = self._plain_ends
             self._sample_soon(step, (started - ends[0]) / (len(ends) - 1) if len(ends) > 1 else started - self._ended)
         if step + 1 >= self._next_sample:
