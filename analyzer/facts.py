@@ -68,7 +68,9 @@ class Facts:
         self.lowest = math.inf
 
     def feed_loss(self, step: int, loss: float) -> None:
-        """Take the loss of a step."""
+        """Take the loss of a step; one that came before, or comes too late, is passed over."""
+        if step <= self.step:
+            return
         self.step, self.loss = step, loss
         if not math.isfinite(loss):
             return
@@ -167,6 +169,7 @@ class Facts:
 
     def rewind(self, step: int) -> None:
         """The run resumed at ``step``."""
+        self.step = min(self.step, step - 1)
         while self.rates and self.rates[-1][0] >= step:
             self.rates.pop()
         if self.jump and self.jump[0] >= step:

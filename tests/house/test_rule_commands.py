@@ -65,7 +65,7 @@ def test_a_rule_is_changed_by_scope_shown_with_its_origin_and_taken_back(url: st
     assert "parameters.z 14" in listed
     assert "off" in listed
     assert "gradient_spike" not in listed
-    assert len(json.loads(run(url, "list", "--json").stdout)["rules"]) == 36
+    assert len(json.loads(run(url, "list", "--json").stdout)["rules"]) == 45
 
     assert run(url, "reset", "loss_spike").exit_code == 0
     assert "version 3 for all runs: parameters.z = 10, enabled = off" in run(url, "reset", "loss_spike", "--to", "1").stdout
