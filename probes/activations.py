@@ -50,13 +50,14 @@ class Shape:
         entries: how many there are.
         moments: their mean; the sums of the powers 2, 3 and 4 of what differs from it; shape () each.
         peaks, energies: by channel the largest magnitude, and the sum of squares; (d,).
-        spread: sum over channels of the squares of what differs from the channel's mean; shape ().
+        means: by channel the mean, (d,); spread: the sum of the squares of what differs from it, shape ().
     """
 
     entries: int
     moments: tuple[Tensor, Tensor, Tensor, Tensor]
     peaks: Tensor
     energies: Tensor
+    means: Tensor
     spread: Tensor
 
 
@@ -116,8 +117,7 @@ class ActivationsProbe(Probe):
             top = peaks.amax(1)
             yield Scalars(_keys(("max",), alike), top, Across.MAX)
             yield Scalars(_keys(("outlier_channels",), alike), _outliers(energies, top))
-            whole, spread = energies.sum(1), torch.stack([self._found[name].spread for name in alike])
-            yield Scalars(_keys(("variation",), alike), torch.where(whole == 0, not_applicable(whole.device), spread / whole))
+            yield Sums(_keys(("variation",), alike), _spread_sums([self._found[name] for name in alike], energies), _variation)
             places = [i for i, name in enumerate(alike) if name in activations]
             if places:
                 # NaN is not zero, and must not count as alive.
@@ -159,10 +159,9 @@ def _shape_of(tokens: Tensor) -> Shape:
     centred = (tokens - mean).flatten()
     square = centred * centred
     moments = (mean, torch.dot(centred, centred), torch.dot(square, centred), torch.dot(square, square))
-    peaks, energies = tokens.abs().amax(0), tokens.square().sum(0)
-    # One token alone does not differ from any other.
-    spread = (tokens - tokens.mean(0)).square().sum() if len(tokens) > 1 else not_applicable(tokens.device)
-    return Shape(tokens.numel(), moments, peaks, energies, spread)
+    means = tokens.mean(0)
+    spread = (tokens - means).square().sum()
+    return Shape(tokens.numel(), moments, tokens.abs().amax(0), tokens.square().sum(0), means, spread)
 
 
 def _outliers(energies: Tensor, top: Tensor) -> Tensor:
@@ -170,6 +169,26 @@ def _outliers(energies: Tensor, top: Tensor) -> Tensor:
     middle = energies.median(1, keepdim=True).values
     counts = (energies > OUTLIER**2 * middle).sum(1) + 0.0 * top
     return torch.where(middle[:, 0] == 0, not_applicable(energies.device), counts)
+
+
+def _spread_sums(shapes: list[Shape], energies: Tensor) -> Tensor:
+    """Sums of layers of one width d, (layers, d + 4), float64, from what is known of their n tokens.
+
+    n times the mean token, n times its square, the squares of what differs from it, the squares of all, and n.
+    """
+    means = torch.stack([shape.means for shape in shapes]).double()
+    spread = torch.stack([shape.spread for shape in shapes]).double()
+    counts = torch.tensor([shape.entries // len(shape.means) for shape in shapes], dtype=torch.float64, device="cpu")
+    n = counts.to(means.device, non_blocking=True)[:, None]
+    return torch.cat([n * means, n * means.square().sum(1, keepdim=True), spread[:, None], energies.double().sum(1)[:, None], n], 1)
+
+
+def _variation(sums: Tensor) -> Tensor:
+    """Return the share of the energy that differs from token to token, (layers,); n/a of one token, or of zeros."""
+    totals, squares, spread, energy, n = sums[:, :-4], *sums[:, -4:].unbind(1)
+    between = (squares - totals.square().sum(1) / n).clamp(min=0.0)
+    none = (n < 2) | (energy == 0)
+    return torch.where(none, not_applicable(sums.device), ((spread + between) / energy).float())
 
 
 def _power_sums(count: Tensor, moments: Tensor) -> Tensor:
