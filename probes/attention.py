@@ -4,6 +4,9 @@ Trouble it reveals: logits that grow without bound and rows that collapse onto o
 before the loss turns; and the low-precision bias of arXiv 2510.04212, whose gradient error shows as a gradient of the one
 direction that softmax cannot feel, a common shift of all keys. No second, more precise run is needed for that.
 
+Attention is seen by its calls (SDPA, ``nn.MultiheadAttention``, Hugging Face's eager functions). Of attention written by hand the
+softmax is seen, and with it logits and entropy; what needs q, k and v is told by ``monitor.attention(q, k, v, out, name=...)``.
+
 Formula: ``key_shift_residual = |sum_j dK_j| / |dK|`` per head and sequence, zero in exact arithmetic; ``key_shift_excess`` divides
 it by what random rounding of dS and dK would leave; ``key_shift_coherence = |sum r| / sum |r|`` over the last 8 samples of
 ``r = sum_j dK_j``. ``common_logit_shift = mean_i |q_i . mean_j k_j| * scale``.
@@ -21,7 +24,7 @@ import torch
 from typing_extensions import override
 
 from .base import Across, Block, Scalars
-from .statistics.attention import coherence, forward_statistics, key_shift_statistics
+from .statistics.attention import coherence, forward_statistics, key_shift_statistics, score_statistics
 from .statistics.precision import without_autocast
 from .taps.attention import AttentionObserver
 from .taps.attention_calls import AttentionGroup
@@ -62,6 +65,11 @@ class AttentionProbe(AttentionObserver):
             with without_autocast(group.sample.q.device):
                 blocks = list(self._blocks(group))
             yield from blocks
+        for seen in self._tap.written() if self._tap else ():
+            with without_autocast(seen.scores.device):
+                found = score_statistics(seen.scores)
+            for name, values in found.items():
+                yield Scalars(seen.keys(f"attention.{name}"), values, _ACROSS.get(name, Across.MEAN))
 
     def _blocks(self, group: AttentionGroup) -> Iterator[Block]:
         for name, values in forward_statistics(group.sample, group.rows).items():

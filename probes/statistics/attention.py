@@ -20,6 +20,8 @@ _KEYS_FOR_ENTROPY = 8
 # square is still a normal number: underflow costs a CPU forty times the time, and 0 times -inf would be NaN in the entropy.
 _FAR_BELOW = -30.0
 _TINY = torch.finfo(torch.float32).tiny
+# Scores to which an additive mask of -1e4 or less was added: no score of a model's own comes near.
+_MASKED = -5e3
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,11 @@ def recompute(sample: AttentionSample) -> RecomputedRows:
         lowest = (s_BHRS + torch.where(torch.isneginf(sample.bias), torch.inf, sample.bias)).amin(-1, keepdim=True)
         s_BHRS = s_BHRS + sample.bias
         highest = s_BHRS.amax(-1, keepdim=True)
+    return _softmax_rows(s_BHRS, highest, lowest)
+
+
+def _softmax_rows(s_BHRS: Tensor, highest: Tensor, lowest: Tensor) -> RecomputedRows:
+    """Return the softmax of scores, -inf where masked, given the highest and lowest of each row that is not."""
     blind = torch.isneginf(highest)
     shifted = (s_BHRS - torch.where(blind, 0.0, highest)).clamp_min(_FAR_BELOW)
     e_BHRS = torch.exp(shifted)
@@ -100,7 +107,20 @@ def forward_statistics(sample: AttentionSample, rows: RecomputedRows) -> dict[st
     mean_key = per_query_head(sample.k.mean(2, keepdim=True), sample.q)
     common = (sample.q * mean_key).sum(-1).abs() * sample.scale
     masked = torch.zeros((), device=sample.q.device) if sample.bias is None else torch.isneginf(sample.bias).sum(-1)
-    visible = sample.k.shape[2] - masked
+    return {**_logit_statistics(rows, sample.k.shape[2] - masked), "common_logit_shift": common.mean((0, 2))}
+
+
+def score_statistics(scores_BHRS: Tensor) -> dict[str, Tensor]:
+    """Return the same without the common shift, of scores as a softmax was given them: masked by adding or filling in."""
+    masked = scores_BHRS <= _MASKED
+    s_BHRS = torch.where(masked, float("-inf"), scores_BHRS)
+    lowest = torch.where(masked, torch.inf, scores_BHRS).amin(-1, keepdim=True)
+    rows = _softmax_rows(s_BHRS, s_BHRS.amax(-1, keepdim=True), lowest)
+    return _logit_statistics(rows, scores_BHRS.shape[3] - masked.sum(-1))
+
+
+def _logit_statistics(rows: RecomputedRows, visible: Tensor) -> dict[str, Tensor]:
+    """The statistics of rows with so many visible keys, broadcastable to (B, H, R)."""
     enough = (visible >= _KEYS_FOR_ENTROPY).expand_as(rows.entropy)
     least = torch.where(enough, rows.entropy, torch.inf).amin((0, 2))
     seeing = (visible > 0).expand_as(rows.entropy).sum((0, 2))
@@ -109,7 +129,6 @@ def forward_statistics(sample: AttentionSample, rows: RecomputedRows) -> dict[st
         "max_logit": torch.where(seeing == 0, nothing, rows.largest.amax((0, 2))),
         "entropy_mean": torch.where(seeing == 0, nothing, rows.entropy.sum((0, 2)) / seeing),
         "entropy_min": torch.where(torch.isposinf(least), nothing, least),
-        "common_logit_shift": common.mean((0, 2)),
     }
 
 

@@ -2,8 +2,8 @@
 
 Seen are ``F.scaled_dot_product_attention`` (which Hugging Face's ``sdpa`` attention calls), ``nn.MultiheadAttention`` and our own
 reference attention, through a TorchFunctionMode that exists only while a watched root runs its forward pass, or an activation
-checkpoint recomputes a part of it; Hugging Face's ``eager`` attention in the same passes (see eager_attention.py); hand-written
-attention is told by ``monitor.attention(q, k, v, out, name=...)``.
+checkpoint recomputes a part of it; Hugging Face's ``eager`` attention in the same passes (see eager_attention.py). Of attention
+written by hand the softmax is seen (see written_attention.py); ``monitor.attention(q, k, v, out, name=...)`` tells the whole of it.
 
 One tap serves all probes that look at attention: copies are taken, and the softmax recomputed, once.
 Memory: at most 64 MiB a call (2^24 floats: copies of k, v and the rows, and the scores of the rows); of long contexts fewer
@@ -25,6 +25,7 @@ from .attention_sampling import ROWS, SEQUENCES
 from .eager_attention import EagerAttention
 from .modules import RunningModules
 from .query_projection import QueryInputs
+from .written_attention import SeenSoftmax
 
 _FUSED_IN_EVALUATION = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
 
@@ -56,6 +57,12 @@ class AttentionTap:
             self._groups = grouped(self.calls)
         return self._groups
 
+    def written(self) -> list[SeenSoftmax]:
+        """Return the softmaxes of attention that nothing else has shown."""
+        if self._mode is None:
+            return []
+        return self._mode.written.unknown({call.name.partition("#")[0] for call in self.calls})
+
     def arm(self, user: Probe, model: WatchedModel, *, queries: bool = False) -> None:
         """Look at the step to come; ``queries``: at the inputs of the query projections too."""
         if model.is_compiled():
@@ -79,6 +86,7 @@ class AttentionTap:
     def tell(self, name: str, q: Tensor, k: Tensor, v: Tensor, out: Tensor, **options: Any) -> None:
         """Take a hand-written call, in the first micro-batch of a sampled step, with gradients on."""
         if self._mode is not None and torch.is_grad_enabled() and not self._running.between_passes:
+            self._mode.written.told.add(self._mode.running)
             self._mode.report(name, q, k, v, out, **options)
 
     def _add_query(self, call: SeenCall) -> None:

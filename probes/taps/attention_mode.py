@@ -22,8 +22,10 @@ from .attention_calls import LookedAt, SeenCall
 from .attention_sampling import Arithmetic, additive_bias, looked_at, picked_rows
 from .eager_attention import EagerCall
 from .multihead import multihead_inputs
+from .written_attention import SOFTMAX, WrittenAttention
 
 _ATTENTION = frozenset({F.scaled_dot_product_attention, F.multi_head_attention_forward, reference_attention, attention})
+_LOOKED_AT = _ATTENTION | SOFTMAX
 
 
 class AttentionCalls(TorchFunctionMode):
@@ -42,22 +44,27 @@ class AttentionCalls(TorchFunctionMode):
         # Layers usually share a mask: the rows of it that are looked at are taken once.
         self._biases: dict[tuple[Any, ...], tuple[Tensor | None, Tensor | None]] = {}
         self.calls: list[SeenCall] = []
+        self.written = WrittenAttention()
 
     def begin_pass(self) -> None:
         """A pass begins: if it is a recomputation, what was seen with gradients before is not seen again."""
-        self._known = frozenset(call.name.partition("#")[0] for call in self.calls)
+        self._known = frozenset(call.name.partition("#")[0] for call in self.calls) | {each.module for each in self.written.seen}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         # Asked at every operation of the step.
-        if func not in _ATTENTION or not torch.is_grad_enabled():
+        if func not in _LOOKED_AT or not torch.is_grad_enabled():
             return func(*args, **(kwargs or {}))
         kwargs = dict(kwargs or {})
+        if func in SOFTMAX:
+            if not self._seen_before(self.running):
+                self._guard(partial(self.written.see, self.running, args, kwargs))
+            return func(*args, **kwargs)
         attends = func is not F.multi_head_attention_forward and (func is not attention or _as_plain(kwargs))
         if not (attends or func is F.multi_head_attention_forward):
             return func(*args, **kwargs)
-        name = self._name
+        name = self.running
         if not attends:
             result = func(*args, **kwargs)  # the call within is not seen: a mode does not see what it calls itself
             self._guard(lambda: self._report_multihead(name, args, kwargs))
@@ -115,14 +122,15 @@ class AttentionCalls(TorchFunctionMode):
     def wants(self, key: Tensor) -> bool:
         """Tell whether the call of attention that the running module is about to make is one to look at."""
         # Other ranks than (B, H, T, D) are allowed, rare, and have no heads to speak of: not looked at.
-        return key.requires_grad and torch.is_grad_enabled() and key.dim() == 4 and not self._seen_before(self._name)
+        return key.requires_grad and torch.is_grad_enabled() and key.dim() == 4 and not self._seen_before(self.running)
 
     def saw(self, call: EagerCall) -> None:
         """Take a call of Hugging Face's eager attention."""
         self._guard(partial(self._report_eager, call))
 
     @property
-    def _name(self) -> str:
+    def running(self) -> str:
+        """Name of the module that runs now, as calls of attention in it are called."""
         return self._current_module() or "attention"
 
     def _report_eager(self, seen: EagerCall) -> None:
@@ -130,7 +138,7 @@ class AttentionCalls(TorchFunctionMode):
             return
         (q, k, v), out = seen.inputs, seen.output_BTHD
         arithmetic = Arithmetic.of_matrix_products(out.dtype)
-        call = self._sample(self._name, q, k, v, out.transpose(1, 2), arithmetic, **seen.options)
+        call = self._sample(self.running, q, k, v, out.transpose(1, 2), arithmetic, **seen.options)
         if call is not None:
             self.calls.append(call)
             self._await_gradients(call, arithmetic, k, out, transposed=True)

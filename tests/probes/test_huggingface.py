@@ -269,9 +269,12 @@ def test_a_soft_cap_or_a_sink_is_not_taken_for_plain_attention(sampler) -> None:
     small = {**SMALL, **WIDE, "num_key_value_heads": 2, "head_dim": 8, "attn_implementation": "eager"}
     capped = transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**small)).train()
     sinks = transformers.GptOssForCausalLM(transformers.GptOssConfig(**small, num_local_experts=2, num_experts_per_tok=1)).train()
-    for model in (capped, sinks):
-        found = sampler(AttentionProbe(), model).sample(lambda model=model: train_once(model))
-        assert not found
+    found = sampler(AttentionProbe(), capped).sample(lambda: train_once(capped))
+    assert {signal for signal, _, _ in found} == {"attention.max_logit", "attention.entropy_mean", "attention.entropy_min"}, (
+        "of its softmax"
+    )
+    assert max(value for (signal, _, _), value in found.items() if signal == "attention.max_logit") <= 50.0, "its cap"
+    assert not sampler(AttentionProbe(), sinks).sample(lambda: train_once(sinks))
 
 
 def eager_functions() -> Iterator[Any]:
