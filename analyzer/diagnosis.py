@@ -18,7 +18,7 @@ _PAST_WARMUP = 2000
 _BEARABLE = 0.1
 """Update over weight, both as root mean squares, that the first steps of small healthy runs bear without a warm-up."""
 _COURSE = "course"
-_FAILED = ("loss_degradation", "non_finite")
+_FAILED = ("broken_by_update", "loss_degradation", "non_finite")
 """What tells that a run has failed: later findings are its consequences more often than its causes, and count for half."""
 _LATER = 0.5
 _QUERY_OR_KEY = re.compile(r"(.*\.)?(w_?|to_|linear_)?(q|k|query|key)(_proj|_lin)?$", re.IGNORECASE)
@@ -101,7 +101,7 @@ def page(doc: str) -> str:
 def diagnose(observations: Iterable[Observation]) -> tuple[Cause, ...]:
     """Rank causes, likeliest first. Nothing is named for which none of its required signs was seen: no cause may fit.
 
-    Confidence is ``(1 - prod(1 - w)) * prod(1 - |v|)`` over the signs seen for (w) and against (v) the cause; signs for it that
+    Confidence is ``(1 - prod(1 - w)) * prod(1 - |v|)`` over the signs seen for (w) and against (v) the cause; findings that
     came only after the run had failed count for half.
     """
     seen: dict[str, list[Observation]] = {}
@@ -144,11 +144,10 @@ def _weigh(pattern: Pattern, seen: Mapping[str, Sequence[Observation]], known: M
     for name, weight in sorted(pattern.signs.items(), key=lambda sign: -sign[1]):
         if name not in seen:
             continue
+        if failed is not None and name not in NAMES and min(item.step for item in seen[name]) > failed:
+            weight *= _LATER
         if weight > 0:
-            late = (
-                failed is not None and name not in NAMES and name not in _FAILED and min(item.step for item in seen[name]) > failed
-            )
-            doubt *= 1.0 - (_LATER * weight if late else weight)
+            doubt *= 1.0 - weight
             reasons.append(_reason(seen[name]))
         else:
             against *= 1.0 + weight

@@ -10,6 +10,9 @@ from .rolling import MAD_TO_STD, RollingMedian
 _BEFORE = 5
 """Updates before a wild one that must have been calm: what grows over several steps is no shock."""
 
+_SAME_RATE = 1.05
+"""The learning rate over its usual, up to which it says nothing of the update."""
+
 
 class Shock(Detector, name="shock"):
     """Sees a loss far above its usual right after an update far larger than the usual ones.
@@ -38,7 +41,7 @@ class Shock(Detector, name="shock"):
         "times": "the wild update over the usual ones",
         "at": "step of the wild update",
         "z": "robust standard deviations of the loss above its usual",
-        "rate_times": "the learning rate of the wild update over the usual; n/a where the rate is not known",
+        "rate_times": "the learning rate of the wild update over the usual; n/a where it was the usual, or is not known",
     }
     STATE: ClassVar = ("losses", "updates", "rates", "last", "high", "wild_at", "times", "rate_times", "broken")
 
@@ -95,7 +98,7 @@ class Shock(Detector, name="shock"):
             return None
         self.broken = True
         facts: dict[str, Fact] = {"times": self.times, "at": self.wild_at, "z": z}
-        if self.rate_times == self.rate_times:
+        if self.rate_times > _SAME_RATE:  # NaN is not
             facts["rate_times"] = self.rate_times
         return Finding(loss, threshold, usual, facts=facts)
 

@@ -270,6 +270,8 @@ def test_what_comes_after_the_failure_counts_for_half():
 
     before, after = at(dead_units=300, loss_degradation=400), at(dead_units=500, loss_degradation=400)
     assert after["dead_units"] == pytest.approx(0.5 * before["dead_units"], abs=0.01)
+    broken = at(odd_inputs=456, broken_by_update=455, units_dead=480, loss_degradation=517)
+    assert max(broken, key=broken.get) == "bad_batch", "one update broke it, and the units died of that"
     found = at(input_growth=410, loss_degradation=488, dead_units=670, units_dead=690)
     assert max(found, key=found.get) == "input_drift"
 
